@@ -1,0 +1,59 @@
+"""What can go wrong for a user, as exceptions.
+
+Every message names the field or file, the value found and the remedy; the command line prints it as one line and
+exits with the class's `exit_code`. Invariants of our own code use `assert` instead.
+"""
+
+
+class EgrcError(ValueError):
+    """Base of every error a user can cause or mend."""
+
+    exit_code = 1
+
+
+class ConfigError(EgrcError):
+    """A configuration that cannot run: unknown key, wrong type, contradiction."""
+
+    exit_code = 2
+
+
+class DataError(EgrcError):
+    """A data set that cannot be used: missing file, too many malformed rows."""
+
+    exit_code = 3
+
+
+class ModelError(EgrcError):
+    """A model folder that cannot be used: missing, wrong architecture, vocabulary that does not match."""
+
+    exit_code = 4
+
+
+class RolloutError(EgrcError):
+    """A rollout server that does not start, dies, answers garbage or misses a deadline."""
+
+    exit_code = 5
+
+
+class GradingError(EgrcError):
+    """The grading pool itself is broken (one expression that cannot be graded is a `Grade`, not an error)."""
+
+    exit_code = 6
+
+
+class RunError(EgrcError):
+    """A run folder that cannot be used: held by another run, exists already, holds no checkpoint."""
+
+    exit_code = 7
+
+
+class CheckpointError(EgrcError):
+    """A checkpoint that is torn, altered or of another model."""
+
+    exit_code = 8
+
+
+class PolicyError(EgrcError):
+    """The update cannot go on: impossible layout, sample longer than the budget, log-prob mismatch, non-finite loss."""
+
+    exit_code = 9

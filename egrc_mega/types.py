@@ -1,0 +1,136 @@
+"""The records that travel between the parts of a run. Plain frozen dataclasses: no torch, no I/O, no behaviour beyond views.
+
+Lengths: |y| is `len(output_ids)`, the stop token included. Every per-token tuple of a completion has that length.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One row of the data set after the chat template.
+
+    Example: `Prompt(id="train.jsonl:7", text="9 a + 1 = ?", token_ids=(1, 12, ...), answer="0")`
+    """
+
+    id: str
+    """Where it came from: file name and line."""
+    text: str
+    """The user message as written in the data set."""
+    token_ids: tuple[int, ...]
+    """The rendered chat template, ending with the generation prompt."""
+    answer: str
+    """The gold answer, as given to the grader."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How to sample one completion."""
+
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    """Cap on |y|, over all segments and environment tokens."""
+    stop_token_ids: tuple[int, ...]
+    """End of the answer; the matched one is part of the output."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutRequest:
+    """One sample to draw. A group is the requests that share a prompt."""
+
+    rid: str
+    """Unique in the run; no rid is a prefix of another (SGLang aborts by prefix)."""
+    prompt: Prompt
+    sampling: Sampling
+    seed: int
+
+
+class FinishReason(StrEnum):
+    """Why generation ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionSpan:
+    """Output tokens [start, end) were sampled from the weights called `version`."""
+
+    version: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """What the servers and the environment wrote after one prompt."""
+
+    rid: str
+    output_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    """log softmax(logits / temperature) of each sampled token; 0.0 where `mask` is 0."""
+    mask: tuple[int, ...]
+    """1 where the policy chose the token, 0 where the environment wrote it."""
+    finish_reason: FinishReason
+    weight_versions: tuple[VersionSpan, ...]
+
+    @property
+    def truncated(self) -> bool:
+        """True when the cap ended it."""
+        return self.finish_reason is FinishReason.LENGTH
+
+
+class Grade(StrEnum):
+    """The grader's verdict. UNGRADED is no verdict: it never counts as a reward of zero."""
+
+    RIGHT = "right"
+    WRONG = "wrong"
+    UNGRADED = "ungraded"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """A graded completion."""
+
+    prompt: Prompt
+    completion: Completion
+    text: str
+    """The decoded output."""
+    grade: Grade
+    well_formed: bool
+    """Exactly one `</think>`, a balanced box after it, ended by a stop token (methods: the format gate)."""
+
+    @property
+    def length(self) -> int:
+        """|y|: output tokens, stop token included."""
+        return len(self.completion.output_ids)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """All samples of one prompt in one step."""
+
+    prompt: Prompt
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSample:
+    """What the policy trains on: token ids, one weight per output token, one advantage."""
+
+    prompt_ids: tuple[int, ...]
+    output_ids: tuple[int, ...]
+    loss_weights: tuple[float, ...]
+    """Weight of each output token in the loss; 0 where the environment wrote."""
+    advantage: float
+    """0 for a sample that is only scored."""
+    rollout_logprobs: tuple[float, ...]
+    """From the server; NaN where there is nothing to compare (environment token or older weight version)."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the whole sequence."""
+        return len(self.prompt_ids) + len(self.output_ids)

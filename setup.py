@@ -1,0 +1,40 @@
+"""Packaging. `kernels/` is a plain folder, never a package: see CONTRIBUTING, "The kernels folder"."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="egrc-mega",
+    version="0.1.0",
+    description="Megatron-style RL training that makes reasoning models think shorter without losing accuracy",
+    long_description=open("README.md", encoding="utf-8").read(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["egrc_mega", "egrc_mega.*"]) + find_packages("kernels"),
+    package_dir={"egrc_kernels": "kernels/egrc_kernels"},
+    package_data={"egrc_mega": ["py.typed", "miniature/assets/**/*", "report/*.j2"]},
+    install_requires=[
+        "aiohttp>=3.10",
+        "jinja2>=3.1",
+        "math-verify==0.9.*",
+        "matplotlib>=3.8",
+        "megatron-core==0.16.*",
+        "numpy>=1.26",
+        "orjson>=3.10",
+        "psutil>=5.9",
+        "pydantic>=2.10",
+        "PyYAML>=6.0",
+        "rich>=13",
+        "safetensors>=0.5",
+        "torch>=2.11",
+        "transformers>=5.17",
+        "triton>=3.6; platform_system == 'Linux' and platform_machine == 'x86_64'",
+        "typer>=0.15",
+    ],
+    extras_require={
+        "parquet": ["pyarrow"],
+        "dev": ["build", "hypothesis", "mypy", "pytest", "pytest-timeout", "ruff", "types-PyYAML"],
+    },
+    entry_points={"console_scripts": ["egrc = egrc_mega.cli.main:main"]},
+)
