@@ -1,0 +1,72 @@
+"""Process groups: one world from torchrun's environment (or a world of one), split by megatron-core."""
+
+import datetime
+import os
+
+import torch
+import torch.distributed as dist
+
+if not torch.cuda.is_available():
+    from egrc_mega.policy import cpu_backend
+
+    cpu_backend.install()
+
+from megatron.core import parallel_state
+
+from egrc_mega.config.schema import MegatronSection
+from egrc_mega.errors import ConfigError
+
+
+def initialize(section: MegatronSection, timeout_s: float) -> None:
+    """Join the world and build megatron's groups; NCCL where CUDA is, gloo elsewhere.
+
+    Raises:
+        ConfigError: the world's size is no multiple of tensor x pipeline parallel size.
+    """
+    model_size = section.tensor_model_parallel_size * section.pipeline_model_parallel_size
+    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    if world_size % model_size:
+        raise ConfigError(
+            f"world size {world_size} is no multiple of tensor x pipeline parallel size {model_size}: "
+            f"change --nproc-per-node or the megatron section"
+        )
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    timeout = datetime.timedelta(seconds=timeout_s)
+    if "RANK" in os.environ:
+        dist.init_process_group(backend, timeout=timeout)
+    else:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=section.tensor_model_parallel_size,
+        pipeline_model_parallel_size=section.pipeline_model_parallel_size,
+        distributed_timeout_minutes=max(1, round(timeout_s / 60)),
+    )
+
+
+def finalize() -> None:
+    """Leave the world."""
+    parallel_state.destroy_model_parallel()
+    dist.destroy_process_group()
+
+
+def device() -> torch.device:
+    """Where this rank's tensors live."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def broadcast_bytes(payload: bytes | None) -> bytes:
+    """Rank 0's bytes on every rank. Collective; plain bytes, nothing is unpickled."""
+    if dist.get_world_size() == 1:
+        assert payload is not None
+        return payload
+    size = torch.tensor([len(payload) if payload is not None else 0], dtype=torch.int64, device=device())
+    dist.broadcast(size, src=0)
+    if payload is not None:
+        buffer = torch.frombuffer(bytearray(payload), dtype=torch.uint8).to(device())
+    else:
+        buffer = torch.empty(int(size), dtype=torch.uint8, device=device())
+    dist.broadcast(buffer, src=0)
+    return buffer.cpu().numpy().tobytes()
+

@@ -1,0 +1,172 @@
+"""The policy: score samples, update on them, hand its weights out. Every method is collective: all ranks call it alike."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from egrc_kernels.logprob import logprob_entropy
+
+from egrc_mega.config.schema import LossSection, MegatronSection, PolicySection
+from egrc_mega.convert.family import read_architecture
+from egrc_mega.convert.hf_folder import HfReader
+from egrc_mega.policy.distributed import device  # first: it bends megatron to the CPU where there is no CUDA
+
+# isort: split
+from megatron.core import parallel_state
+from megatron.core.models.gpt import GPTModel
+from megatron.core.pipeline_parallel import get_forward_backward_func
+
+from egrc_mega.policy import optimizer as optim
+from egrc_mega.policy.loss import policy_loss
+from egrc_mega.policy.model import build_model, transformer_config
+from egrc_mega.policy.packing import MicroBatch, build_micro_batch, flat_offsets, plan_bins
+from egrc_mega.policy.weights import export_hf, import_hf
+from egrc_mega.types import TrainSample
+
+ForwardResult = tuple[torch.Tensor, partial[tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]]]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenStats:
+    """Per-output-token float32 values, flat over all outputs of the samples in order; equal on every rank."""
+
+    logprobs: torch.Tensor
+    """Under softmax(logits / temperature), before the update."""
+    entropies_rollout: torch.Tensor
+    """Entropy at the rollout temperature, nats."""
+    entropies: torch.Tensor
+    """Entropy at temperature 1, nats."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateResult:
+    """What one optimizer step did."""
+
+    loss: float
+    grad_norm: float
+    """Before clipping."""
+    stats: TokenStats
+
+
+class Policy:
+    """megatron-core's model, DDP, optimizer and schedule around our packing, loss and log-probs."""
+
+    def __init__(self, model_path: Path, megatron: MegatronSection, policy: PolicySection) -> None:
+        """Load a Hugging Face folder into this rank's shards. Process groups must exist.
+
+        Raises:
+            ModelError: the folder is missing, torn, or of a family without a table.
+        """
+        self.section, self.megatron = policy, megatron
+        self.architecture = read_architecture(model_path)
+        self.config = transformer_config(self.architecture, megatron)
+        self.gpt: GPTModel = build_model(self.architecture, self.config)
+        import_hf(self.gpt, HfReader(model_path), self.architecture)
+        self.model = optim.wrap_model(self.gpt, self.config, megatron)
+        self.optimizer = optim.build_optimizer(self.model, megatron)
+
+    def score(self, samples: Sequence[TrainSample], temperature: float) -> TokenStats:
+        """Log-probs and entropies of the outputs, without gradient."""
+        self.model.eval()
+        with torch.no_grad():
+            _loss, stats = self._run(samples, temperature, LossSection(), None, forward_only=True)
+        return stats
+
+    def update(
+        self,
+        samples: Sequence[TrainSample],
+        temperature: float,
+        loss: LossSection,
+        lr: float,
+        old_logprobs: torch.Tensor | None = None,
+    ) -> UpdateResult:
+        """One optimizer step on all samples; their token weights must already normalise the loss over the batch.
+
+        Args:
+            old_logprobs: flat, as in `TokenStats`; None: the first update of a batch, where the ratio is 1.
+
+        Raises:
+            PolicyError: a sample exceeds the packing budget, or the gradient norm is not finite (nothing has moved).
+        """
+        self.model.train()
+        self.model.zero_grad_buffer()
+        self.optimizer.zero_grad()
+        total_loss, stats = self._run(samples, temperature, loss, old_logprobs, forward_only=False)
+        grad_norm = optim.step(self.optimizer, lr, self.megatron)
+        return UpdateResult(total_loss, grad_norm, stats)
+
+    def reset_optimizer(self) -> None:
+        """Forget Adam's moments and step count."""
+        optim.forget_moments(self.optimizer)
+
+    def export_hf(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Hugging Face tensors of the current weights; see `weights.export_hf`."""
+        return export_hf(self.gpt, self.architecture)
+
+    def _run(
+        self,
+        samples: Sequence[TrainSample],
+        temperature: float,
+        loss: LossSection,
+        old_logprobs: torch.Tensor | None,
+        forward_only: bool,
+    ) -> tuple[float, TokenStats]:
+        """All micro-batches of this rank through megatron's schedule; loss and statistics summed over the world."""
+        ranks, rank = parallel_state.get_data_parallel_world_size(), parallel_state.get_data_parallel_rank()
+        bins = plan_bins([s.num_tokens for s in samples], self.section.max_tokens_per_micro_batch, ranks)[rank::ranks]
+        batches = [build_micro_batch(samples, bin_, old_logprobs, device()) for bin_ in bins]
+        # one buffer, one all-reduce: the loss, then log-probs and both entropies of every output token
+        num_outputs = flat_offsets(samples)[-1]
+        collected = torch.zeros(1 + 3 * num_outputs, device=device())
+        get_forward_backward_func()(
+            forward_step_func=partial(
+                self._forward_step, temperature=temperature, loss=loss, collected=collected, num_outputs=num_outputs
+            ),
+            data_iterator=iter(batches),
+            model=self.model,
+            num_microbatches=len(batches),
+            seq_length=max(batch.input_ids_1T.shape[1] for batch in batches),
+            micro_batch_size=1,
+            forward_only=forward_only,
+        )
+        if parallel_state.get_tensor_model_parallel_rank() != 0:
+            collected.zero_()
+        dist.all_reduce(collected)
+        logprobs, entropies_rollout, entropies = collected[1:].cpu().view(3, num_outputs)
+        return float(collected[0]), TokenStats(logprobs, entropies_rollout, entropies)
+
+    def _forward_step(
+        self, data_iterator: Iterator[MicroBatch], model: Any, *, temperature: float, loss: LossSection, **collect: Any
+    ) -> ForwardResult:
+        batch = next(data_iterator)
+        output = model(batch.input_ids_1T, batch.position_ids_1T, None, packed_seq_params=batch.packed)
+        return output, partial(self._loss, batch=batch, temperature=temperature, loss=loss, **collect)
+
+    def _loss(
+        self,
+        logits_1TV: torch.Tensor,
+        *,
+        batch: MicroBatch,
+        temperature: float,
+        loss: LossSection,
+        collected: torch.Tensor,
+        num_outputs: int,
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        logits_RV = logits_1TV[0, batch.rows_R]
+        group = parallel_state.get_tensor_model_parallel_group() if self.config.tensor_model_parallel_size > 1 else None
+        vocab = {"vocab_size": self.architecture.vocab_size, "group": group}
+        logprob_R, entropy_rollout_R = logprob_entropy(logits_RV, batch.targets_R, temperature=temperature, **vocab)
+        with torch.no_grad():
+            _logprob, entropy_R = logprob_entropy(logits_RV, batch.targets_R, **vocab)
+        scalar = policy_loss(logprob_R, batch.old_logprobs_R, batch.coefficients_R, loss)
+        collected[0] += scalar.detach()
+        flat = collected[1:].view(3, num_outputs)
+        values = torch.stack([logprob_R.detach(), entropy_rollout_R, entropy_R])
+        for begin, end, start in batch.spans:
+            flat[:, start : start + end - begin] = values[:, begin:end]
+        # the count is unused: the loss is normalised already (optimizer._sum_gradients)
+        return scalar, torch.ones((), dtype=torch.int), {}

@@ -1,0 +1,65 @@
+"""Builds this rank's part of the policy as a megatron-core GPTModel."""
+
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.models.gpt import GPTModel
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from egrc_mega.config.schema import MegatronSection
+from egrc_mega.convert.family import Architecture
+from egrc_mega.policy.attention import PackedAttention
+
+RECOMPUTE_FIELDS = ("recompute_granularity", "recompute_method", "recompute_num_layers")
+
+
+def transformer_config(architecture: Architecture, section: MegatronSection) -> TransformerConfig:
+    """megatron-core's configuration: sizes from the checkpoint's config.json, layout from the `megatron` section."""
+    dtype = torch.bfloat16 if section.bf16 else torch.float32
+    return TransformerConfig(
+        **architecture.transformer_fields,
+        tensor_model_parallel_size=section.tensor_model_parallel_size,
+        pipeline_model_parallel_size=section.pipeline_model_parallel_size,
+        **{name: getattr(section, name) for name in RECOMPUTE_FIELDS},
+        bf16=section.bf16,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        use_cpu_initialization=not torch.cuda.is_available(),
+        bias_activation_fusion=False,
+        bias_dropout_fusion=False,
+        masked_softmax_fusion=False,
+        gradient_accumulation_fusion=False,
+        # packed micro-batches differ in length; the default dispatcher refuses that
+        variable_seq_lengths=True,
+        moe_token_dispatcher_type="alltoall",
+        # our loss is normalised over the whole batch already: gradients are summed, never averaged
+        calculate_per_token_loss=True,
+        deterministic_mode=False,
+    )
+
+
+def build_model(architecture: Architecture, config: TransformerConfig) -> GPTModel:
+    """This rank's GPTModel with random weights, on the device of the backend."""
+    extra: dict[str, Any] = architecture.model_fields
+    model = GPTModel(
+        config=config,
+        transformer_layer_spec=_layer_spec(config),
+        vocab_size=architecture.padded_vocab_size(config.tensor_model_parallel_size),
+        pre_process=parallel_state.is_pipeline_first_stage(),
+        post_process=parallel_state.is_pipeline_last_stage(),
+        parallel_output=True,
+        position_embedding_type="rope",
+        **extra,
+    )
+    return model.cuda() if torch.cuda.is_available() else model
+
+
+def _layer_spec(config: TransformerConfig) -> ModuleSpec:
+    spec = get_gpt_layer_local_spec(normalization=config.normalization, qk_layernorm=config.qk_layernorm)
+    spec.submodules.self_attention.submodules.core_attention = PackedAttention
+    return spec

@@ -1,0 +1,125 @@
+"""Packs samples into token-budgeted micro-batches, the same number on every data-parallel rank.
+
+Longest first into the emptiest bin. Every bin holds at least one sample: where there are fewer samples than bins, a bin
+repeats the shortest sample with weight zero, because a rank without a micro-batch would leave the collectives hanging.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from megatron.core.packed_seq_params import PackedSeqParams
+
+from egrc_mega.errors import PolicyError
+from egrc_mega.types import TrainSample
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """Indices of samples that share a micro-batch; a filler's outputs are ignored and its weights are zero."""
+
+    indices: tuple[int, ...]
+    is_filler: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """One packed forward. T tokens in all, R output tokens (the rows whose log-prob is wanted)."""
+
+    input_ids_1T: torch.Tensor
+    position_ids_1T: torch.Tensor
+    packed: PackedSeqParams
+    rows_R: torch.Tensor
+    """Positions in T whose logits predict the output tokens."""
+    targets_R: torch.Tensor
+    coefficients_R: torch.Tensor
+    """Advantage times loss weight."""
+    old_logprobs_R: torch.Tensor | None
+    spans: tuple[tuple[int, int, int], ...]
+    """(start in R, end in R, start in the batch's flat output) of each sample; empty for a filler."""
+
+
+def plan_bins(num_tokens: Sequence[int], budget: int, num_ranks: int) -> list[Bin]:
+    """Bins in an order where bin i belongs to rank i modulo `num_ranks`; their number is a multiple of it.
+
+    Raises:
+        PolicyError: a sample is longer than the budget.
+    """
+    assert num_tokens, "nothing to pack"
+    if max(num_tokens) > budget:
+        raise PolicyError(
+            f"a sample of {max(num_tokens)} tokens exceeds policy.max_tokens_per_micro_batch = {budget}: raise it"
+        )
+    per_rank = max(1, -(-sum(num_tokens) // (budget * num_ranks)))
+    while (bins := _distribute(num_tokens, budget, per_rank * num_ranks)) is None:
+        per_rank += 1
+    shortest = min(range(len(num_tokens)), key=num_tokens.__getitem__)
+    return [Bin(tuple(sorted(indices))) if indices else Bin((shortest,), is_filler=True) for indices in bins]
+
+
+def _distribute(num_tokens: Sequence[int], budget: int, num_bins: int) -> list[list[int]] | None:
+    """Longest first into the emptiest bin; None when the budget is exceeded."""
+    bins: list[list[int]] = [[] for _ in range(num_bins)]
+    loads = [0] * num_bins
+    for index in sorted(range(len(num_tokens)), key=lambda i: (-num_tokens[i], i)):
+        emptiest = min(range(num_bins), key=loads.__getitem__)
+        bins[emptiest].append(index)
+        loads[emptiest] += num_tokens[index]
+    return bins if max(loads) <= budget else None
+
+
+def flat_offsets(samples: Sequence[TrainSample]) -> list[int]:
+    """Start of each sample's outputs in the concatenation of all outputs, and the total at the end."""
+    offsets = [0]
+    for sample in samples:
+        offsets.append(offsets[-1] + len(sample.output_ids))
+    return offsets
+
+
+def build_micro_batch(
+    samples: Sequence[TrainSample], bin_: Bin, old_logprobs: torch.Tensor | None, device: torch.device
+) -> MicroBatch:
+    """The tensors of a bin. `old_logprobs` is flat over all outputs of `samples`, or None."""
+    offsets = flat_offsets(samples)
+    ids: list[int] = []
+    positions: list[int] = []
+    rows: list[int] = []
+    coefficients: list[float] = []
+    boundaries, spans = [0], []
+    for index in bin_.indices:
+        sample = samples[index]
+        spans.append((len(rows), len(rows) + len(sample.output_ids), offsets[index]))
+        first = len(ids) + len(sample.prompt_ids) - 1
+        rows.extend(range(first, first + len(sample.output_ids)))
+        ids.extend(sample.prompt_ids + sample.output_ids)
+        positions.extend(range(sample.num_tokens))
+        advantage = 0.0 if bin_.is_filler else sample.advantage
+        coefficients.extend(advantage * weight for weight in sample.loss_weights)
+        boundaries.append(len(ids))
+    old = None
+    if old_logprobs is not None:
+        old = torch.cat([old_logprobs[start : start + end - begin] for begin, end, start in spans]).to(device)
+    input_ids_1T = torch.tensor([ids], device=device)
+    rows_R = torch.tensor(rows, device=device)
+    return MicroBatch(
+        input_ids_1T=input_ids_1T,
+        position_ids_1T=torch.tensor([positions], device=device),
+        packed=_packed_params(boundaries, device),
+        rows_R=rows_R,
+        targets_R=input_ids_1T[0, rows_R + 1],
+        coefficients_R=torch.tensor(coefficients, dtype=torch.float32, device=device),
+        old_logprobs_R=old,
+        spans=() if bin_.is_filler else tuple(spans),
+    )
+
+
+def _packed_params(boundaries: list[int], device: torch.device) -> PackedSeqParams:
+    cu_seqlens = torch.tensor(boundaries, dtype=torch.int32, device=device)
+    longest = max(end - start for start, end in zip(boundaries, boundaries[1:], strict=False))
+    return PackedSeqParams(
+        qkv_format="thd",
+        cu_seqlens_q=cu_seqlens,
+        cu_seqlens_kv=cu_seqlens,
+        max_seqlen_q=longest,
+        max_seqlen_kv=longest,
+    )
