@@ -15,6 +15,8 @@ import torch
 CPU = torch.device("cpu")
 
 MODULES = {
+    "megatron.core.dist_checkpointing.strategies.filesystem_async": "synchronize() before tensors are written",
+    "megatron.core.dist_checkpointing.strategies.state_dict_saver": "a flag on torch.cuda.current_device()",
     "megatron.core.distributed.param_and_grad_buffer": "gradient buffers on torch.cuda.current_device()",
     "megatron.core.models.common.embeddings.rotary_pos_embedding": "frequencies on torch.cuda.current_device()",
     "megatron.core.optimizer.clip_grads": 'norms in torch.tensor(..., device="cuda")',

@@ -103,6 +103,20 @@ class Policy:
         """Forget Adam's moments and step count."""
         optim.forget_moments(self.optimizer)
 
+    def sharded_state(self, *, is_loading: bool) -> dict[str, Any]:
+        """Model and optimizer as megatron's sharded state dict; a checkpoint of it loads under any other layout."""
+        model = self.gpt.sharded_state_dict()
+        optimizer = self.optimizer.sharded_state_dict(
+            model, is_loading=is_loading, metadata={"distrib_optim_sharding_type": "fully_reshardable"}
+        )
+        return {"model": model, "optimizer": optimizer}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take over what was loaded into `sharded_state(is_loading=True)`."""
+        # strict would miss the `_extra_state` of Transformer Engine's modules, which the local spec does not have
+        self.gpt.load_state_dict(state["model"], strict=False)
+        optim.load_state(self.optimizer, state["optimizer"])
+
     def export_hf(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Hugging Face tensors of the current weights; see `weights.export_hf`."""
         return export_hf(self.gpt, self.architecture)

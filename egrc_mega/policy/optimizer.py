@@ -1,11 +1,13 @@
 """megatron-core's DDP wrapper and optimizer, and one guarded optimizer step."""
 
 import math
+from typing import Any
 
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.models.gpt import GPTModel
 from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.transformer_config import TransformerConfig
 
@@ -43,7 +45,23 @@ def build_optimizer(model: DistributedDataParallel, section: MegatronSection) ->
         params_dtype=torch.bfloat16 if section.bf16 else torch.float32,
         use_distributed_optimizer=section.use_distributed_optimizer,
     )
-    return get_megatron_optimizer(config, [model])
+    optimizer = get_megatron_optimizer(config, [model])
+    _allocate_moments(optimizer)
+    return optimizer
+
+
+def _allocate_moments(optimizer: MegatronOptimizer) -> None:
+    """Give torch's AdamW its state before the first step: megatron's checkpoints read the step count from it."""
+    for inner in optimizer.chained_optimizers:
+        if not isinstance(inner.optimizer, torch.optim.AdamW):
+            continue
+        _keep_step_on_load(inner)
+        for parameter in (p for group in inner.optimizer.param_groups for p in group["params"]):
+            inner.optimizer.state[parameter] = {
+                "step": torch.zeros(()),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
 
 
 def step(optimizer: MegatronOptimizer, lr: float, section: MegatronSection) -> float:
@@ -63,9 +81,34 @@ def step(optimizer: MegatronOptimizer, lr: float, section: MegatronSection) -> f
     return grad_norm
 
 
+def _keep_step_on_load(inner: MegatronOptimizer) -> None:
+    """megatron-core 0.16 skips torch's `step` when it reads a checkpoint's moments, then misses it when it copies them."""
+    if not isinstance(inner, DistributedOptimizer):
+        return
+    copy_states = inner._set_main_param_and_optimizer_states
+
+    def copy_states_and_step(parameter: torch.nn.Parameter, tensors: dict[str, torch.Tensor]) -> None:
+        copy_states(parameter, inner._get_main_param_and_optimizer_states(parameter) | tensors)
+
+    inner._set_main_param_and_optimizer_states = copy_states_and_step
+
+
+def load_state(optimizer: MegatronOptimizer, state: dict[str, Any]) -> None:
+    """Load what `optimizer.sharded_state_dict` described."""
+    optimizer.load_state_dict(state)
+    for inner in optimizer.chained_optimizers:
+        for moments in inner.optimizer.state.values():
+            if "step" in moments:
+                # megatron hands one tensor to every parameter: each step would count once per parameter
+                moments["step"] = moments["step"].clone()
+
+
 def forget_moments(optimizer: MegatronOptimizer) -> None:
     """Zero Adam's moments and step count in place, as a fresh optimizer would have them."""
-    for state in optimizer.state.values():
-        for value in state.values():
-            if isinstance(value, torch.Tensor):
-                value.zero_()
+    for inner in optimizer.chained_optimizers:
+        for group in inner.optimizer.param_groups:
+            if "step" in group:  # the fused optimizers count per group
+                group["step"] = 0
+        for state in inner.optimizer.state.values():
+            for name in state.keys() & {"step", "exp_avg", "exp_avg_sq"}:
+                state[name].zero_()
