@@ -1,4 +1,4 @@
-"""The records that travel between the parts of a run. Plain frozen dataclasses: no torch, no I/O, no behaviour beyond views.
+"""The records that travel between the parts of a run: plain frozen dataclasses, no torch, no I/O.
 
 Lengths: |y| is `len(output_ids)`, the stop token included. Every per-token tuple of a completion has that length.
 """
@@ -123,6 +123,8 @@ class TrainSample:
 
     prompt_ids: tuple[int, ...]
     output_ids: tuple[int, ...]
+    mask: tuple[int, ...]
+    """1 where the policy chose the output token, 0 where the environment wrote it."""
     loss_weights: tuple[float, ...]
     """Weight of each output token in the loss; 0 where the environment wrote."""
     advantage: float

@@ -35,7 +35,7 @@ class HfReader:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._file_of = {name: path for path in self._shards() for name in self._open(path).keys()}
+        self._file_of = {name: path for path in self._shards() for name in set(self._open(path).keys())}
 
     def names(self) -> set[str]:
         """Every tensor's name."""

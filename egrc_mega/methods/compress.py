@@ -1,6 +1,6 @@
 """The compress stage (paper 3.3): length clip, positive-only, absolute advantage, exponentially shaped.
 
-    R(y) = f(|y|) if y is right, well formed and |y| <= L, else 0        A(y) = beta R(y), samples with R = 0 dropped
+R(y) = f(|y|) if y is right, well formed and |y| <= L, else 0        A(y) = beta R(y), samples with R = 0 dropped
 """
 
 from collections.abc import Sequence

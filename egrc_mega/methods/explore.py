@@ -1,6 +1,6 @@
 """The explore stage (paper 3.4): GRPO on R = R_format + R_answer + R_length.
 
-    R_length = max(floor, -slope * max(0, |y| - L) / unit)        A = (R - mean R) / (std R + eps), std unbiased
+R_length = max(floor, -slope * max(0, |y| - L) / unit)        A = (R - mean R) / (std R + eps), std unbiased
 """
 
 from collections.abc import Sequence
@@ -42,6 +42,4 @@ class Explore(Method):
         if len(rewards) < 2 or max(rewards) == min(rewards):
             return [0.0] * len(samples)
         mean, scale = fmean(rewards), stdev(rewards) + self.eps
-        return [
-            0.0 if sample.grade is Grade.UNGRADED else (self.reward(sample) - mean) / scale for sample in samples
-        ]
+        return [0.0 if sample.grade is Grade.UNGRADED else (self.reward(sample) - mean) / scale for sample in samples]

@@ -1,4 +1,4 @@
-"""Length shaping f(|y|) with f(0) = 1 and f(L) = r. `exp` is the paper's (3.3.3); linear and cosine are its ablations."""
+"""Length shaping f(|y|) with f(0) = 1 and f(L) = r: `exp` is the paper's (3.3.3), linear and cosine its ablations."""
 
 import math
 from collections.abc import Callable

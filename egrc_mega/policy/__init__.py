@@ -1,1 +1,1 @@
-"""The policy on megatron-core: model, packing, one update step, weights in and out. The only user of megatron's models."""
+"""The policy on megatron-core: model, packing, one update step, weights in and out."""

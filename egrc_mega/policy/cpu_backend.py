@@ -1,7 +1,8 @@
 """Lets megatron-core 0.16 run on a machine without CUDA: the places where it says "cuda" are pointed at the CPU.
 
-Used only where CUDA is absent. Inside the megatron modules of `MODULES` the name `torch` becomes a stand-in that differs
-in a handful of factories; torch itself stays as it is, but for `Tensor.type()` and `Tensor.cuda()`, which megatron calls on tensors.
+Used only where CUDA is absent. Inside the megatron modules of `MODULES` the name `torch` becomes a stand-in that
+differs in a handful of factories; torch itself stays as it is, but for `Tensor.type()` and `Tensor.cuda()`, which
+megatron calls on tensors.
 `tests/policy/test_cpu_backend.py` fails when a megatron upgrade makes an entry unnecessary or insufficient.
 """
 

@@ -32,6 +32,9 @@ def initialize(section: MegatronSection, timeout_s: float) -> None:
         )
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    else:
+        # measured on small machines: one thread is faster than two, and bitwise stable
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     timeout = datetime.timedelta(seconds=timeout_s)
     if "RANK" in os.environ:
@@ -49,6 +52,11 @@ def finalize() -> None:
     """Leave the world."""
     parallel_state.destroy_model_parallel()
     dist.destroy_process_group()
+
+
+def is_rank_0() -> bool:
+    """True on the rank that talks to the world."""
+    return dist.get_rank() == 0
 
 
 def device() -> torch.device:
@@ -69,4 +77,3 @@ def broadcast_bytes(payload: bytes | None) -> bytes:
         buffer = torch.empty(int(size), dtype=torch.uint8, device=device())
     dist.broadcast(buffer, src=0)
     return buffer.cpu().numpy().tobytes()
-

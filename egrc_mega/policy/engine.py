@@ -1,6 +1,6 @@
-"""The policy: score samples, update on them, hand its weights out. Every method is collective: all ranks call it alike."""
+"""The policy: score samples, update on them, hand its weights out. Every method is collective."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -83,11 +83,13 @@ class Policy:
         loss: LossSection,
         lr: float,
         old_logprobs: torch.Tensor | None = None,
+        inspect: Callable[[TokenStats], None] | None = None,
     ) -> UpdateResult:
         """One optimizer step on all samples; their token weights must already normalise the loss over the batch.
 
         Args:
             old_logprobs: flat, as in `TokenStats`; None: the first update of a batch, where the ratio is 1.
+            inspect: sees the statistics before any weight moves, and may raise.
 
         Raises:
             PolicyError: a sample exceeds the packing budget, or the gradient norm is not finite (nothing has moved).
@@ -96,6 +98,8 @@ class Policy:
         self.model.zero_grad_buffer()
         self.optimizer.zero_grad()
         total_loss, stats = self._run(samples, temperature, loss, old_logprobs, forward_only=False)
+        if inspect is not None:
+            inspect(stats)
         grad_norm = optim.step(self.optimizer, lr, self.megatron)
         return UpdateResult(total_loss, grad_norm, stats)
 

@@ -82,7 +82,7 @@ def step(optimizer: MegatronOptimizer, lr: float, section: MegatronSection) -> f
 
 
 def _keep_step_on_load(inner: MegatronOptimizer) -> None:
-    """megatron-core 0.16 skips torch's `step` when it reads a checkpoint's moments, then misses it when it copies them."""
+    """megatron-core 0.16 skips torch's `step` when it reads a checkpoint's moments, then misses it copying them."""
     if not isinstance(inner, DistributedOptimizer):
         return
     copy_states = inner._set_main_param_and_optimizer_states

@@ -6,6 +6,7 @@ repeats the shortest sample with weight zero, because a rank without a micro-bat
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from megatron.core.packed_seq_params import PackedSeqParams
@@ -115,7 +116,7 @@ def build_micro_batch(
 
 def _packed_params(boundaries: list[int], device: torch.device) -> PackedSeqParams:
     cu_seqlens = torch.tensor(boundaries, dtype=torch.int32, device=device)
-    longest = max(end - start for start, end in zip(boundaries, boundaries[1:], strict=False))
+    longest = max(end - start for start, end in pairwise(boundaries))
     return PackedSeqParams(
         qkv_format="thd",
         cu_seqlens_q=cu_seqlens,

@@ -46,7 +46,7 @@ def import_hf(model: GPTModel, reader: HfReader, architecture: Architecture) -> 
 def local_parameters(model: GPTModel) -> dict[str, torch.nn.Parameter]:
     """This rank's parameters by their global name: layer numbers count over the whole pipeline.
 
-    With tied embeddings the last stage of a pipeline has a copy of the embedding as its output layer: one name for both.
+    With tied embeddings a pipeline's last stage holds a copy of the embedding as its output layer: one name for both.
     """
     offset = model.decoder.layers[0].layer_number - 1 if len(model.decoder.layers) else 0
     result = {}
@@ -65,15 +65,20 @@ def export_hf(model: GPTModel, architecture: Architecture) -> Iterator[tuple[str
 
     The tensors are whole on every rank of the first data-parallel replica, in the training dtype.
     """
-    parameters = local_parameters(model)
+    weights = {name: parameter.detach() for name, parameter in local_parameters(model).items()}
+    yield from gather_hf(weights, architecture)
+
+
+def gather_hf(tensors: dict[str, torch.Tensor], architecture: Architecture) -> Iterator[tuple[str, torch.Tensor]]:
+    """Join tensors shaped like this rank's parameters (weights, gradients) into Hugging Face tensors. Collective."""
     for rule in architecture.expanded_rules():
-        full = _gather(rule, parameters.get(rule.megatron))
+        full = _gather(rule, tensors.get(rule.megatron))
         yield from zip(rule.hf, layout.to_hf(rule, full, architecture), strict=True)
 
 
-def _gather(rule: Rule, local: torch.nn.Parameter | None) -> torch.Tensor:
+def _gather(rule: Rule, local: torch.Tensor | None) -> torch.Tensor:
     """The full parameter: joined over the tensor-parallel group, then sent down the pipeline from its owner."""
-    full = None if local is None else layout.unshard(rule, _tensor_parallel_shards(rule, local.detach()))
+    full = None if local is None else layout.unshard(rule, _tensor_parallel_shards(rule, local))
     group = parallel_state.get_pipeline_model_parallel_group()
     if group.size() == 1:
         assert full is not None, f"no rank holds {rule.megatron}"

@@ -17,7 +17,7 @@ def logprob_entropy(
     """Log-prob of each target and entropy of each row under softmax(logits / temperature).
 
     Args:
-        logits_TV: [T, V / group size], float32, bfloat16 or float16; this rank's shard of the vocabulary, in rank order.
+        logits_TV: [T, V / group size], float32, bfloat16 or float16; this rank's shard of the vocabulary.
         targets_T: [T] int64, global vocabulary ids.
         temperature: positive divisor of the logits.
         vocab_size: columns from this global index on are padding and take no part; None: every column is real.
@@ -36,9 +36,7 @@ def logprob_entropy(
     if not logits_TV.is_floating_point() or logits_TV.dtype == torch.float64:
         raise ValueError(f"logits_TV must be float32, bfloat16 or float16, got {logits_TV.dtype}")
     if targets_T.dtype != torch.int64 or targets_T.device != logits_TV.device:
-        raise ValueError(
-            f"targets_T must be int64 on {logits_TV.device}, got {targets_T.dtype} on {targets_T.device}"
-        )
+        raise ValueError(f"targets_T must be int64 on {logits_TV.device}, got {targets_T.dtype} on {targets_T.device}")
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
     return LogprobEntropy.apply(logits_TV, targets_T, temperature, vocab_size, group)

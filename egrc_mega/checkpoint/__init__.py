@@ -1,0 +1,1 @@
+"""Checkpoints: megatron-core's sharded format under a thin commit layer."""

@@ -1,0 +1,135 @@
+"""Commits the state of a run: one folder per step that exists under its name only when it is whole.
+
+megatron-core writes the shards into `step_N.tmp`; then rank 0 adds `state.json` and a manifest of sizes and SHA-256
+sums, syncs everything to disk, renames the folder and points `latest` at it. A whole step is never overwritten. Resume
+takes the newest step whose manifest verifies; one that is torn or altered is passed over, by name.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch.distributed as dist
+from megatron.core import dist_checkpointing
+
+from egrc_mega.errors import CheckpointError
+
+MANIFEST = "manifest.json"
+STATE = "state.json"
+
+
+class Stateful(Protocol):
+    """What the store saves: see `policy.engine.Policy`."""
+
+    def sharded_state(self, *, is_loading: bool) -> dict[str, Any]: ...
+
+    def load_state(self, state: dict[str, Any]) -> None: ...
+
+
+class CheckpointStore:
+    """The `checkpoints/` folder of a run."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder = folder
+        self.keep = keep
+
+    def save(self, step: int, policy: Stateful, state: dict[str, Any]) -> None:
+        """Commit a step; collective. `state` is small and JSON: position in the data, stage, seed."""
+        final = self.folder / f"step_{step:06d}"
+        partial = self.folder / f"{final.name}.tmp"
+        if dist.get_rank() == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+            # an altered step of the same number may be left from before a resume passed it over
+            shutil.rmtree(final, ignore_errors=True)
+            partial.mkdir(parents=True)
+        dist.barrier()
+        dist_checkpointing.save(policy.sharded_state(is_loading=False), str(partial))
+        if dist.get_rank() == 0:
+            (partial / STATE).write_text(json.dumps(state | {"step": step}))
+            _write_manifest(partial)
+            partial.rename(final)
+            _sync(self.folder)
+            _replace_text(self.folder / "latest", final.name)
+            self._prune()
+        dist.barrier()
+
+    def newest(self) -> Path | None:
+        """The newest step that verifies, or None. What does not verify is named on stderr."""
+        for path in sorted(self.folder.glob("step_??????"), reverse=True):
+            problem = verify(path)
+            if problem is None:
+                return path
+            print(f"checkpoint {path} is passed over: {problem}", flush=True)
+        return None
+
+    def _prune(self) -> None:
+        for old in sorted(self.folder.glob("step_??????"))[: -self.keep]:
+            shutil.rmtree(old)
+
+
+def load(path: Path, policy: Stateful) -> dict[str, Any]:
+    """Load a verified step into the policy (collective) and return its small state."""
+    loaded = dist_checkpointing.load(policy.sharded_state(is_loading=True), str(path))
+    policy.load_state(loaded)
+    return read_state(path)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The small state of a step.
+
+    Raises:
+        CheckpointError: the file is missing or torn.
+    """
+    try:
+        state: dict[str, Any] = json.loads((path / STATE).read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path / STATE}: {error}; give the folder of a committed step") from error
+    return state
+
+
+def verify(path: Path) -> str | None:
+    """None when every file of the step is as the manifest says, else what is wrong, naming the file."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        return f"{MANIFEST} cannot be read ({error})"
+    for name, expected in manifest.items():
+        file = path / name
+        if not file.exists():
+            return f"{name} is missing"
+        if file.stat().st_size != expected["size_bytes"] or _sha256(file) != expected["sha256"]:
+            return f"{name} differs from the manifest"
+    return None
+
+
+def _write_manifest(folder: Path) -> None:
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    manifest = {path.name: {"size_bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files}
+    for path in files:
+        _sync(path)
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    _sync(folder / MANIFEST)
+    _sync(folder)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _replace_text(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.tmp")
+    partial.write_text(text)
+    _sync(partial)
+    partial.replace(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,43 @@
+"""Weight sync through a shared folder: safetensors in Hugging Face names, a new folder for every version.
+
+The exporter and this transport share the table and the writer, so what the servers load is what gets published.
+"""
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from egrc_mega.convert.hf_folder import write_folder
+
+
+class Servers(Protocol):
+    """What takes new weights: see `rollout.fleet.Fleet`."""
+
+    def update_weights(self, path: Path, version: str) -> None: ...
+
+
+class DiskSync:
+    """Writes versions below `folder` and tells the servers; only the version in use stays."""
+
+    def __init__(self, folder: Path, model_path: Path, servers: Servers | None) -> None:
+        """`servers` is None on every rank but 0."""
+        self.folder, self.model_path, self.servers = folder, model_path, servers
+
+    def publish(self, tensors: Iterable[tuple[str, torch.Tensor]], version: str) -> None:
+        """Exhaust `tensors` (collective); on rank 0 write them and move every server to `version`.
+
+        Returns when every server has confirmed the version.
+        """
+        if self.servers is None:
+            for _name, _tensor in tensors:
+                pass
+            return
+        path = self.folder / version
+        write_folder(path, tensors, source=self.model_path, dtype=None)
+        self.servers.update_weights(path, version)
+        for old in self.folder.iterdir():
+            if old != path:
+                shutil.rmtree(old)

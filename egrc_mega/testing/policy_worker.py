@@ -1,0 +1,74 @@
+"""What the ranks of the policy tests do: one update on a fixed batch, gradients and weights written down."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+
+from egrc_mega.config.schema import LossSection, MegatronSection, PolicySection
+from egrc_mega.policy import distributed
+from egrc_mega.policy.engine import Policy, TokenStats
+from egrc_mega.policy.weights import gather_hf, local_parameters
+from egrc_mega.types import TrainSample
+
+
+def ragged_samples(count: int = 13, *, seed: int = 0, vocab_size: int = 40) -> list[TrainSample]:
+    """Samples of odd lengths, one-token outputs, masked tokens and advantages of both signs among them."""
+    rng = random.Random(seed)
+    samples = []
+    for i in range(count):
+        prompt = tuple(rng.randrange(vocab_size) for _ in range(rng.randint(1, 9)))
+        output = tuple(rng.randrange(vocab_size) for _ in range(1 if i % 5 == 0 else rng.randint(2, 31)))
+        mask = tuple(0 if len(output) > 4 and t % 4 == 2 else 1 for t in range(len(output)))
+        samples.append(
+            TrainSample(
+                prompt_ids=prompt,
+                output_ids=output,
+                mask=mask,
+                loss_weights=tuple(bit / (sum(mask) * count) for bit in mask),
+                advantage=0.0 if i == 3 else rng.uniform(-1.5, 1.5),
+                rollout_logprobs=(0.0,) * len(output),
+            )
+        )
+    return samples
+
+
+def first_update(model_path: Path, megatron: dict[str, Any], budget: int, out: Path) -> None:
+    """One update; rank 0 writes loss, gradient norm, log-probs, gradients and new weights to `out` (safetensors)."""
+    section = MegatronSection(**megatron)
+    distributed.initialize(section, timeout_s=60)
+    policy = Policy(model_path, section, PolicySection(max_tokens_per_micro_batch=budget))
+    result: dict[str, torch.Tensor] = {}
+
+    def note_gradients(stats: TokenStats) -> None:
+        result["logprobs"] = stats.logprobs
+        result["entropies"] = stats.entropies
+        _complete_sharded_gradients(policy)
+        gradients = {name: parameter.main_grad for name, parameter in local_parameters(policy.gpt).items()}
+        for name, gradient in gather_hf(gradients, policy.architecture):
+            result[f"grad/{name}"] = gradient.clone()
+
+    update = policy.update(ragged_samples(), 0.7, LossSection(ratio="token"), lr=1e-3, inspect=note_gradients)
+    result["loss"] = torch.tensor(update.loss)
+    result["grad_norm"] = torch.tensor(update.grad_norm)
+    for name, weight in policy.export_hf():
+        result[f"weight/{name}"] = weight.clone()
+    if distributed.is_rank_0():
+        save_file({name: tensor.contiguous() for name, tensor in result.items()}, out)
+    distributed.finalize()
+
+
+def _complete_sharded_gradients(policy: Policy) -> None:
+    """With the distributed optimizer each rank holds the sum of its own shard only: gather the rest."""
+    for buffer in policy.model.buffers:
+        size = buffer.data_parallel_group.size()
+        for bucket in buffer.buckets:
+            shards = list(bucket.grad_data.chunk(size))
+            own = shards[buffer.data_parallel_group.rank()].clone()
+            gathered = [torch.empty_like(own) for _ in range(size)]
+            dist.all_gather(gathered, own, group=buffer.data_parallel_group)
+            for shard, value in zip(shards, gathered, strict=True):
+                shard.copy_(value)

@@ -1,0 +1,95 @@
+"""What only rank 0 does: prompts, servers, environment, graders, evaluation."""
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from egrc_mega.config.schema import Config, EnvironmentSection
+from egrc_mega.data.prompts import PromptSource, load_prompts
+from egrc_mega.data.tokenizer import check_vocabulary, load_tokenizer, stop_token_ids
+from egrc_mega.evaluation.runner import evaluate
+from egrc_mega.evaluation.store import add_points, has_stage
+from egrc_mega.grading.extract import extract_answer, is_well_formed
+from egrc_mega.grading.pool import GraderPool
+from egrc_mega.methods.base import Method
+from egrc_mega.rollout.fleet import Fleet
+from egrc_mega.rollout.segments import Environment
+from egrc_mega.run_folder import RunFolder
+from egrc_mega.training.schedule import Step
+from egrc_mega.types import Completion, FinishReason, Group, Prompt, RolloutRequest, Sample
+
+
+class Coordinator:
+    """Turns steps into graded groups and weights into evaluation points."""
+
+    def __init__(self, config: Config, folder: RunFolder, stack: ExitStack) -> None:
+        """Read the data and start servers and graders; `stack` stops them.
+
+        Raises:
+            EgrcError: data, model folder or server cannot be used.
+        """
+        self.config, self.folder = config, folder
+        model_path = config.model.path
+        self.tokenizer = load_tokenizer(model_path)
+        check_vocabulary(self.tokenizer, model_path)
+        self.stop_token_ids = stop_token_ids(self.tokenizer, model_path)
+        self.prompts = PromptSource(config.data, self.tokenizer, config.run.seed, folder.quarantine)
+        self.evaluation_prompts = load_prompts(
+            config.evaluation.data, config.data, self.tokenizer, config.evaluation.num_problems, folder.quarantine
+        )
+        self.environment = build_environment(config.rollout.environment, self.tokenizer)
+        self.graders = stack.enter_context(GraderPool(config.grading.num_workers, config.grading.timeout_s))
+        self.fleet = stack.enter_context(Fleet.start(config.rollout, model_path, "start", folder.logs))
+
+    def collect(self, step: Step, method: Method, times: dict[str, float]) -> list[Group]:
+        """The step's prompts, sampled and graded. A group is whole: one sample per request."""
+        count = self.config.rollout.prompts_per_step
+        prompts = self.prompts.take(step.index * count, count)
+        seed = self.config.run.seed
+        requests = method.plan(prompts, step=step.index, run_seed=seed, stop_token_ids=self.stop_token_ids)
+        started = time.monotonic()
+        completions = self.generate(requests)
+        times["rollout"] = time.monotonic() - started
+        samples = self.judge([(r.prompt, c) for r, c in zip(requests, completions, strict=True)])
+        times["grade"] = time.monotonic() - started - times["rollout"]
+        n = method.stage.rollout.n
+        return [Group(prompt=prompt, samples=tuple(samples[i * n : (i + 1) * n])) for i, prompt in enumerate(prompts)]
+
+    def generate(self, requests: Sequence[RolloutRequest]) -> list[Completion]:
+        """Completions in the order of the requests."""
+        return self.fleet.generate(requests, self.environment)
+
+    def judge(self, pairs: Sequence[tuple[Prompt, Completion]]) -> list[Sample]:
+        """Decode and grade completions, in order."""
+        texts = [self.tokenizer.decode(completion.output_ids) for _prompt, completion in pairs]
+        answers = [extract_answer(text) for text in texts]
+        golds = [prompt.answer for prompt, _completion in pairs]
+        grades = self.graders.grade(list(zip(answers, golds, strict=True)))
+        return [
+            Sample(
+                prompt=prompt,
+                completion=completion,
+                text=text,
+                grade=grade,
+                well_formed=is_well_formed(text, completion.finish_reason is FinishReason.STOP),
+            )
+            for (prompt, completion), text, grade in zip(pairs, texts, grades, strict=True)
+        ]
+
+    def evaluate(self, point: str) -> bool:
+        """Measure the weights that the servers hold, unless the run has this point already; True if it measured."""
+        section = self.config.evaluation
+        if has_stage(self.folder.path, point, section.temperatures):
+            return False
+        points = evaluate(self.evaluation_prompts, section, point, self.stop_token_ids, self.generate, self.judge)
+        add_points(self.folder.path, points)
+        return True
+
+
+def build_environment(section: EnvironmentSection | None, tokenizer: object) -> Environment | None:
+    """The environment of a configuration, or None when the policy writes every token."""
+    if section is None:
+        return None
+    from egrc_mega.miniature.environment import NoisyArithmetic
+
+    return NoisyArithmetic(tokenizer, section.probability)

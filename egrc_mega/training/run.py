@@ -1,0 +1,163 @@
+"""A run: its policy on every rank, its coordinator on rank 0, and the verbs of the loop, all of them collective."""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from types import TracebackType
+from typing import Self
+
+import torch
+
+from egrc_mega import __version__
+from egrc_mega.checkpoint.store import CheckpointStore, load
+from egrc_mega.config.schema import Config
+from egrc_mega.convert.hf_folder import write_folder
+from egrc_mega.errors import RunError
+from egrc_mega.faults import fault_point
+from egrc_mega.methods.base import Method
+from egrc_mega.methods.registry import build_method
+from egrc_mega.observe.console import StepPrinter
+from egrc_mega.observe.events import EventLog
+from egrc_mega.policy import distributed
+from egrc_mega.policy.engine import Policy
+from egrc_mega.run_folder import RunFolder
+from egrc_mega.sync.disk import DiskSync
+from egrc_mega.training.batch import Batch, build_batch, decode, encode
+from egrc_mega.training.coordinator import Coordinator
+from egrc_mega.training.metrics import step_record
+from egrc_mega.training.schedule import Step, schedule
+from egrc_mega.training.update import UpdateMetrics, run_updates
+from egrc_mega.types import Group
+
+
+class Run:
+    """One training run. Use as a context manager: leaving it stops servers, graders and process groups."""
+
+    def __init__(self, config: Config, *, resume: bool) -> None:
+        self.config, self.resume = config, resume
+        self.steps = schedule(config.stages)
+        self.stack = ExitStack()
+        self.times: dict[str, float] = {}
+        self.groups: list[Group] = []
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self.stack.close()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.stack.close()
+
+    def _start(self) -> None:
+        config = self.config
+        distributed.initialize(config.megatron, config.policy.distributed_timeout_s)
+        self.stack.callback(distributed.finalize)
+        self.coordinator: Coordinator | None = None
+        if distributed.is_rank_0():
+            self._start_rank_0()
+        self.store = CheckpointStore(config.run.dir / "checkpoints", config.checkpoint.keep)
+        self.policy = Policy(config.model.path, config.megatron, config.policy)
+        self.done = self._restore() if self.resume else 0
+        fleet = self.coordinator.fleet if self.coordinator else None
+        self.sync = DiskSync(config.run.dir / "weights", config.model.path, fleet)
+        self.publish_weights()
+
+    def _start_rank_0(self) -> None:
+        config = self.config
+        folder = self.stack.enter_context(RunFolder.claim(config.run.dir, resume=self.resume, fresh=False))
+        folder.write_config(config.to_dict())
+        self.folder = folder
+        self.coordinator = Coordinator(config, folder, self.stack)
+        self.events = EventLog(folder.metrics)
+        self.printer = self.stack.enter_context(StepPrinter(len(self.steps)))
+        self.events.write("resume" if self.resume else "run", seed=config.run.seed, version=__version__)
+
+    def _restore(self) -> int:
+        path = self.store.newest()
+        if path is None:
+            return 0
+        state = load(path, self.policy)
+        if state["seed"] != self.config.run.seed:
+            raise RunError(f"run.seed is {self.config.run.seed}, the checkpoint has {state['seed']}: resume with that")
+        return int(state["step"])
+
+    def remaining_steps(self) -> Iterator[Step]:
+        """The steps that no checkpoint has, in order."""
+        for step in self.steps[self.done :]:
+            self.times = {}
+            yield step
+
+    def evaluate(self, point: str) -> None:
+        """Measure the current weights on rank 0, once per point."""
+        if self.coordinator and self.coordinator.evaluate(point):
+            self.events.write("evaluation", point=point, step=self.done)
+
+    def open_stage(self, step: Step) -> Method:
+        """The stage's method; at its first step the optimizer forgets, if the stage says so."""
+        if step.opens_stage and step.stage.optim.reset:
+            self.policy.reset_optimizer()
+        return build_method(step.stage)
+
+    def collect(self, step: Step, method: Method) -> Batch:
+        """Roll out and grade on rank 0; every rank gets the batch."""
+        payload = None
+        if self.coordinator:
+            self.groups = self.coordinator.collect(step, method, self.times)
+            payload = encode(build_batch(self.groups, method, self.version))
+        return decode(distributed.broadcast_bytes(payload))
+
+    def update(self, batch: Batch, step: Step) -> UpdateMetrics:
+        """The optimizer steps of the batch; with them the step is done."""
+        with self._timed("train"):
+            metrics = run_updates(self.policy, batch, step.stage, self.config.policy)
+        self.done = step.index + 1
+        return metrics
+
+    def publish_weights(self) -> None:
+        """Move every server to the current weights, named after the number of steps they have seen."""
+        with self._timed("sync"):
+            self.sync.publish(self.policy.export_hf(), self.version)
+
+    def record(self, step: Step, method: Method, update: UpdateMetrics, version: str) -> None:
+        """Write the step to `metrics.jsonl` and show its line."""
+        if self.coordinator:
+            record = step_record(step, method, self.groups, update, self.times, version)
+            self.events.write("step", **record)
+            self.printer.show(record)
+
+    def commit(self, step: Step) -> None:
+        """Save a checkpoint when one is due. After this the step is never computed again."""
+        fault_point("train.before_commit", self.done)
+        if self.done % self.config.checkpoint.every and not step.closes_stage:
+            return
+        started = time.monotonic()
+        self.store.save(self.done, self.policy, {"seed": self.config.run.seed, "stage": step.stage.name})
+        if self.coordinator:
+            self.events.write("checkpoint", step=self.done, time_s=time.monotonic() - started)
+        fault_point("train.after_commit", self.done)
+
+    def finish(self) -> None:
+        """Measure the last point and export the Hugging Face folder."""
+        self.evaluate(self.steps[-1].stage.name)
+        tensors = self.policy.export_hf()
+        if self.coordinator:
+            dtype = getattr(torch, self.policy.architecture.dtype)
+            write_folder(self.folder.export, tensors, source=self.config.model.path, dtype=dtype)
+            self.events.write("end", step=self.done)
+        else:
+            for _name, _tensor in tensors:
+                pass
+
+    @property
+    def version(self) -> str:
+        """Name of the policy's weights: how many steps they have seen."""
+        return f"v{self.done}"
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.times[name] = time.monotonic() - started

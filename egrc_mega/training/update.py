@@ -1,0 +1,108 @@
+"""The optimizer steps of one batch, with the log-prob check before the first of them. Collective."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from egrc_mega.config.schema import PolicySection, Stage
+from egrc_mega.errors import PolicyError
+from egrc_mega.policy.engine import Policy, TokenStats, UpdateResult
+from egrc_mega.training.batch import Batch
+from egrc_mega.types import TrainSample
+
+Scored = tuple[Sequence[TrainSample], TokenStats]
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateMetrics:
+    """What the updates of a batch showed; None where there was nothing to measure. Equal on every rank."""
+
+    loss: float | None
+    grad_norm: float | None
+    num_updates: int
+    logprob_diff_max: float | None
+    logprob_diff_mean: float | None
+    entropy: float | None
+    entropy_rollout: float | None
+    entropy_kept: float | None
+    entropy_rollout_kept: float | None
+
+
+def run_updates(policy: Policy, batch: Batch, stage: Stage, section: PolicySection) -> UpdateMetrics:
+    """Score what has no advantage, then one optimizer step per update of the batch.
+
+    Raises:
+        PolicyError: the server's and the trainer's log-probs differ by more than the bound; no weight has moved.
+    """
+    temperature = stage.rollout.temperature
+    gate = LogprobGate(section)
+    scored: list[Scored] = []
+
+    def note(samples: Sequence[TrainSample], stats: TokenStats) -> None:
+        gate.compare(samples, stats)
+        scored.append((samples, stats))
+
+    if section.score_dropped and batch.dropped:
+        note(batch.dropped, policy.score(batch.dropped, temperature))
+    kept = [sample for update in batch.updates for sample in update]
+    results: list[UpdateResult] = []
+    if len(batch.updates) == 1:
+        # its own forward is the score, and the ratio is 1
+        results.append(policy.update(kept, temperature, stage.loss, stage.optim.lr, inspect=partial(note, kept)))
+    elif kept:
+        stats = policy.score(kept, temperature)
+        note(kept, stats)
+        sizes = [sum(len(sample.output_ids) for sample in update) for update in batch.updates]
+        for update, old in zip(batch.updates, stats.logprobs.split(sizes), strict=True):
+            results.append(policy.update(update, temperature, stage.loss, stage.optim.lr, old_logprobs=old))
+    return _metrics(results, gate, batch, scored)
+
+
+class LogprobGate:
+    """Collects |server - trainer| log-prob differences and stops the run when one exceeds the bound."""
+
+    def __init__(self, section: PolicySection) -> None:
+        self.section = section
+        self.differences = torch.zeros(0)
+
+    def compare(self, samples: Sequence[TrainSample], stats: TokenStats) -> None:
+        """Add the tokens that the policy chose under the trainer's weight version."""
+        server = torch.tensor([p for s in samples for p in s.rollout_logprobs], dtype=torch.float32)
+        found = (server - stats.logprobs)[~server.isnan()].abs()
+        self.differences = torch.cat([self.differences, found])
+        worst = float(found.max()) if len(found) else 0.0
+        if self.section.logprob_check and not worst <= self.section.logprob_bound:
+            raise PolicyError(
+                f"log-probs of server and trainer differ by {worst:.3g}, more than policy.logprob_bound = "
+                f"{self.section.logprob_bound:g}: check the servers' weights, dtype and temperature"
+            )
+
+
+def _metrics(results: list[UpdateResult], gate: LogprobGate, batch: Batch, scored: list[Scored]) -> UpdateMetrics:
+    differences = gate.differences
+    kept = [part for part in scored if part[0] is not batch.dropped]
+    # without the dropped samples a mean over "all" would be a mean over the kept ones under a wrong name
+    everything = scored if len(scored) > len(kept) or not batch.dropped else []
+    return UpdateMetrics(
+        loss=math.fsum(r.loss for r in results) / len(results) if results else None,
+        grad_norm=max(r.grad_norm for r in results) if results else None,
+        num_updates=len(results),
+        logprob_diff_max=float(differences.max()) if len(differences) else None,
+        logprob_diff_mean=float(differences.mean()) if len(differences) else None,
+        entropy=_mean(everything, "entropies"),
+        entropy_rollout=_mean(everything, "entropies_rollout"),
+        entropy_kept=_mean(kept, "entropies"),
+        entropy_rollout_kept=_mean(kept, "entropies_rollout"),
+    )
+
+
+def _mean(scored: Sequence[Scored], name: str) -> float | None:
+    """Mean over the tokens that the policy chose."""
+    values = [
+        getattr(stats, name)[torch.tensor([m for s in samples for m in s.mask], dtype=torch.bool)]
+        for samples, stats in scored
+    ]
+    return float(torch.cat(values).mean()) if values else None
