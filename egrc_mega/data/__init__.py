@@ -1,0 +1,1 @@
+"""Prompts: readers with quarantine, chat templates, the tokenizer."""

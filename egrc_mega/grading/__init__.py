@@ -1,0 +1,1 @@
+"""Grading: extract the answer, judge it in killable processes: right, wrong, or could not grade."""

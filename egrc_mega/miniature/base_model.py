@@ -1,0 +1,144 @@
+"""Makes the miniature's base model: a Qwen2 folder, trained on verbose traces through the same megatron policy.
+
+The recipe is the asset's birth certificate: with the pinned versions on the same kind of CPU it gives the shipped file bit
+for bit, elsewhere a model with the same evaluation figures.
+"""
+
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from egrc_mega.config.schema import LossSection, MegatronSection, PolicySection
+from egrc_mega.convert.hf_folder import write_folder, write_weights
+from egrc_mega.data.chat import render_prompt
+from egrc_mega.data.tokenizer import load_tokenizer
+from egrc_mega.miniature.dataset import draw_training_problem
+from egrc_mega.miniature.task import verbose_trace
+from egrc_mega.miniature.tokenizer import write_tokenizer
+from egrc_mega.policy import distributed
+from egrc_mega.policy.engine import Policy
+from egrc_mega.types import TrainSample
+
+SEED = 0
+STEPS_PER_BLOCK = 200
+BLOCK_LEARNING_RATES = (4e-3, 3e-3, 3e-3, 3e-3, 3e-3, 3e-3)
+WARMUP_STEPS = 50
+BATCH_SIZE = 32
+WEIGHT_AFTER = {"=": 8.0, "+": 2.0, "-": 2.0}
+"""Loss weight of the token after these: results are rare and hard, everything else is copying."""
+
+HF_CONFIG: dict[str, Any] = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "vocab_size": 40,
+    "hidden_size": 96,
+    "intermediate_size": 288,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-6,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+    "tie_word_embeddings": True,
+    "use_sliding_window": False,
+    "attention_dropout": 0.0,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "dtype": "float32",
+}
+
+
+def make_base(out_dir: Path) -> None:
+    """Train the base model and write its Hugging Face folder to `out_dir`; about four minutes on one core."""
+    start = out_dir.with_name(f".{out_dir.name}.start")
+    write_start(start)
+    section = MegatronSection(adam_beta1=0.9, adam_beta2=0.98, weight_decay=0.01, clip_grad=1.0)
+    distributed.initialize(section, timeout_s=600)
+    policy = Policy(start, section, PolicySection())
+    rng = random.Random(SEED)
+    tokenizer = load_tokenizer(start)
+    num_steps = STEPS_PER_BLOCK * len(BLOCK_LEARNING_RATES)
+    for step in range(num_steps):
+        samples = _supervised_batch(rng, tokenizer)
+        result = policy.update(samples, 1.0, LossSection(), learning_rate(step))
+        if step % 50 == 0 or step == num_steps - 1:
+            print(
+                f"step {step + 1}/{num_steps} loss {result.loss:.4f} gradient norm {result.grad_norm:.3f}", flush=True
+            )
+    write_folder(out_dir, policy.export_hf(), source=start, dtype=torch.float32)
+    distributed.finalize()
+
+
+def learning_rate(step: int) -> float:
+    """In each block: linear warm-up, then cosine down to 5 % of the block's peak."""
+    peak, i = BLOCK_LEARNING_RATES[step // STEPS_PER_BLOCK], step % STEPS_PER_BLOCK
+    warmup = min(1.0, (i + 1) / WARMUP_STEPS)
+    return peak * warmup * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * i / STEPS_PER_BLOCK)))
+
+
+def write_start(folder: Path) -> None:
+    """The untrained model with its tokenizer: N(0, 0.08) embeddings, projections scaled by their fan-in."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(HF_CONFIG, indent=2))
+    write_tokenizer(folder)
+    generator = torch.Generator().manual_seed(SEED)
+    write_weights(folder, _random_tensors(generator), dtype=None)
+
+
+def _random_tensors(generator: torch.Generator) -> list[tuple[str, torch.Tensor]]:
+    hidden, ffn = HF_CONFIG["hidden_size"], HF_CONFIG["intermediate_size"]
+    num_layers = HF_CONFIG["num_hidden_layers"]
+    kv = hidden // HF_CONFIG["num_attention_heads"] * HF_CONFIG["num_key_value_heads"]
+    depth = 1 / math.sqrt(2 * num_layers)
+    tensors: list[tuple[str, torch.Tensor]] = []
+
+    def normal(name: str, rows: int, columns: int, std: float) -> None:
+        tensors.append((name, torch.randn(rows, columns, generator=generator) * std))
+
+    normal("model.embed_tokens.weight", HF_CONFIG["vocab_size"], hidden, 0.08)
+    for layer in range(num_layers):
+        prefix = f"model.layers.{layer}."
+        for name, rows in (("q", hidden), ("k", kv), ("v", kv)):
+            normal(f"{prefix}self_attn.{name}_proj.weight", rows, hidden, hidden**-0.5)
+            tensors.append((f"{prefix}self_attn.{name}_proj.bias", torch.zeros(rows)))
+        normal(f"{prefix}self_attn.o_proj.weight", hidden, hidden, depth * hidden**-0.5)
+        normal(f"{prefix}mlp.gate_proj.weight", ffn, hidden, hidden**-0.5)
+        normal(f"{prefix}mlp.up_proj.weight", ffn, hidden, hidden**-0.5)
+        normal(f"{prefix}mlp.down_proj.weight", hidden, ffn, depth * ffn**-0.5)
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            tensors.append((f"{prefix}{norm}.weight", torch.ones(hidden)))
+    tensors.append(("model.norm.weight", torch.ones(hidden)))
+    return tensors
+
+
+def _supervised_batch(rng: random.Random, tokenizer: PreTrainedTokenizerBase) -> list[TrainSample]:
+    """Problems with verbose traces; weights normalise the loss to a mean over the batch's tokens."""
+    pairs = []
+    for _ in range(BATCH_SIZE):
+        problem = draw_training_problem(rng)
+        pairs.append((render_prompt(tokenizer, problem.text(), ""), verbose_trace(problem, rng)))
+    num_tokens = sum(len(trace.split(" ")) + 1 for _prompt, trace in pairs)
+    return [_supervised_sample(tokenizer, prompt, trace, num_tokens) for prompt, trace in pairs]
+
+
+def _supervised_sample(
+    tokenizer: PreTrainedTokenizerBase, prompt: tuple[int, ...], trace: str, num_tokens: int
+) -> TrainSample:
+    output_ids = (*tokenizer.encode(f" {trace}", add_special_tokens=False), tokenizer.eos_token_id)
+    previous = ["<think>", *trace.split(" ")]
+    assert len(previous) == len(output_ids), f"a word of the trace is not one token: {trace}"
+    return TrainSample(
+        prompt_ids=prompt,
+        output_ids=output_ids,
+        mask=(1,) * len(output_ids),
+        loss_weights=tuple(WEIGHT_AFTER.get(token, 1.0) / num_tokens for token in previous),
+        advantage=1.0,
+        rollout_logprobs=(math.nan,) * len(output_ids),
+    )

@@ -1,0 +1,260 @@
+"""The HTTP face of the engine: SGLang's routes, request and reply shapes, and error bodies."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from egrc_mega import __version__
+from egrc_mega.rollout.embedded.batch import Request
+from egrc_mega.rollout.embedded.engine import Engine, WeightUpdateError
+from egrc_mega.rollout.embedded.sampling import SamplingParams
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+MAX_BODY_BYTES = 64 * 2**20
+
+
+class Server:
+    """Handlers around one engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.started = time.monotonic()
+        self.in_flight: set[str] = set()
+
+    def application(self) -> web.Application:
+        """The aiohttp application."""
+        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_errors_as_sglang])
+        app.router.add_post("/generate", self.generate)
+        app.router.add_get("/health", self.health)
+        app.router.add_get("/model_info", self.model_info)
+        app.router.add_get("/server_info", self.server_info)
+        app.router.add_post("/update_weights_from_disk", self.update_weights_from_disk)
+        app.router.add_post("/pause_generation", self.pause_generation)
+        app.router.add_post("/continue_generation", self.continue_generation)
+        app.router.add_route("*", "/flush_cache", self.flush_cache)
+        app.router.add_post("/abort_request", self.abort_request)
+        return app
+
+    async def generate(self, http: web.Request) -> web.Response:
+        """One prompt gives one object; a list of prompts gives a list."""
+        body = await _json(http)
+        prompts, is_batch = self._prompts(body)
+        params = _one_per_prompt(body.get("sampling_params") or {}, len(prompts), "sampling_params")
+        rids = _one_per_prompt(body.get("rid") or None, len(prompts), "rid")
+        if body.get("stream"):
+            raise _semantic("streaming is not supported by this server; send stream: false")
+        requests = [
+            self._request(ids, raw, rid or uuid.uuid4().hex)
+            for ids, raw, rid in zip(prompts, params, rids, strict=True)
+        ]
+        replies = await self._finished(requests, bool(body.get("return_logprob")))
+        return _reply(replies if is_batch else replies[0])
+
+    def _prompts(self, body: dict[str, Any]) -> tuple[list[list[int]], bool]:
+        ids = body.get("input_ids")
+        if not isinstance(ids, list) or not ids:
+            raise _semantic("input_ids must be a list of token ids, or a list of such lists; text is not accepted")
+        is_batch = isinstance(ids[0], list)
+        prompts = ids if is_batch else [ids]
+        for prompt in prompts:
+            bad = [i for i in prompt if not (isinstance(i, int) and 0 <= i < self.engine.vocab_size)]
+            if not prompt or bad:
+                raise _semantic(f"input id {bad[:1]} is not in [0, {self.engine.vocab_size}), or the prompt is empty")
+        return prompts, is_batch
+
+    def _request(self, ids: list[int], raw: dict[str, Any], rid: str) -> Request:
+        try:
+            params = SamplingParams.parse(raw)
+        except (ValueError, TypeError) as error:
+            # SGLang answers contract errors with a bare string
+            raise _bad_request({"error": str(error)}) from error
+        if len(ids) + params.max_new_tokens > self.engine.max_length:
+            raise _semantic(
+                f"{len(ids)} input tokens and max_new_tokens {params.max_new_tokens} exceed the context length "
+                f"{self.engine.max_length}"
+            )
+        if rid in self.in_flight:
+            raise _semantic(f"Duplicate request ID detected: {rid}")
+        eos = frozenset() if params.ignore_eos else self.engine.eos_ids
+        return Request(rid, ids, params, eos | frozenset(params.stop_token_ids))
+
+    async def _finished(self, requests: list[Request], with_logprobs: bool) -> list[dict[str, Any]]:
+        self.in_flight.update(request.rid for request in requests)
+        try:
+            for request in requests:
+                self._submit(request)
+            await asyncio.gather(*(asyncio.wrap_future(request.future) for request in requests))
+        except asyncio.CancelledError:  # the client has gone
+            for request in requests:
+                self.engine.run(lambda rid=request.rid: self.engine.abort(rid))  # type: ignore[misc]
+            raise
+        finally:
+            self.in_flight.difference_update(request.rid for request in requests)
+        return [_generation(request, with_logprobs) for request in requests]
+
+    def _submit(self, request: Request) -> None:
+        if request.params.max_new_tokens == 0:
+            request.version_starts.append((self.engine.version, 0))
+            request.finish({"type": "length", "length": 0})
+        else:
+            self.engine.submit(request)
+
+    async def health(self, _http: web.Request) -> web.Response:
+        """200 while the engine thread answers."""
+        await asyncio.wait_for(asyncio.wrap_future(self.engine.run(lambda: None)), timeout=20)
+        return web.Response()
+
+    async def model_info(self, _http: web.Request) -> web.Response:
+        """Which weights are served."""
+        config = self.engine.model.config
+        return _reply(
+            {
+                "model_path": str(self.engine.model_path),
+                "served_model_name": str(self.engine.model_path),
+                "is_generation": True,
+                "weight_version": self.engine.version,
+                "model_type": config.model_type,
+                "architectures": config.architectures,
+            }
+        )
+
+    async def server_info(self, _http: web.Request) -> web.Response:
+        """Limits and counters."""
+        state = {"num_steps": self.engine.num_steps, "num_tokens": self.engine.num_tokens}
+        return _reply(
+            {
+                "version": f"egrc_mega-{__version__}",
+                "status": "ready",
+                "max_running_requests": self.engine.max_batch_size,
+                "max_req_input_len": self.engine.max_length,
+                "vocab_size": self.engine.vocab_size,
+                "uptime_s": time.monotonic() - self.started,
+                "internal_states": [state],
+            }
+        )
+
+    async def update_weights_from_disk(self, http: web.Request) -> web.Response:
+        """Take the weights of a folder; 400 leaves the old ones in place."""
+        body = await _json(http)
+        path = body.get("model_path")
+        if not isinstance(path, str):
+            raise _bad_request({"object": "error", "message": "model_path is required", "type": "Bad Request"})
+
+        def update() -> bool:
+            self.engine.update_weights(Path(path), body.get("weight_version"))
+            return self.engine.holds_cache
+
+        if body.get("abort_all_requests"):
+            await self._run(lambda: self.engine.abort(None))
+        try:
+            holds_cache = await asyncio.wrap_future(self.engine.run(update, when_idle=True))
+        except WeightUpdateError as error:
+            return _reply({"success": False, "message": str(error), "num_paused_requests": 0}, status=400)
+        if holds_cache and body.get("flush_cache", True):
+            message = "Weights were updated, but the cache was not flushed: requests are paused in place"
+            return _reply({"success": False, "message": message, "num_paused_requests": 0}, status=400)
+        return _reply({"success": True, "message": "Succeeded to update model weights.", "num_paused_requests": 0})
+
+    async def pause_generation(self, http: web.Request) -> web.Response:
+        """Modes abort, retract, in_place."""
+        mode = (await _json(http)).get("mode", "abort")
+        if mode not in ("abort", "retract", "in_place"):
+            raise _bad_request({"object": "error", "message": f"unknown mode {mode!r}", "type": "Bad Request"})
+        await self._run(lambda: self.engine.pause(mode))
+        return _reply({"message": f"Generation paused ({mode}).", "status": "ok"})
+
+    async def continue_generation(self, _http: web.Request) -> web.Response:
+        """Undo a pause."""
+        await self._run(self.engine.resume)
+        return _reply({"message": "Generation continued.", "status": "ok"})
+
+    async def flush_cache(self, _http: web.Request) -> web.Response:
+        """Nothing is cached between requests; refused while requests hold a cache, as SGLang does."""
+        if await self._run(lambda: self.engine.holds_cache):
+            return web.Response(status=400, text="Cache not flushed: requests are running or paused in place.\n")
+        return web.Response(text="Cache flushed.\n")
+
+    async def abort_request(self, http: web.Request) -> web.Response:
+        """Always 200, also for an unknown rid."""
+        body = await _json(http)
+        rid = None if body.get("abort_all") else body.get("rid", "")
+        await self._run(lambda: self.engine.abort(rid))
+        return web.Response()
+
+    async def _run(self, command: Callable[[], Any]) -> Any:
+        return await asyncio.wrap_future(self.engine.run(command))
+
+
+def _generation(request: Request, with_logprobs: bool) -> dict[str, Any]:
+    starts = request.version_starts
+    ends = [start for _version, start in starts[1:]] + [len(request.output_ids)]
+    spans = [{"version": v, "start": s, "end": e} for (v, s), e in zip(starts, ends, strict=True)] if starts else []
+    meta: dict[str, Any] = {
+        "id": request.rid,
+        "finish_reason": request.finish_reason,
+        "prompt_tokens": len(request.prompt_ids),
+        "completion_tokens": len(request.output_ids),
+        "cached_tokens": 0,
+        "weight_version": starts[-1][0] if starts else None,
+        "weight_versions": spans,
+        "num_retractions": request.num_retractions,
+        "e2e_latency": time.monotonic() - request.created,
+    }
+    if with_logprobs:
+        rows = [[lp, token, None] for lp, token in zip(request.logprobs, request.output_ids, strict=True)]
+        meta |= {
+            "input_token_logprobs": [],
+            "output_token_logprobs": rows,
+            "output_token_logprobs_length": len(rows),
+        }
+    return {"text": "", "output_ids": request.output_ids, "meta_info": meta}
+
+
+def _one_per_prompt(value: Any, count: int, name: str) -> list[Any]:
+    """One value for all prompts, or a list with one for each."""
+    if not isinstance(value, list):
+        if name == "rid" and value is not None and count > 1:
+            return [f"{value}_{i}" for i in range(count)]
+        return [value] * count
+    if len(value) != count:
+        raise _semantic(f"{name} has {len(value)} entries for {count} prompts")
+    return value
+
+
+async def _json(http: web.Request) -> dict[str, Any]:
+    raw = await http.read()
+    try:
+        body = orjson.loads(raw) if raw else {}
+    except orjson.JSONDecodeError as error:
+        raise _bad_request({"object": "error", "message": str(error), "type": "Bad Request", "code": 400}) from error
+    if not isinstance(body, dict):
+        raise _bad_request({"object": "error", "message": "a JSON object is expected", "type": "Bad Request"})
+    return body
+
+
+def _semantic(message: str) -> web.HTTPBadRequest:
+    return _bad_request({"error": {"message": message}})
+
+
+def _bad_request(body: dict[str, Any]) -> web.HTTPBadRequest:
+    return web.HTTPBadRequest(body=orjson.dumps(body), content_type="application/json")
+
+
+def _reply(value: Any, status: int = 200) -> web.Response:
+    return web.Response(body=orjson.dumps(value), status=status, content_type="application/json")
+
+
+@web.middleware
+async def _errors_as_sglang(http: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(http)
+    except web.HTTPNotFound:
+        return _reply({"detail": "Not Found"}, status=404)
+    except web.HTTPMethodNotAllowed:
+        return _reply({"detail": "Method Not Allowed"}, status=405)
