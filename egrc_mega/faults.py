@@ -1,7 +1,7 @@
 """Named fault points: no-ops unless the environment variable EGRC_FAULTS arms them, as a test does.
 
-`EGRC_FAULTS="train.before_commit@7"` kills the process when that point is reached for step 7; a name without `@` switches a
-behaviour on, e.g. `rollout.shuffle_requests`.
+`EGRC_FAULTS="train.before_commit@7"` kills the process when that point is reached for step 7; a name without `@`
+switches a behaviour on, e.g. `rollout.shuffle_requests`.
 """
 
 import os

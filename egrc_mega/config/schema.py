@@ -175,6 +175,13 @@ class LossSection(Section):
     """Upper clip of the ratio: 1 + eps_clip_high."""
 
 
+class ExploreLossSection(LossSection):
+    """The same, with PPO's clipped ratio by default."""
+
+    ratio: Literal["none", "token"] = "token"
+    """none: -A log pi; token: PPO's clipped ratio per token."""
+
+
 class OptimSection(Section):
     """The optimizer of a stage."""
 
@@ -243,7 +250,7 @@ class ExploreStage(StageBase):
     """Statistics of A = (R - mean) / std over the prompt's group or over the whole batch."""
     advantage_eps: PositiveFloat = 1e-6
     """Added to the (unbiased) standard deviation."""
-    loss: LossSection = LossSection(ratio="token")
+    loss: ExploreLossSection = ExploreLossSection()
     """Reduction of the loss."""
 
     @property

@@ -1,7 +1,7 @@
 """A pool of grading processes with a parent-side deadline: what misses it is killed, replaced and ungraded.
 
-Threads cannot be stopped and math-verify can run for ever, so every answer is judged in a child (forkserver, math-verify
-preloaded). A child that dies, hangs or runs out of memory costs its one item, never the run.
+Threads cannot be stopped and math-verify can run for ever, so every answer is judged in a child (forkserver,
+math-verify preloaded). A child that dies, hangs or runs out of memory costs its one item, never the run.
 """
 
 import contextlib

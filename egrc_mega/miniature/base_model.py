@@ -1,7 +1,7 @@
 """Makes the miniature's base model: a Qwen2 folder, trained on verbose traces through the same megatron policy.
 
-The recipe is the asset's birth certificate: with the pinned versions on the same kind of CPU it gives the shipped file bit
-for bit, elsewhere a model with the same evaluation figures.
+The recipe is the asset's birth certificate: with the pinned versions on the same kind of CPU it gives the shipped file
+bit for bit, elsewhere a model with the same evaluation figures.
 """
 
 import json

@@ -1,7 +1,7 @@
 """The noisy task: an environment that spoils first attempts, so that re-checking is worth its tokens (the conflict).
 
-After the `=` of a segment whose operations have not been worked on before, it writes a wrong result with some probability.
-The policy cannot learn the error away, because those tokens are not its own; it can only notice and check again.
+After the `=` of a segment whose operations have not been worked on before, it writes a wrong result with some
+probability. The policy cannot learn the error away, because those tokens are not its own; it can only check again.
 """
 
 import random

@@ -98,7 +98,9 @@ class ServerClient:
         except aiohttp.ClientError as error:
             raise RolloutError(f"{self.url} is gone while waiting for {what}: {error!r}") from error
         if response.status != 200:
-            raise RolloutError(f"{self.url} refused {what} with {response.status}: {raw[:500].decode(errors='replace')}")
+            raise RolloutError(
+                f"{self.url} refused {what} with {response.status}: {raw[:500].decode(errors='replace')}"
+            )
         if not raw or response.content_type != "application/json":
             return None
         try:

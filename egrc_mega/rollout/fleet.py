@@ -66,9 +66,7 @@ class Fleet:
             if not self._run(client.is_healthy()):
                 raise RolloutError(f"rollout.urls: {client.url} does not answer /health; start the server first")
 
-    def generate(
-        self, requests: Sequence[RolloutRequest], environment: Environment | None = None
-    ) -> list[Completion]:
+    def generate(self, requests: Sequence[RolloutRequest], environment: Environment | None = None) -> list[Completion]:
         """Completions in the order of the requests; the samples of a prompt go to one server.
 
         Raises:

@@ -1,1 +1,1 @@
-"""Helpers that tests share: tiny models, gloo worlds, synthetic runs. Importable, so users can test their methods too."""
+"""Helpers that tests share: tiny models, gloo worlds. Importable, so users can test their methods too."""

@@ -81,8 +81,8 @@ class Coordinator:
         section = self.config.evaluation
         if has_stage(self.folder.path, point, section.temperatures):
             return False
-        points = evaluate(self.evaluation_prompts, section, point, self.stop_token_ids, self.generate, self.judge)
-        add_points(self.folder.path, points)
+        measurements = evaluate(self.evaluation_prompts, section, point, self.stop_token_ids, self.generate, self.judge)
+        add_points(self.folder.path, section, measurements)
         return True
 
 

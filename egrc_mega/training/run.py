@@ -67,7 +67,7 @@ class Run:
 
     def _start_rank_0(self) -> None:
         config = self.config
-        folder = self.stack.enter_context(RunFolder.claim(config.run.dir, resume=self.resume, fresh=False))
+        folder = self.stack.enter_context(RunFolder.claim(config.run.dir, resume=self.resume))
         folder.write_config(config.to_dict())
         self.folder = folder
         self.coordinator = Coordinator(config, folder, self.stack)

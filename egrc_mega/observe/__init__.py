@@ -1,0 +1,1 @@
+"""What a run tells: events in `metrics.jsonl` (the one source of truth) and a line per step."""

@@ -1,0 +1,146 @@
+"""The folder of a run: its files, and the lock that keeps a second run out."""
+
+import fcntl
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import yaml
+
+from egrc_mega import __version__
+from egrc_mega.errors import RunError
+
+RECORDED_PACKAGES = (
+    "torch",
+    "megatron-core",
+    "transformers",
+    "safetensors",
+    "math-verify",
+    "aiohttp",
+    "numpy",
+    "triton",
+)
+
+
+class RunFolder:
+    """A claimed folder. Use as a context manager: leaving it, or dying, gives the claim back."""
+
+    def __init__(self, path: Path, lock: IO[str]) -> None:
+        self.path = path
+        self._lock = lock
+        self.metrics = path / "metrics.jsonl"
+        self.quarantine = path / "quarantine.jsonl"
+        self.logs = path / "logs"
+        self.export = path / "export"
+
+    @classmethod
+    def claim(cls, path: Path, *, resume: bool) -> Self:
+        """Take the folder for this process.
+
+        Raises:
+            RunError: another process holds it; it holds a run and `resume` is off; or there is nothing to resume.
+        """
+        check(path, resume=resume)
+        path.mkdir(parents=True, exist_ok=True)
+        lock = (path / ".lock").open("a+")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.close()
+            raise _held(path) from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        return cls(path, lock)
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Keep the resolved configuration and what it runs on."""
+        (self.path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        environment = {
+            "egrc_mega": __version__,
+            "python": platform.python_version(),
+            "packages": {name: _version(name) for name in RECORDED_PACKAGES},
+            "git_commit": _git_commit(),
+            "arguments": sys.argv[1:],
+            "num_cpus": os.cpu_count(),
+        }
+        (self.path / "environment.json").write_text(json.dumps(environment, indent=2))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._lock.close()
+
+
+def check(path: Path, *, resume: bool) -> None:
+    """The verdict of `claim`, without claiming.
+
+    Raises:
+        RunError: see `RunFolder.claim`.
+    """
+    if is_held(path):
+        raise _held(path)
+    exists = (path / "metrics.jsonl").exists()
+    if exists and not resume:
+        raise RunError(f"run.dir: {path} holds a run; continue it with --resume, or move it aside with --fresh")
+    if resume and not exists:
+        raise RunError(f"run.dir: {path} holds no run to resume; start it without --resume")
+
+
+def is_held(path: Path) -> bool:
+    """True when a living process has claimed the folder."""
+    lock = path / ".lock"
+    if not lock.exists():
+        return False
+    with lock.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def move_aside(path: Path) -> Path | None:
+    """Rename an earlier run to the first free `<name>.1`, `<name>.2`, ...; None when there is none. Nothing is lost.
+
+    Raises:
+        RunError: a living process holds it.
+    """
+    if is_held(path):
+        raise _held(path)
+    if not path.exists():
+        return None
+    number = 1
+    while (aside := path.with_name(f"{path.name}.{number}")).exists():
+        number += 1
+    return path.rename(aside)
+
+
+def _held(path: Path) -> RunError:
+    pid = (path / ".lock").read_text().strip()
+    return RunError(f"run.dir: {path} is held by another run (process {pid}); wait for it, or choose another run.dir")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """Commit of the checkout this package runs from, None for an installed wheel."""
+    try:
+        result = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() if result.returncode == 0 else None
