@@ -22,6 +22,7 @@ setup(
         "megatron-core==0.16.*",
         "numpy>=1.26",
         "orjson>=3.10",
+        "packaging>=23",
         "psutil>=5.9",
         "pydantic>=2.10",
         "PyYAML>=6.0",

@@ -28,6 +28,10 @@ class Stateful(Protocol):
 
     def load_state(self, state: dict[str, Any]) -> None: ...
 
+    def sharded_model(self) -> dict[str, Any]: ...
+
+    def load_model(self, state: dict[str, Any]) -> None: ...
+
 
 class CheckpointStore:
     """The `checkpoints/` folder of a run."""
@@ -75,6 +79,16 @@ def load(path: Path, policy: Stateful) -> dict[str, Any]:
     loaded = dist_checkpointing.load(policy.sharded_state(is_loading=True), str(path))
     policy.load_state(loaded)
     return read_state(path)
+
+
+def save_model(folder: Path, policy: Stateful) -> None:
+    """Write the weights alone into an empty folder, in megatron's sharded format (collective)."""
+    dist_checkpointing.save({"model": policy.sharded_model()}, str(folder))
+
+
+def load_model(path: Path, policy: Stateful) -> None:
+    """Load the weights alone, of a step or of what `save_model` wrote (collective)."""
+    policy.load_model(dist_checkpointing.load({"model": policy.sharded_model()}, str(path))["model"])
 
 
 def read_state(path: Path) -> dict[str, Any]:

@@ -109,7 +109,7 @@ class Policy:
 
     def sharded_state(self, *, is_loading: bool) -> dict[str, Any]:
         """Model and optimizer as megatron's sharded state dict; a checkpoint of it loads under any other layout."""
-        model = self.gpt.sharded_state_dict()
+        model = self.sharded_model()
         optimizer = self.optimizer.sharded_state_dict(
             model, is_loading=is_loading, metadata={"distrib_optim_sharding_type": "fully_reshardable"}
         )
@@ -117,9 +117,18 @@ class Policy:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take over what was loaded into `sharded_state(is_loading=True)`."""
-        # strict would miss the `_extra_state` of Transformer Engine's modules, which the local spec does not have
-        self.gpt.load_state_dict(state["model"], strict=False)
+        self.load_model(state["model"])
         optim.load_state(self.optimizer, state["optimizer"])
+
+    def sharded_model(self) -> dict[str, Any]:
+        """The weights alone as megatron's sharded state dict."""
+        state: dict[str, Any] = self.gpt.sharded_state_dict()
+        return state
+
+    def load_model(self, state: dict[str, Any]) -> None:
+        """Take over weights that were loaded into `sharded_model`."""
+        # strict would miss the `_extra_state` of Transformer Engine's modules, which the local spec does not have
+        self.gpt.load_state_dict(state, strict=False)
 
     def export_hf(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Hugging Face tensors of the current weights; see `weights.export_hf`."""

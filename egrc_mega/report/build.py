@@ -52,7 +52,7 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("egrc_mega", "report"), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters["percent"] = lambda share: "–" if share is None else f"{100 * share:.1f} %"
+    environment.filters["percent"] = lambda share: "-" if share is None else f"{100 * share:.1f}\u00a0%"
     return environment.get_template("report.html.j2")
 
 

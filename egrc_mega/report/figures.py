@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import matplotlib
@@ -53,7 +54,9 @@ CURVES = (
         is_share=True,
     ),
     Curve("Gradient norm", "before clipping", (("grad_norm", "gradient norm"),)),
-    Curve("Server against trainer", "largest log-prob difference before the update", (("logprob_diff_max", "max |Δ|"),)),
+    Curve(
+        "Server against trainer", "largest log-prob difference before the update", (("logprob_diff_max", "max |Δ|"),)
+    ),
     Curve(
         "Seconds per step",
         "where the time goes",
@@ -90,7 +93,7 @@ def _decorate(axes: Axes, curve: Curve, steps: Sequence[dict[str, Any]]) -> None
     axes.tick_params(colors=GREY)
     axes.grid(color=GREY, alpha=0.18, linewidth=0.6)
     axes.set_xlabel("step", color=GREY)
-    for before, after in zip(steps, steps[1:], strict=False):
+    for before, after in pairwise(steps):
         if before["stage"] != after["stage"]:
             axes.axvline(before["step"] + 0.5, color=GREY, linestyle="--", linewidth=1)
             axes.annotate(

@@ -1,0 +1,10 @@
+"""`egrc doctor`."""
+
+import typer
+
+
+def doctor() -> None:
+    """Say what is installed, what is missing, and which backend a run would use."""
+    from egrc_mega.launch.doctor import diagnose
+
+    raise typer.Exit(diagnose())

@@ -1,0 +1,21 @@
+"""`egrc eval`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from egrc_mega.cli.options import ConfigFile, Overrides
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="Hugging Face folder to measure.")],
+    config: ConfigFile,
+    out: Annotated[Path, typer.Option("--out", help="Folder for evaluation.json.")],
+    overrides: Overrides = None,
+) -> None:
+    """Measure a model's accuracy and length with a run's evaluation section and servers."""
+    from egrc_mega.config.load import load_config
+    from egrc_mega.training.standalone import evaluate_model
+
+    evaluate_model(model, load_config(config, overrides or []).config, out)

@@ -1,0 +1,50 @@
+"""Starts a run on this machine: in this process, or under torchrun for several."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from egrc_mega.config.check import check as check_config
+from egrc_mega.config.load import load_config
+from egrc_mega.run_folder import check as check_folder
+from egrc_mega.run_folder import move_aside
+
+
+def launch(config_file: Path, overrides: Sequence[str], *, resume: bool, fresh: bool, num_processes: int) -> int:
+    """Check everything that can be checked, then run; returns the exit code.
+
+    Raises:
+        EgrcError: nothing has been started or written yet.
+    """
+    config = load_config(config_file, overrides).config
+    check_config(config, num_processes)
+    if fresh and (aside := move_aside(config.run.dir)):
+        print(f"the earlier run is now {aside}", flush=True)
+    check_folder(config.run.dir, resume=resume)
+    if num_processes > 1:
+        return _run_torchrun(config_file, overrides, resume, num_processes)
+    from egrc_mega.train import train
+
+    train(config, resume=resume)
+    return 0
+
+
+def _run_torchrun(config_file: Path, overrides: Sequence[str], resume: bool, num_processes: int) -> int:
+    # -P and an absolute path: the working directory must not shadow installed packages
+    command = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--max-restarts", "0"]
+    command += ["--nproc-per-node", str(num_processes), "-m", "egrc_mega.train", "--config", str(config_file.resolve())]
+    command += [part for override in overrides for part in ("--set", override)]
+    command += ["--resume"] if resume else []
+    environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "PYTHONSAFEPATH": "1"}
+    process = subprocess.Popen(command, env=environment)
+
+    def forward(number: int, _frame: FrameType | None) -> None:
+        process.send_signal(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, forward)
+    return process.wait()

@@ -1,0 +1,27 @@
+"""Measures a model folder without training it."""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+from egrc_mega.config.schema import Config
+from egrc_mega.evaluation.store import read_table
+from egrc_mega.run_folder import RunFolder
+from egrc_mega.training.coordinator import Coordinator
+
+
+def evaluate_model(model: Path, config: Config, out: Path) -> None:
+    """Start the configuration's servers on `model`, measure it, write `evaluation.json` into `out` and print the rows.
+
+    Raises:
+        EgrcError: the model, the data or a server cannot be used.
+    """
+    section = config.model.model_copy(update={"path": model})
+    config = config.model_copy(update={"model": section})
+    with ExitStack() as stack:
+        folder = stack.enter_context(RunFolder.claim(out, resume=False))
+        Coordinator(config, folder, stack).evaluate("base")
+    for point in read_table(out)["points"]:
+        accuracy = "-" if point["accuracy"] is None else f"{point['accuracy']:.3f}"
+        print(
+            f"T {point['temperature']:g}: accuracy {accuracy}, mean length {point['mean_length']:.1f}, n {point['n']}"
+        )

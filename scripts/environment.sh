@@ -1,0 +1,49 @@
+# Sourced by quickstart.sh and test.sh: makes .venv in the repository's root with the pinned versions, once.
+# Usage: . scripts/environment.sh; ensure_environment
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+venv="$root/.venv"
+torch_version="2.13.0"
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+
+say() { printf '\n== %s\n' "$*"; }
+
+find_python() {
+    local candidate
+    for candidate in "${PYTHON:-}" python3.12 python3.11 python3 python3.13; do
+        if [ -n "$candidate" ] && "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    echo "egrc: error: Python 3.11 or newer is needed; install it, or name it with PYTHON=/path/to/python" >&2
+    exit 1
+}
+
+install_torch() {
+    # Without an NVIDIA GPU the CPU wheel saves gigabytes. It can be had where an index or a find-links folder offers
+    # it: set PIP_EXTRA_INDEX_URL to PyTorch's CPU wheel index if pip does not know one.
+    if ! command -v nvidia-smi >/dev/null; then
+        say "Installing torch $torch_version for the CPU"
+        if "$venv/bin/pip" install --quiet "torch==$torch_version+cpu" 2>/dev/null; then return; fi
+        echo "no CPU wheel is on offer; taking the default one"
+    fi
+    say "Installing torch $torch_version"
+    "$venv/bin/pip" install --quiet --constraint "$root/scripts/constraints.txt" "torch==$torch_version"
+}
+
+ensure_environment() {
+    local stamp="$venv/.installed" wanted python
+    wanted="$(cat "$root/scripts/constraints.txt" "$root/scripts/environment.sh" "$root/setup.py" "$root/pyproject.toml" | cksum) $root"
+    if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
+        say "Environment $venv is up to date"
+        return
+    fi
+    python="$(find_python)"
+    say "Making the environment $venv with $("$python" --version)"
+    "$python" -m venv "$venv"
+    install_torch
+    say "Installing egrc_mega and its other dependencies (pins: scripts/constraints.txt)"
+    "$venv/bin/pip" install --quiet --constraint "$root/scripts/constraints.txt" --editable "$root[dev]"
+    echo "$wanted" >"$stamp"
+}

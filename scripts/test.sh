@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Installs egrc_mega and runs linters, the type checker and the tests.
+# Usage: bash scripts/test.sh [--install-only] [--full] [options of pytest]
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+arguments=()
+install_only=false
+for argument in "$@"; do
+    if [ "$argument" = --install-only ]; then install_only=true; else arguments+=("$argument"); fi
+done
+
+ensure_environment
+if $install_only; then exit 0; fi
+cd "$root"
+say "Lint"
+"$venv/bin/ruff" check .
+"$venv/bin/ruff" format --check .
+say "Types"
+"$venv/bin/mypy"
+say "Tests"
+"$venv/bin/python" -P -m pytest ${arguments[@]+"${arguments[@]}"}
