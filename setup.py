@@ -1,12 +1,16 @@
 """Packaging. `kernels/` is a plain folder, never a package: see CONTRIBUTING, "The kernels folder"."""
 
+from pathlib import Path
+
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 setup(
     name="egrc-mega",
     version="0.1.0",
     description="Megatron-style RL training that makes reasoning models think shorter without losing accuracy",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],

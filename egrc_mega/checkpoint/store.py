@@ -8,12 +8,14 @@ takes the newest step whose manifest verifies; one that is torn or altered is pa
 import hashlib
 import json
 import os
+import queue
 import shutil
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.strategies import filesystem_async
 
 from egrc_mega.errors import CheckpointError
 
@@ -50,7 +52,7 @@ class CheckpointStore:
             shutil.rmtree(final, ignore_errors=True)
             partial.mkdir(parents=True)
         dist.barrier()
-        dist_checkpointing.save(policy.sharded_state(is_loading=False), str(partial))
+        _write_shards(policy.sharded_state(is_loading=False), partial)
         if dist.get_rank() == 0:
             (partial / STATE).write_text(json.dumps(state | {"step": step}))
             _write_manifest(partial)
@@ -74,6 +76,14 @@ class CheckpointStore:
             shutil.rmtree(old)
 
 
+def _write_shards(state: dict[str, Any], folder: Path) -> None:
+    """megatron's synchronous save (collective)."""
+    # megatron would start a manager process for this queue, which outlives a killed trainer and costs two seconds; a
+    # synchronous save fills and empties the queue in this very process
+    filesystem_async._results_queue = queue.Queue()
+    dist_checkpointing.save(state, str(folder))
+
+
 def load(path: Path, policy: Stateful) -> dict[str, Any]:
     """Load a verified step into the policy (collective) and return its small state."""
     loaded = dist_checkpointing.load(policy.sharded_state(is_loading=True), str(path))
@@ -83,7 +93,7 @@ def load(path: Path, policy: Stateful) -> dict[str, Any]:
 
 def save_model(folder: Path, policy: Stateful) -> None:
     """Write the weights alone into an empty folder, in megatron's sharded format (collective)."""
-    dist_checkpointing.save({"model": policy.sharded_model()}, str(folder))
+    _write_shards({"model": policy.sharded_model()}, folder)
 
 
 def load_model(path: Path, policy: Stateful) -> None:

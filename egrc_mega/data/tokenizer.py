@@ -8,8 +8,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from egrc_mega.errors import ModelError
 
+Tokenizer = PreTrainedTokenizerBase
 
-def load_tokenizer(model_path: Path) -> PreTrainedTokenizerBase:
+
+def load_tokenizer(model_path: Path) -> Tokenizer:
     """The tokenizer of a local folder; no code of the folder is run.
 
     Raises:
@@ -25,7 +27,7 @@ def load_tokenizer(model_path: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def stop_token_ids(tokenizer: PreTrainedTokenizerBase, model_path: Path) -> tuple[int, ...]:
+def stop_token_ids(tokenizer: Tokenizer, model_path: Path) -> tuple[int, ...]:
     """End-of-sequence ids of the tokenizer and of generation_config.json, ascending.
 
     Raises:
@@ -38,7 +40,7 @@ def stop_token_ids(tokenizer: PreTrainedTokenizerBase, model_path: Path) -> tupl
     return ids
 
 
-def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model_path: Path) -> None:
+def check_vocabulary(tokenizer: Tokenizer, model_path: Path) -> None:
     """Refuse a tokenizer with ids that the model has no row for: such an id would kill a server.
 
     Raises:

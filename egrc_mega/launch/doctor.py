@@ -63,7 +63,7 @@ def diagnose() -> int:
 def _verdict(package: Package, found: str | None) -> str:
     if found is None:
         return "missing" if package.required else "absent"
-    if package.name == "apex" and "nvidia" not in (metadata("apex").get("Home-page") or "").lower():
+    if package.name == "apex" and "nvidia" not in str(metadata("apex")).lower():
         return "another project of that name"
     in_range = package.required is None or SpecifierSet(package.required).contains(found, prereleases=True)
     return "ok" if in_range else "out of range"

@@ -5,25 +5,18 @@ probability. The policy cannot learn the error away, because those tokens are no
 """
 
 import random
-from typing import Protocol
+
+from transformers import PreTrainedTokenizerBase
 
 from egrc_mega.miniature.task import MARKS, apply
-
-
-class Vocabulary(Protocol):
-    """What is needed of a tokenizer."""
-
-    def convert_ids_to_tokens(self, ids: list[int]) -> list[str]: ...
-
-    def convert_tokens_to_ids(self, token: str) -> int: ...
 
 
 class NoisyArithmetic:
     """Writes a wrong digit after `=`; a pure function of the text so far and the generator."""
 
-    def __init__(self, tokenizer: Vocabulary, probability: float) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, probability: float) -> None:
         self.tokenizer, self.probability = tokenizer, probability
-        self.stop_token_ids = (tokenizer.convert_tokens_to_ids(" ="),)
+        self.stop_token_ids: tuple[int, ...] = tuple(tokenizer.encode(" =", add_special_tokens=False))
 
     def write(self, prompt_ids: tuple[int, ...], output_ids: tuple[int, ...], rng: random.Random) -> list[int]:
         """Token ids to append: one wrong digit, or nothing."""
@@ -35,12 +28,14 @@ class NoisyArithmetic:
         value = _evaluate(current)
         if value is None or not marks or marks <= seen or rng.random() >= self.probability:
             return []
-        return [self.tokenizer.convert_tokens_to_ids(f" {(value + rng.randint(1, 9)) % 10}")]
+        wrong = (value + rng.randint(1, 9)) % 10
+        return list(self.tokenizer.encode(f" {wrong}", add_special_tokens=False))
 
 
 def _segments(tokens: list[str]) -> list[list[str]]:
     """The expressions before each `=`: what stands between it and the `;` before."""
-    segments, current = [], []
+    segments: list[list[str]] = []
+    current: list[str] = []
     for token in tokens:
         if token == "=":
             segments.append(current)

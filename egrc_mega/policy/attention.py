@@ -51,6 +51,6 @@ class PackedAttention(torch.nn.Module):
 def _causal_attention(
     query_SND: torch.Tensor, key_SGD: torch.Tensor, value_SGD: torch.Tensor, scale: float | None
 ) -> torch.Tensor:
-    heads_first = (x.transpose(0, 1).unsqueeze(0) for x in (query_SND, key_SGD, value_SGD))
-    output_1NSD = F.scaled_dot_product_attention(*heads_first, is_causal=True, scale=scale, enable_gqa=True)
+    query, key, value = (x.transpose(0, 1).unsqueeze(0) for x in (query_SND, key_SGD, value_SGD))
+    output_1NSD = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
     return output_1NSD[0].transpose(0, 1)

@@ -85,5 +85,5 @@ def install() -> None:
     for name in MODULES:
         importlib.import_module(name).torch = stand_in  # type: ignore[attr-defined]
     # models/common/language_module/language_module.py: tied embeddings of two pipeline stages
-    torch.Tensor.cuda = lambda self, *_args, **_kwargs: self  # type: ignore[method-assign,assignment]
-    torch.Tensor.type = _with_cuda_names(torch.Tensor.type)  # type: ignore[method-assign,assignment]
+    torch.Tensor.cuda = lambda self, *_args, **_kwargs: self  # type: ignore[method-assign]
+    torch.Tensor.type = _with_cuda_names(torch.Tensor.type)  # type: ignore[method-assign]

@@ -185,10 +185,10 @@ class Policy:
     ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
         logits_RV = logits_1TV[0, batch.rows_R]
         group = parallel_state.get_tensor_model_parallel_group() if self.config.tensor_model_parallel_size > 1 else None
-        vocab = {"vocab_size": self.architecture.vocab_size, "group": group}
-        logprob_R, entropy_rollout_R = logprob_entropy(logits_RV, batch.targets_R, temperature=temperature, **vocab)
+        at = partial(logprob_entropy, logits_RV, batch.targets_R, vocab_size=self.architecture.vocab_size, group=group)
+        logprob_R, entropy_rollout_R = at(temperature=temperature)
         with torch.no_grad():
-            _logprob, entropy_R = logprob_entropy(logits_RV, batch.targets_R, **vocab)
+            _logprob, entropy_R = at(temperature=1.0)
         scalar = policy_loss(logprob_R, batch.old_logprobs_R, batch.coefficients_R, loss)
         collected[0] += scalar.detach()
         flat = collected[1:].view(3, num_outputs)

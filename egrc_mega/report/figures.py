@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 
 COLOURS = ("#2f6fde", "#d1662c", "#2a9d6f", "#9257c9")
 GREY = "#8a8f98"
-STYLE = {"svg.fonttype": "path", "svg.hashsalt": "egrc_mega", "font.size": 9, "axes.edgecolor": GREY}
+STYLE: Any = {"svg.fonttype": "path", "svg.hashsalt": "egrc_mega", "font.size": 9, "axes.edgecolor": GREY}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def _draw(curve: Curve, steps: Sequence[dict[str, Any]]) -> str:
 
 
 def _decorate(axes: Axes, curve: Curve, steps: Sequence[dict[str, Any]]) -> None:
-    axes.set_ylim((0, 1.02) if curve.is_share else (0, None))
+    axes.set_ylim(bottom=0, top=1.02 if curve.is_share else None)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=GREY)
     axes.grid(color=GREY, alpha=0.18, linewidth=0.6)

@@ -47,7 +47,8 @@ def first_update(model_path: Path, megatron: dict[str, Any], budget: int, out: P
         result["logprobs"] = stats.logprobs
         result["entropies"] = stats.entropies
         _complete_sharded_gradients(policy)
-        gradients = {name: parameter.main_grad for name, parameter in local_parameters(policy.gpt).items()}
+        parameters: dict[str, Any] = dict(local_parameters(policy.gpt))
+        gradients = {name: parameter.main_grad for name, parameter in parameters.items()}
         for name, gradient in gather_hf(gradients, policy.architecture):
             result[f"grad/{name}"] = gradient.clone()
 

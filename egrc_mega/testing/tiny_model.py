@@ -21,7 +21,7 @@ def write_tiny_qwen2(folder: Path, *, seed: int = 0, dtype: torch.dtype = torch.
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
     }
     generator = torch.Generator().manual_seed(seed)
-    model = Qwen2ForCausalLM(Qwen2Config(**(sizes | overrides)))
+    model: Any = Qwen2ForCausalLM(Qwen2Config(**(sizes | overrides)))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 from egrc_mega.config.schema import Config, EnvironmentSection
 from egrc_mega.data.prompts import PromptSource, load_prompts
-from egrc_mega.data.tokenizer import check_vocabulary, load_tokenizer, stop_token_ids
+from egrc_mega.data.tokenizer import Tokenizer, check_vocabulary, load_tokenizer, stop_token_ids
 from egrc_mega.evaluation.runner import evaluate
 from egrc_mega.evaluation.store import add_points, has_stage
 from egrc_mega.grading.extract import extract_answer, is_well_formed
@@ -61,7 +61,7 @@ class Coordinator:
 
     def judge(self, pairs: Sequence[tuple[Prompt, Completion]]) -> list[Sample]:
         """Decode and grade completions, in order."""
-        texts = [self.tokenizer.decode(completion.output_ids) for _prompt, completion in pairs]
+        texts = [str(self.tokenizer.decode(list(completion.output_ids))) for _prompt, completion in pairs]
         answers = [extract_answer(text) for text in texts]
         golds = [prompt.answer for prompt, _completion in pairs]
         grades = self.graders.grade(list(zip(answers, golds, strict=True)))
@@ -86,7 +86,7 @@ class Coordinator:
         return True
 
 
-def build_environment(section: EnvironmentSection | None, tokenizer: object) -> Environment | None:
+def build_environment(section: EnvironmentSection | None, tokenizer: Tokenizer) -> Environment | None:
     """The environment of a configuration, or None when the policy writes every token."""
     if section is None:
         return None

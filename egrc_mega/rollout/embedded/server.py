@@ -251,9 +251,9 @@ def _reply(value: Any, status: int = 200) -> web.Response:
 
 
 @web.middleware
-async def _errors_as_sglang(http: web.Request, handler: Handler) -> web.StreamResponse:
+async def _errors_as_sglang(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
-        return await handler(http)
+        return await handler(request)
     except web.HTTPNotFound:
         return _reply({"detail": "Not Found"}, status=404)
     except web.HTTPMethodNotAllowed:

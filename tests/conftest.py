@@ -1,0 +1,47 @@
+"""Options, and resources that many tests share."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# measured: faster than two on small machines, and bitwise stable; before torch is imported
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+ROOT = Path(__file__).parent.parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="also run the long loops")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--full"):
+        skip = pytest.mark.skip(reason="long loop: run with --full")
+        for item in items:
+            if "full" in item.keywords:
+                item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def base_model() -> Path:
+    """The miniature's base model, as shipped."""
+    return ROOT / "egrc_mega" / "miniature" / "assets" / "base"
+
+
+@pytest.fixture(scope="session")
+def world_of_one() -> Iterator[None]:
+    """Process groups for this process alone."""
+    from egrc_mega.config.schema import MegatronSection
+    from egrc_mega.policy import distributed
+
+    distributed.initialize(MegatronSection(), timeout_s=60)
+    yield
+    distributed.finalize()

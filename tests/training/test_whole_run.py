@@ -1,0 +1,171 @@
+"""Short but whole runs of the command line: a kill, a resume, requests in another order, two ranks.
+
+Not covered: quality of the trained model (the quickstart's table is), several machines.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import orjson
+import pytest
+from safetensors.torch import load_file
+
+SMALL = (
+    "rollout.prompts_per_step=4",
+    "stages.compress.steps=3",
+    "stages.explore.steps=3",
+    "stages.compress.rollout.n=4",
+    "stages.explore.rollout.n=4",
+    "stages.explore.rollout.temperature=0.7",
+    "checkpoint.every=2",
+    "evaluation.num_problems=8",
+    "evaluation.max_new_tokens=60",
+    "grading.num_workers=1",
+)
+
+
+def start(root: Path, run_dir: Path, *extra: str, faults: str = "", overrides: tuple[str, ...] = ()) -> subprocess.Popen:
+    command = [sys.executable, "-P", "-m", "egrc_mega.cli.main", "train", "-c", str(root / "configs/quickstart.yaml")]
+    for override in (*SMALL, f"run.dir={run_dir}", *overrides):
+        command += ["--set", override]
+    environment = os.environ | {"EGRC_FAULTS": faults}
+    return subprocess.Popen(
+        [*command, *extra], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(process: subprocess.Popen, expected: int = 0) -> str:
+    output, _ = process.communicate(timeout=150)
+    assert process.returncode == expected, output
+    return output
+
+
+@pytest.fixture(scope="module")
+def runs(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Four runs of the same seed, two at a time: undisturbed, shuffled, killed and resumed, on two ranks."""
+    base = tmp_path_factory.mktemp("runs")
+    folders = {name: base / name for name in ("undisturbed", "shuffled", "killed", "tp2")}
+    first = start(root, folders["undisturbed"])
+    # between the update of step 4 and its checkpoint: step 3 closed the stage and is committed
+    second = start(root, folders["killed"], faults="train.before_commit@4")
+    finish(first)
+    finish(second, expected=-signal.SIGKILL)
+    third = start(root, folders["shuffled"], faults="rollout.shuffle_requests")
+    fourth = start(root, folders["killed"], "--resume")
+    finish(third)
+    finish(fourth)
+    overrides = ("megatron.tensor_model_parallel_size=2",)
+    finish(start(root, folders["tp2"], "--nproc-per-node", "2", overrides=overrides))
+    return folders
+
+
+def events(run: Path, kind: str) -> list[dict]:
+    lines = (run / "metrics.jsonl").read_bytes().splitlines()
+    return [event for event in map(orjson.loads, lines) if event["kind"] == kind]
+
+
+def assert_same_weights(a: Path, b: Path) -> None:
+    left, right = (load_file(run / "export" / "model.safetensors") for run in (a, b))
+    assert left.keys() == right.keys()
+    different = [name for name in left if left[name].numpy().tobytes() != right[name].numpy().tobytes()]
+    assert different == []
+
+
+def test_a_killed_and_resumed_run_ends_with_bitwise_equal_weights(runs: dict[str, Path]) -> None:
+    assert [event["step"] for event in events(runs["killed"], "step")] == [1, 2, 3, 4, 4, 5, 6]
+    assert len(events(runs["killed"], "resume")) == 1
+    assert_same_weights(runs["killed"], runs["undisturbed"])
+
+
+def test_the_order_of_the_requests_does_not_matter(runs: dict[str, Path]) -> None:
+    assert_same_weights(runs["shuffled"], runs["undisturbed"])
+
+
+def test_training_changes_the_weights(runs: dict[str, Path], base_model: Path) -> None:
+    before = load_file(base_model / "model.safetensors")
+    after = load_file(runs["undisturbed"] / "export" / "model.safetensors")
+    assert all(float((before[name] - after[name]).abs().max()) > 0 for name in before)
+
+
+def test_server_and_trainer_agree_on_every_log_prob(runs: dict[str, Path]) -> None:
+    steps = events(runs["undisturbed"], "step")
+    assert {step["temperature"] for step in steps} == {1.0, 0.7}
+    for step in steps:
+        assert 0 < step["logprob_diff_max"] <= 1e-4
+        assert step["logprob_diff_mean"] <= step["logprob_diff_max"]
+
+
+def test_two_tensor_parallel_ranks_roll_out_the_same_first_batch(runs: dict[str, Path]) -> None:
+    alone, split = (events(runs[name], "step")[0] for name in ("undisturbed", "tp2"))
+    for field in ("reward", "accuracy", "length", "kept", "truncated"):
+        assert split[field] == alone[field], field
+    for field in ("loss", "grad_norm", "entropy", "entropy_rollout"):
+        assert split[field] == pytest.approx(alone[field], rel=1e-5), field
+
+
+def test_every_stage_is_measured_at_every_temperature(runs: dict[str, Path]) -> None:
+    points = orjson.loads((runs["undisturbed"] / "evaluation.json").read_bytes())["points"]
+    rows = [(point["stage"], point["temperature"]) for point in points]
+    assert rows == [(stage, t) for stage in ("base", "compress", "explore") for t in (0.6, 1.0)]
+    for point in points:
+        assert point["n"] == 8
+        assert point["accuracy_ci"][0] <= point["accuracy"] <= point["accuracy_ci"][1]
+        assert 0 < point["mean_length"] <= 60
+
+
+def test_an_interrupted_run_measures_each_point_once(runs: dict[str, Path]) -> None:
+    assert [event["point"] for event in events(runs["killed"], "evaluation")] == ["base", "compress", "explore"]
+
+
+def test_the_export_loads_with_transformers_and_generates(runs: dict[str, Path]) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    export = runs["undisturbed"] / "export"
+    tokenizer = AutoTokenizer.from_pretrained(export)
+    model = AutoModelForCausalLM.from_pretrained(export)
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "9 a + 1 = ?"}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    output = model.generate(**ids, max_new_tokens=200, do_sample=False)
+    text = tokenizer.decode(output[0])
+    assert text.startswith("<bos> 9 a + 1 = ? <think>")
+    assert "</think>" in text
+
+
+def test_a_run_leaves_what_the_readme_promises(runs: dict[str, Path]) -> None:
+    for name in ("report.html", "metrics.jsonl", "config.yaml", "environment.json", "evaluation.json", "export"):
+        assert (runs["undisturbed"] / name).exists(), name
+    weights = list((runs["undisturbed"] / "weights").iterdir())
+    assert [path.name for path in weights] == ["v6"]
+    assert len(list((runs["undisturbed"] / "checkpoints").glob("step_*"))) == 2
+
+
+def test_a_second_run_in_the_same_folder_is_refused_and_harmless(runs: dict[str, Path], root: Path) -> None:
+    before = (runs["undisturbed"] / "metrics.jsonl").read_bytes()
+    output = finish(start(root, runs["undisturbed"]), expected=7)
+    assert output.splitlines()[-1].startswith("egrc: error: run.dir: ")
+    assert "--resume" in output
+    assert "--fresh" in output
+    assert (runs["undisturbed"] / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_killed_trainer_leaves_no_process_behind(root: Path, tmp_path: Path) -> None:
+    import psutil
+
+    process = start(root, tmp_path / "run")
+    log = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not (log.exists() and b'"evaluation"' in log.read_bytes()):
+        assert time.monotonic() < deadline, "the run did not reach its first evaluation"
+        assert process.poll() is None
+        time.sleep(0.1)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert any("egrc_mega.rollout.embedded" in child.cmdline() for child in children)
+    process.kill()
+    _gone, alive = psutil.wait_procs(children, timeout=10)
+    assert alive == [], [child.cmdline() for child in alive]
+    process.communicate(timeout=10)
