@@ -1,0 +1,74 @@
+"""The log-prob and entropy op against float64 autograd. Tensor parallelism is covered by the policy's layout tests."""
+
+import pytest
+import torch
+from egrc_kernels.logprob import logprob_entropy
+
+
+def reference(logits: torch.Tensor, targets: torch.Tensor, temperature: float, vocab_size: int):
+    logp = torch.log_softmax(logits.double()[:, :vocab_size] / temperature, dim=-1)
+    return logp.gather(1, targets[:, None])[:, 0], -(logp.exp() * logp.nan_to_num(neginf=0)).sum(-1)
+
+
+@pytest.mark.parametrize("temperature", [0.6, 1.0, 1.7])
+@pytest.mark.parametrize(("rows", "columns", "vocab_size"), [(1, 1, 1), (7, 41, 41), (33, 130, 127)])
+@pytest.mark.parametrize("scale", [1.0, 90.0])
+def test_values_and_gradient_match_float64(
+    rows: int, columns: int, vocab_size: int, temperature: float, scale: float
+) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    logits = (torch.randn(rows, columns, generator=generator) * scale).requires_grad_()
+    targets = torch.randint(vocab_size, (rows,), generator=generator)
+    weight = torch.randn(rows, generator=generator)
+    logprob, entropy = logprob_entropy(logits, targets, temperature=temperature, vocab_size=vocab_size)
+    (logprob * weight).sum().backward()
+    exact = logits.detach().double().requires_grad_()
+    exact_logprob, exact_entropy = reference(exact, targets, temperature, vocab_size)
+    (exact_logprob * weight).sum().backward()
+    torch.testing.assert_close(logprob.double(), exact_logprob, rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(entropy.double(), exact_entropy, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(logits.grad.double(), exact.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_padding_columns_take_no_part_whatever_they_hold() -> None:
+    logits = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([0, 1, 2, 3, 4])
+    first = logprob_entropy(logits, targets, vocab_size=6)
+    logits[:, 6:] = 1e4
+    padded = logits.requires_grad_()
+    second = logprob_entropy(padded, targets, vocab_size=6)
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
+    torch.testing.assert_close(second, logprob_entropy(logits[:, :6].contiguous(), targets))
+    second[0].sum().backward()
+    assert torch.equal(padded.grad[:, 6:], torch.zeros(5, 2))
+
+
+def test_bfloat16_logits_are_reduced_in_float32_and_get_a_bfloat16_gradient() -> None:
+    logits = torch.randn(4, 50, generator=torch.Generator().manual_seed(1)).bfloat16().requires_grad_()
+    targets = torch.tensor([3, 0, 49, 7])
+    logprob, entropy = logprob_entropy(logits, targets)
+    assert logprob.dtype == entropy.dtype == torch.float32
+    torch.testing.assert_close(logprob, reference(logits, targets, 1.0, 50)[0].float())
+    logprob.sum().backward()
+    assert logits.grad.dtype == torch.bfloat16
+
+
+def test_the_entropy_carries_no_gradient() -> None:
+    _logprob, entropy = logprob_entropy(torch.randn(2, 3, requires_grad=True), torch.tensor([0, 2]))
+    assert not entropy.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("logits", "targets", "temperature", "message"),
+    [
+        (torch.zeros(2, 3, 4), torch.zeros(2, dtype=torch.int64), 1.0, "must be"),
+        (torch.zeros(2, 3), torch.zeros(3, dtype=torch.int64), 1.0, "must be"),
+        (torch.zeros(2, 3, dtype=torch.float64), torch.zeros(2, dtype=torch.int64), 1.0, "float64"),
+        (torch.zeros(2, 3), torch.zeros(2, dtype=torch.int32), 1.0, "int64"),
+        (torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64), 0.0, "temperature"),
+    ],
+)
+def test_bad_input_is_refused_by_name(logits, targets, temperature: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        logprob_entropy(logits, targets, temperature=temperature)

@@ -1,0 +1,34 @@
+"""Length shaping, from the paper's section 3.3.3 and its ablations."""
+
+import math
+
+import pytest
+
+from egrc_mega.config.schema import ShapeSection
+from egrc_mega.methods.shaping import shaping
+
+
+@pytest.mark.parametrize("kind", ["exp", "linear", "cosine"])
+@pytest.mark.parametrize("r", [0.03, 0.1, 0.5])
+def test_every_shape_is_1_at_zero_and_r_at_the_clip_and_falls_in_between(kind: str, r: float) -> None:
+    f = shaping(ShapeSection(kind=kind, r=r), 72)
+    assert f(0) == pytest.approx(1.0)
+    assert f(72) == pytest.approx(r)
+    values = [f(length) for length in range(73)]
+    assert all(a > b for a, b in zip(values, values[1:], strict=False))
+
+
+def test_exp_has_the_published_rate() -> None:
+    f = shaping(ShapeSection(kind="exp", r=0.1), 4096)
+    assert f(1000) == pytest.approx(math.exp(math.log(0.1) / 4096 * 1000))
+    assert f(1000) == pytest.approx(0.570, abs=5e-4)
+
+
+def test_cosine_is_above_linear_is_above_exp_in_the_first_half() -> None:
+    at = {kind: shaping(ShapeSection(kind=kind, r=0.1), 4096)(1024) for kind in ("exp", "linear", "cosine")}
+    assert at == pytest.approx({"exp": 0.562, "linear": 0.775, "cosine": 0.868}, abs=5e-4)
+
+
+def test_none_is_flat_and_a_length_of_its_own_is_honoured() -> None:
+    assert shaping(ShapeSection(kind="none"), 72)(50) == 1.0
+    assert shaping(ShapeSection(kind="exp", r=0.1, len=36), 72)(36) == pytest.approx(0.1)
