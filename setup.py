@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from pathlib import Path
-
 from setuptools import find_packages, setup
 
 setup(

@@ -15,18 +15,20 @@ from egrc_mega.types import Prompt
 class PromptSource:
     """The training prompts, epoch after epoch."""
 
-    def __init__(self, section: DataSection, tokenizer: PreTrainedTokenizerBase, seed: int, quarantine: Path) -> None:
+    def __init__(
+        self, section: DataSection, tokenizer: PreTrainedTokenizerBase, seed: int, quarantine_path: Path
+    ) -> None:
         """Read the file.
 
         Raises:
             DataError: see `reader.read_problems`.
         """
         self.section, self.tokenizer, self.seed = section, tokenizer, seed
-        self.problems = read_problems(section.train, section, quarantine)
-        self._orders: dict[int, list[int]] = {}
+        self.problems = read_problems(section.train, section, quarantine_path)
+        self._latest: tuple[int, list[int]] = (-1, [])
 
     def take(self, position: int, count: int) -> list[Prompt]:
-        """Prompts number `position` to `position + count - 1` since the start of the run."""
+        """Prompts number `position` to `position + count - 1` since the start of the run, whatever was taken before."""
         return [self._prompt(*divmod(p, len(self.problems))) for p in range(position, position + count)]
 
     def _prompt(self, epoch: int, place: int) -> Prompt:
@@ -35,19 +37,23 @@ class PromptSource:
         return _render(problem, f"{self.section.train.name}:{problem.line}{suffix}", self.section, self.tokenizer)
 
     def _order(self, epoch: int) -> list[int]:
-        if epoch not in self._orders:
+        if self._latest[0] != epoch:
             order = list(range(len(self.problems)))
             if self.section.shuffle:
                 random.Random(derive_seed(self.seed, "epoch", epoch)).shuffle(order)
-            self._orders = {epoch: order}
-        return self._orders[epoch]
+            self._latest = (epoch, order)
+        return self._latest[1]
 
 
 def load_prompts(
-    path: Path, section: DataSection, tokenizer: PreTrainedTokenizerBase, limit: int, quarantine: Path
+    path: Path, section: DataSection, tokenizer: PreTrainedTokenizerBase, limit: int, quarantine_path: Path
 ) -> list[Prompt]:
-    """The first `limit` problems of a file in its order, as evaluation wants them."""
-    problems = read_problems(path, section, quarantine)[:limit]
+    """The first `limit` good problems of a file in its order (all of them when it has fewer), as evaluation wants them.
+
+    Raises:
+        DataError: see `reader.read_problems`.
+    """
+    problems = read_problems(path, section, quarantine_path)[:limit]
     return [_render(problem, f"{path.name}:{problem.line}", section, tokenizer) for problem in problems]
 
 

@@ -1,4 +1,4 @@
-"""Loads a model folder's tokenizer and says where responses stop."""
+"""Loads a model folder's tokenizer, checks it against the model, and says where responses stop."""
 
 import json
 from pathlib import Path
@@ -9,54 +9,76 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from egrc_mega.errors import ModelError
 
 Tokenizer = PreTrainedTokenizerBase
+"""What every function here means by a tokenizer."""
+
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model", "vocab.txt")
 
 
-def load_tokenizer(model_path: Path) -> Tokenizer:
+def load_tokenizer(model_path: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a local folder; no code of the folder is run.
 
     Raises:
-        ModelError: no tokenizer, or none with a chat template.
+        ModelError: no folder, no tokenizer in it, one that cannot be loaded, or one without a chat template.
     """
+    if not model_path.is_dir():
+        raise ModelError(f"model.path: {model_path} is not a folder; give a Hugging Face folder on this machine")
+    # without these transformers makes an empty tokenizer from config.json alone, and says nothing
+    if not any((model_path / name).is_file() for name in TOKENIZER_FILES):
+        raise ModelError(f"model.path: {model_path} holds no tokenizer; add its tokenizer.json")
     try:
         tokenizer = AutoTokenizer.from_pretrained(model_path, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"model.path: no tokenizer can be loaded from {model_path}: {reason}") from error
+    except Exception as error:  # tokenizers (Rust) raises plain Exception for a file it cannot parse
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelError(f"model.path: the tokenizer of {model_path} cannot be loaded: {reason[0]}") from error
     if not tokenizer.chat_template:
         raise ModelError(f"model.path: the tokenizer of {model_path} has no chat template; add chat_template.jinja")
     return tokenizer
 
 
-def stop_token_ids(tokenizer: Tokenizer, model_path: Path) -> tuple[int, ...]:
+def stop_token_ids(tokenizer: PreTrainedTokenizerBase, model_path: Path) -> tuple[int, ...]:
     """End-of-sequence ids of the tokenizer and of generation_config.json, ascending.
 
     Raises:
-        ModelError: neither names one.
+        ModelError: neither names one, or generation_config.json is not JSON.
     """
-    found = {tokenizer.eos_token_id, *_as_list(_read_json(model_path / "generation_config.json").get("eos_token_id"))}
+    path = model_path / "generation_config.json"
+    stated = _read_json(path).get("eos_token_id") if path.exists() else None
+    found = {tokenizer.eos_token_id, *(stated if isinstance(stated, list) else [stated])}
     ids = tuple(sorted(i for i in found if i is not None))
     if not ids:
-        raise ModelError(f"model.path: {model_path} names no eos token; set it in generation_config.json")
+        raise ModelError(f"model.path: {model_path} names no eos token; set eos_token_id in generation_config.json")
     return ids
 
 
-def check_vocabulary(tokenizer: Tokenizer, model_path: Path) -> None:
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model_path: Path) -> None:
     """Refuse a tokenizer with ids that the model has no row for: such an id would kill a server.
 
+    The other way round is usual: models are padded to a round number of rows.
+
     Raises:
-        ModelError: naming both sizes.
+        ModelError: naming both sizes; or config.json is missing, broken or without vocab_size.
     """
-    vocab_size = _read_json(model_path / "config.json").get("vocab_size", 0)
+    vocab_size = _read_json(model_path / "config.json").get("vocab_size")
+    if not isinstance(vocab_size, int):
+        raise ModelError(f"model.path: config.json of {model_path} states no vocab_size (found {vocab_size!r})")
     if len(tokenizer) > vocab_size:
         raise ModelError(
             f"model.path: the tokenizer of {model_path} has {len(tokenizer)} tokens, config.json says vocab_size = "
             f"{vocab_size}; the folder mixes two models"
         )
+    largest = max([*tokenizer.all_special_ids, *stop_token_ids(tokenizer, model_path)])
+    if largest >= vocab_size:
+        raise ModelError(
+            f"model.path: special token {largest} of {model_path} is beyond vocab_size = {vocab_size} of config.json; "
+            f"the folder mixes two models"
+        )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model.path: {path} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"model.path: {path} must hold a JSON object, found a {type(content).__name__}")
+    return content

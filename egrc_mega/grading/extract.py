@@ -1,36 +1,33 @@
 """Finds the final answer in a response: after the last `</think>`, the last balanced `\\boxed{...}`."""
 
+import re
+
 END_OF_THINKING = "</think>"
-BOX = "\\boxed{"
+# the look-behind keeps a long run of backslashes from being tried at each of its places
+TOKEN = re.compile(r"(?P<box>(?<!\\)\\+boxed\{)|(?P<escaped>\\.)|(?P<open>\{)|(?P<close>\})", re.DOTALL)
 
 
 def extract_answer(text: str) -> str | None:
-    """The content of the last balanced box after the last `</think>`, stripped; None when there is none."""
+    """The content of the last balanced box after the last `</think>`, stripped; None when there is none.
+
+    Of nested boxes the innermost is the last. Takes time linear in the text: a model that repeats `\\boxed{` until its
+    cap must not hold up the run.
+    """
     _thinking, found, conclusion = text.rpartition(END_OF_THINKING)
     if not found:
         return None
-    start = len(conclusion)
-    while (start := conclusion.rfind(BOX, 0, start)) != -1:
-        content = _balanced(conclusion, start + len(BOX))
-        if content is not None:
-            return content.strip()
-    return None
+    best: tuple[int, int] | None = None
+    open_braces: list[int | None] = []
+    for token in TOKEN.finditer(conclusion):
+        if token.lastgroup in ("box", "open"):
+            open_braces.append(token.end() if token.lastgroup == "box" else None)
+        elif token.lastgroup == "close" and open_braces:
+            start = open_braces.pop()
+            if start is not None and (best is None or start > best[0]):
+                best = (start, token.start())
+    return None if best is None else conclusion[slice(*best)].strip()
 
 
-def is_well_formed(text: str, is_finished: bool) -> bool:
-    """The format gate: ended by a stop token, exactly one `</think>`, a balanced box after it."""
-    return is_finished and text.count(END_OF_THINKING) == 1 and extract_answer(text) is not None
-
-
-def _balanced(text: str, start: int) -> str | None:
-    """Text from `start` to the brace that closes the one before it; escaped braces do not count."""
-    depth, i = 1, start
-    while i < len(text):
-        if text[i] == "\\":
-            i += 2
-            continue
-        depth += {"{": 1, "}": -1}.get(text[i], 0)
-        if depth == 0:
-            return text[start:i]
-        i += 1
-    return None
+def is_well_formed(text: str, finished: bool) -> bool:
+    """The format gate (methods 1.4g): `finished` by a stop token, exactly one `</think>`, a balanced box after it."""
+    return finished and text.count(END_OF_THINKING) == 1 and extract_answer(text) is not None

@@ -1,7 +1,8 @@
 """The miniature's tokenizer: forty words, saved so that `AutoTokenizer` loads it like any Qwen2 tokenizer.
 
 Transformers makes a byte-level Qwen2Tokenizer of every folder whose model is a Qwen2, so the words are added tokens of
-one. Each carries its leading space (as in byte-level vocabularies), so that decoding gives readable text.
+one. Each carries its leading space (as in byte-level vocabularies), so that decoding gives readable text. Any other
+text vanishes: such a tokenizer never gives `<unk>`, which only fills the last place.
 """
 
 from pathlib import Path

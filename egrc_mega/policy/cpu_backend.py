@@ -9,6 +9,7 @@ megatron calls on tensors.
 import functools
 import importlib
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ MODULES = {
     "megatron.core.pipeline_parallel.schedules": 'token counts in torch.zeros(..., device="cuda")',
     "megatron.core.tensor_parallel.layers": "all-gather buffers on torch.cuda.current_device()",
     "megatron.core.tensor_parallel.mappings": "all-gather buffers on torch.cuda.current_device()",
+    "megatron.core.tensor_parallel.random": "the random state that activation recomputation keeps",
     "megatron.core.utils": "the stand-in of the fused norm answers on cuda",
 }
 """Megatron file -> what in it says "cuda"."""
@@ -37,6 +39,7 @@ class _CudaOnCpu:
 
     current_device = staticmethod(lambda: CPU)
     synchronize = staticmethod(lambda device=None: None)
+    random = SimpleNamespace(get_rng_state=lambda device=None: torch.get_rng_state())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(torch.cuda, name)

@@ -1,6 +1,7 @@
 """Length shaping, from the paper's section 3.3.3 and its ablations."""
 
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -15,7 +16,7 @@ def test_every_shape_is_1_at_zero_and_r_at_the_clip_and_falls_in_between(kind: s
     assert f(0) == pytest.approx(1.0)
     assert f(72) == pytest.approx(r)
     values = [f(length) for length in range(73)]
-    assert all(a > b for a, b in zip(values, values[1:], strict=False))
+    assert all(a > b for a, b in pairwise(values))
 
 
 def test_exp_has_the_published_rate() -> None:

@@ -1,6 +1,6 @@
 """EGRC's loss and gradient, from graded groups to d loss / d logits, against float64 written straight from the paper.
 
-The reference below knows nothing of batches, weights or masks as the product has them: it loops over responses and tokens.
+The reference knows nothing of batches or token weights as the product has them: it loops over responses and tokens.
 """
 
 import math

@@ -28,7 +28,9 @@ SMALL = (
 )
 
 
-def start(root: Path, run_dir: Path, *extra: str, faults: str = "", overrides: tuple[str, ...] = ()) -> subprocess.Popen:
+def start(
+    root: Path, run_dir: Path, *extra: str, faults: str = "", overrides: tuple[str, ...] = ()
+) -> subprocess.Popen:
     command = [sys.executable, "-P", "-m", "egrc_mega.cli.main", "train", "-c", str(root / "configs/quickstart.yaml")]
     for override in (*SMALL, f"run.dir={run_dir}", *overrides):
         command += ["--set", override]

@@ -1,0 +1,153 @@
+"""Checkpoints: bitwise on reload, never torn, altered ones passed over, old ones pruned.
+
+Not covered: loading under another parallel layout, which is megatron-core's own promise.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from egrc_mega.checkpoint.store import CheckpointStore, load, load_model, read_state, save_model, verify
+from egrc_mega.config.schema import LossSection, MegatronSection, PolicySection
+from egrc_mega.errors import CheckpointError
+from egrc_mega.policy.engine import Policy
+from egrc_mega.testing.policy_worker import ragged_samples
+from egrc_mega.testing.tiny_model import write_tiny_qwen2
+
+pytestmark = pytest.mark.usefixtures("world_of_one")
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_qwen2(tmp_path_factory.mktemp("model"))
+
+
+def build(model_path: Path, **megatron: object) -> Policy:
+    return Policy(model_path, MegatronSection(**megatron), PolicySection())
+
+
+def step(policy: Policy) -> None:
+    policy.update(ragged_samples(), 1.0, LossSection(), lr=1e-3)
+
+
+def weights(policy: Policy) -> dict[str, bytes]:
+    return {name: tensor.float().numpy().tobytes() for name, tensor in policy.export_hf()}
+
+
+@pytest.fixture(scope="module")
+def saved(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
+    """A committed step after two updates, and the weights after two more."""
+    store = CheckpointStore(tmp_path_factory.mktemp("run") / "checkpoints", keep=2)
+    policy = build(model_path)
+    for _ in range(2):
+        step(policy)
+    store.save(2, policy, {"seed": 7, "stage": "compress"})
+    for _ in range(2):
+        step(policy)
+    return store.folder / "step_000002", weights(policy)
+
+
+def copy_of(folder: Path, target: Path) -> Path:
+    target.mkdir(parents=True)
+    for file in folder.iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+    return target
+
+
+def test_a_reloaded_policy_goes_on_bitwise(saved: tuple[Path, dict[str, bytes]], model_path: Path) -> None:
+    path, expected = saved
+    policy = build(model_path)
+    assert load(path, policy) == {"seed": 7, "stage": "compress", "step": 2}
+    for _ in range(2):
+        step(policy)
+    assert weights(policy) == expected
+
+
+def test_a_checkpoint_does_not_depend_on_the_distributed_optimizer_being_sharded_alike(
+    saved: tuple[Path, dict[str, bytes]], model_path: Path
+) -> None:
+    path, _expected = saved
+    first, second = build(model_path), build(model_path)
+    load_model(path, first)
+    load(path, second)
+    assert weights(first) == weights(second)
+
+
+def test_a_committed_step_verifies(saved: tuple[Path, dict[str, bytes]]) -> None:
+    assert verify(saved[0]) is None
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "empty"])
+def test_every_damage_to_every_file_is_found_and_the_file_is_named(
+    saved: tuple[Path, dict[str, bytes]], tmp_path: Path, damage: str
+) -> None:
+    names = [file.name for file in saved[0].iterdir()]
+    assert {"manifest.json", "state.json", ".metadata", "common.pt"} <= set(names)
+    for name in names:
+        folder = copy_of(saved[0], tmp_path / name.strip("."))
+        file, data = folder / name, (folder / name).read_bytes()
+        if damage == "flip":
+            file.write_bytes(data[:-3] + bytes([data[-3] ^ 1]) + data[-2:])
+        elif damage == "truncate":
+            file.write_bytes(data[:-1])
+        elif damage == "empty":
+            file.write_bytes(b"")
+        else:
+            file.unlink()
+        problem = verify(folder)
+        # a manifest that was altered cannot name itself: it names a file that no longer fits it
+        assert problem is not None, name
+        assert name in problem or name == "manifest.json"
+
+
+def test_resume_passes_over_a_damaged_step_and_a_torn_one(
+    saved: tuple[Path, dict[str, bytes]], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    store = CheckpointStore(tmp_path / "checkpoints", keep=2)
+    good = copy_of(saved[0], store.folder / "step_000002")
+    bad = copy_of(saved[0], store.folder / "step_000004")
+    copy_of(saved[0], store.folder / "step_000006.tmp")
+    (bad / "common.pt").write_bytes(b"x")
+    assert store.newest() == good
+    assert f"{bad} is passed over: common.pt differs" in capsys.readouterr().out
+
+
+def test_without_a_checkpoint_there_is_no_newest(tmp_path: Path) -> None:
+    assert CheckpointStore(tmp_path / "none", keep=1).newest() is None
+
+
+def test_only_the_newest_steps_are_kept(model_path: Path, tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "checkpoints", keep=2)
+    policy = build(model_path)
+    for number in (1, 2, 3):
+        store.save(number, policy, {})
+    assert sorted(path.name for path in store.folder.iterdir()) == ["latest", "step_000002", "step_000003"]
+    assert (store.folder / "latest").read_text() == "step_000003"
+
+
+def test_weights_alone_round_trip(model_path: Path, tmp_path: Path) -> None:
+    policy = build(model_path)
+    step(policy)
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    save_model(folder, policy)
+    other = build(model_path)
+    load_model(folder, other)
+    assert weights(other) == weights(policy)
+
+
+def test_the_plain_optimizer_reloads_bitwise_too(model_path: Path, tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "checkpoints", keep=1)
+    policy = build(model_path, use_distributed_optimizer=False)
+    step(policy)
+    store.save(1, policy, {})
+    step(policy)
+    again = build(model_path, use_distributed_optimizer=False)
+    load(store.folder / "step_000001", again)
+    step(again)
+    assert weights(again) == weights(policy)
+
+
+def test_a_folder_that_is_no_step_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"state\.json"):
+        read_state(tmp_path)
