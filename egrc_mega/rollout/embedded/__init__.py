@@ -7,6 +7,6 @@ Optional in SGLang and absent here (404): /update_weights_from_tensor and _from_
     /release_memory_occupation, /weights_checker, the OpenAI routes. Streaming and n > 1 are refused with 400.
 
 Tokens and log-probs are a pure function of weights, prompt, seed and sampling parameters: a row's logits do not depend
-on its company (static batches of at least 16 rows, prompts left-padded to fixed widths, one thread), and every request
-draws from a generator of its own.
+on its company (static batches of a multiple of 16 rows, prompts left-padded to fixed widths, one thread), and every
+request draws from a generator of its own.
 """

@@ -66,7 +66,9 @@ def _bind(host: str, port: int) -> socket.socket:
 
 
 def _exit_at_end_of_stdin() -> None:
-    sys.stdin.buffer.read()
+    # not sys.stdin: its lock, held here, would abort the interpreter's own end
+    while os.read(0, 4096):
+        pass
     os._exit(0)
 
 

@@ -11,8 +11,9 @@ from transformers import DynamicCache, PreTrainedModel
 
 from egrc_mega.rollout.embedded.sampling import SamplingParams, draw
 
-MIN_ROWS = 16
-"""Measured: with one thread a row's logits are bitwise the same in any batch of at least this many rows."""
+ROWS = 16
+"""Batches are filled up to a multiple of this. Measured with one thread: a row's logits are then bitwise the same in
+any batch, while in batches of odd sizes the remainder of a matrix product is summed in another order."""
 WIDTH = 32
 """Prompts are left-padded to a multiple of this: another padding would change the last bits of a row's logits."""
 HIDDEN = torch.finfo(torch.float32).min
@@ -64,7 +65,7 @@ class Batch:
 
     def __init__(self, model: PreTrainedModel, requests: list[Request]) -> None:
         self.model, self.rows = model, requests
-        num_rows, width = max(MIN_ROWS, len(requests)), requests[0].width
+        num_rows, width = _filled(len(requests)), requests[0].width
         ids_BT = torch.zeros(num_rows, width, dtype=torch.long)
         lengths = []
         for i, request in enumerate(requests):
@@ -107,7 +108,7 @@ class Batch:
     def _compact(self, tokens_B1: torch.Tensor) -> torch.Tensor:
         """Drop finished rows once they are a quarter of the batch."""
         live = [i for i, request in enumerate(self.rows) if request.finish_reason is None]
-        num_rows = max(MIN_ROWS, len(live))
+        num_rows = _filled(len(live))
         if num_rows > 0.75 * len(self.positions_B):
             return tokens_B1
         filler = [i for i in range(len(self.positions_B)) if i not in set(live)]
@@ -128,3 +129,7 @@ class Batch:
             logits_to_keep=1,
         )
         return output.logits[:, -1]
+
+
+def _filled(num_requests: int) -> int:
+    return -(-num_requests // ROWS) * ROWS

@@ -1,0 +1,41 @@
+"""The servers that must keep the contract. Today the embedded one."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from egrc_mega.rollout.process import ServerProcess
+from egrc_mega.testing.tiny_model import write_tiny_qwen2
+
+
+@pytest.fixture(scope="session")
+def model_a(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_qwen2(tmp_path_factory.mktemp("models") / "a", seed=1, eos_token_id=25)
+
+
+@pytest.fixture(scope="session")
+def model_b(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_qwen2(tmp_path_factory.mktemp("models") / "b", seed=2, eos_token_id=25)
+
+
+@pytest.fixture(scope="session")
+def started(model_a: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    log = tmp_path_factory.mktemp("server") / "server.log"
+    process = ServerProcess(model_a, port=0, weight_version="a", max_batch_size=256, log=log)
+    try:
+        yield process.wait_until_ready(60)
+    finally:
+        process.stop()
+
+
+@pytest.fixture
+def server(started: str, model_a: Path) -> str:
+    """URL of a server that runs, unpaused, with the weights of model_a under the version `a`."""
+    from egrc_mega.testing.http import call
+
+    assert call(started + "/abort_request", {"abort_all": True})[0] == 200
+    assert call(started + "/continue_generation", {})[0] == 200
+    body = {"model_path": str(model_a), "weight_version": "a"}
+    assert call(started + "/update_weights_from_disk", body)[0] == 200
+    return started

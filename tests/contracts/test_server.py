@@ -1,0 +1,337 @@
+"""The HTTP contract of a rollout server, as SGLang 0.5.23 keeps it, over plain HTTP.
+
+Not covered: the optional endpoints, which the embedded server answers with 404.
+"""
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from egrc_mega.testing.http import call, call_all
+
+PROMPT = [1, 5, 9, 12]
+
+
+def request(**changes: Any) -> dict[str, Any]:
+    sampling = {"max_new_tokens": 12, "temperature": 1.0, "sampling_seed": 7, "ignore_eos": True}
+    sampling |= changes.pop("sampling_params", {})
+    return {"input_ids": PROMPT, "sampling_params": sampling, "return_logprob": True} | changes
+
+
+def generate(server: str, **changes: Any) -> dict[str, Any]:
+    status, reply = call(server + "/generate", request(**changes))
+    assert status == 200, reply
+    return reply
+
+
+def outcome(reply: dict[str, Any]) -> tuple[list[int], list[list[float]]]:
+    return reply["output_ids"], reply["meta_info"]["output_token_logprobs"]
+
+
+def test_a_reply_has_the_fields_that_a_trainer_reads(server: str) -> None:
+    reply = generate(server, rid="mine")
+    meta = reply["meta_info"]
+    assert meta["id"] == "mine"
+    assert meta["finish_reason"] == {"type": "length", "length": 12}
+    assert (meta["prompt_tokens"], meta["completion_tokens"]) == (4, 12)
+    assert meta["weight_version"] == "a"
+    assert meta["weight_versions"] == [{"version": "a", "start": 0, "end": 12}]
+    assert len(reply["output_ids"]) == meta["output_token_logprobs_length"] == 12
+    assert [row[1] for row in meta["output_token_logprobs"]] == reply["output_ids"]
+    assert all(row[0] <= 0 and row[2] is None for row in meta["output_token_logprobs"])
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.3])
+def test_log_probs_are_those_of_transformers_at_that_temperature(
+    server: str, model_a: Path, temperature: float
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    reply = generate(server, sampling_params={"temperature": temperature, "top_p": 0.8})
+    model = AutoModelForCausalLM.from_pretrained(model_a)
+    with torch.no_grad():
+        logits = model(torch.tensor([PROMPT + reply["output_ids"]])).logits[0, len(PROMPT) - 1 : -1]
+    logp = torch.log_softmax(logits / temperature, -1)
+    expected = logp.gather(1, torch.tensor(reply["output_ids"])[:, None])[:, 0]
+    found = torch.tensor([row[0] for row in reply["meta_info"]["output_token_logprobs"]])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_greedy_takes_the_likeliest_token_and_reports_temperature_one(server: str, model_a: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    reply = generate(server, sampling_params={"temperature": 0.0})
+    model = AutoModelForCausalLM.from_pretrained(model_a)
+    with torch.no_grad():
+        logits = model(torch.tensor([PROMPT + reply["output_ids"]])).logits[0, len(PROMPT) - 1 : -1]
+    assert logits.argmax(-1).tolist() == reply["output_ids"]
+    best = torch.log_softmax(logits, -1).max(-1).values
+    found = torch.tensor([row[0] for row in reply["meta_info"]["output_token_logprobs"]])
+    torch.testing.assert_close(found, best, rtol=0, atol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_tokens_bitwise_in_any_company_and_order(server: str) -> None:
+    bodies = [
+        request(input_ids=PROMPT[: 1 + i % 4] * (1 + i % 9), sampling_params={"sampling_seed": i}) for i in range(40)
+    ]
+    together = [outcome(reply) for _status, reply in call_all(server + "/generate", bodies)]
+    backwards = [outcome(reply) for _status, reply in call_all(server + "/generate", bodies[::-1])][::-1]
+    alone = [outcome(call(server + "/generate", body)[1]) for body in bodies[::8]]
+    assert together == backwards
+    assert together[::8] == alone
+    assert len({tuple(ids) for ids, _logprobs in together}) > 35
+
+
+def test_requests_that_arrive_together_are_computed_together(server: str) -> None:
+    def counters() -> tuple[int, int]:
+        state = call(server + "/server_info")[1]["internal_states"][0]
+        return state["num_steps"], state["num_tokens"]
+
+    steps, tokens = counters()
+    bodies = [request(sampling_params={"sampling_seed": i, "max_new_tokens": 20}) for i in range(64)]
+    assert all(status == 200 for status, _reply in call_all(server + "/generate", bodies))
+    more_steps, more_tokens = counters()
+    assert more_tokens - tokens >= 64 * 20
+    # one by one it would be 64 x 20 steps; a burst may be admitted in a few parts
+    assert 20 <= more_steps - steps <= 8 * 20
+
+
+def test_the_distribution_is_the_softmax(server: str, model_a: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    bodies = [request(sampling_params={"sampling_seed": i, "max_new_tokens": 1}) for i in range(1500)]
+    counts = torch.zeros(40)
+    for start in range(0, len(bodies), 300):
+        for _status, reply in call_all(server + "/generate", bodies[start : start + 300]):
+            counts[reply["output_ids"][0]] += 1
+    with torch.no_grad():
+        p = AutoModelForCausalLM.from_pretrained(model_a)(torch.tensor([PROMPT])).logits[0, -1].softmax(-1)
+    deviation = (counts - 1500 * p) / (1500 * p * (1 - p)).sqrt()
+    assert float(deviation.abs().max()) < 4.5
+
+
+def test_top_p_and_top_k_cut_the_tail(server: str) -> None:
+    likeliest = generate(server, sampling_params={"temperature": 0.0, "max_new_tokens": 1})["output_ids"]
+    for cut in ({"top_k": 1}, {"top_p": 1e-6}):
+        for seed in range(5):
+            params = {"sampling_seed": seed, "max_new_tokens": 1, **cut}
+            assert generate(server, sampling_params=params)["output_ids"] == likeliest
+
+
+def test_a_matched_stop_token_is_part_of_the_output(server: str) -> None:
+    free = generate(server)["output_ids"]
+    stop = free[5]
+    reply = generate(server, sampling_params={"stop_token_ids": [stop]})
+    first = free.index(stop)
+    assert reply["output_ids"] == free[: first + 1]
+    assert reply["meta_info"]["finish_reason"] == {"type": "stop", "matched": stop}
+    assert reply["meta_info"]["completion_tokens"] == first + 1
+
+
+def test_the_end_of_sequence_stops_unless_it_is_ignored(server: str) -> None:
+    def ended(seed: int) -> bool:
+        params = {"ignore_eos": False, "max_new_tokens": 100, "sampling_seed": seed}
+        reply = generate(server, sampling_params=params)
+        return reply["meta_info"]["finish_reason"] == {"type": "stop", "matched": 25} and reply["output_ids"][-1] == 25
+
+    assert any(ended(seed) for seed in range(5))
+
+
+def test_a_batch_is_answered_with_a_list_in_order(server: str) -> None:
+    status, replies = call(server + "/generate", request(input_ids=[PROMPT, [3, 4]], rid=["x", "y"]))
+    assert status == 200
+    assert [reply["meta_info"]["id"] for reply in replies] == ["x", "y"]
+    assert outcome(replies[0]) == outcome(generate(server))
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"input_ids": [40]}, "input id [40]"),
+        ({"input_ids": [-1]}, "input id [-1]"),
+        ({"input_ids": []}, "input_ids"),
+        ({"input_ids": "text"}, "input_ids"),
+        ({"stream": True}, "streaming"),
+        ({"sampling_params": {"max_new_tokens": 4000}}, "context length"),
+    ],
+)
+def test_a_request_that_makes_no_sense_is_refused_and_the_server_lives(server: str, changes: dict, part: str) -> None:
+    status, reply = call(server + "/generate", request(**changes))
+    assert status == 400
+    assert part in reply["error"]["message"]
+    assert generate(server)["meta_info"]["completion_tokens"] == 12
+
+
+@pytest.mark.parametrize(
+    "params", [{"temperatur": 1.0}, {"temperature": -1}, {"top_p": 0}, {"max_new_tokens": -3}, {"n": 2}, {"top_k": 0}]
+)
+def test_bad_sampling_parameters_are_refused_by_name(server: str, params: dict) -> None:
+    status, reply = call(server + "/generate", request(sampling_params=params))
+    assert status == 400
+    assert next(iter(params)) in reply["error"]
+
+
+def test_broken_json_unknown_routes_and_methods_get_sglangs_bodies(server: str) -> None:
+    status, reply = call(server + "/generate", b"{not json")
+    assert (status, reply["object"], reply["type"]) == (400, "error", "Bad Request")
+    assert call(server + "/no_such_route") == (404, {"detail": "Not Found"})
+    assert call(server + "/generate", method="DELETE") == (405, {"detail": "Method Not Allowed"})
+
+
+def test_health_and_infos_answer(server: str) -> None:
+    assert call(server + "/health") == (200, None)
+    info = call(server + "/model_info")[1]
+    assert (info["weight_version"], info["architectures"]) == ("a", ["Qwen2ForCausalLM"])
+    assert call(server + "/server_info")[1]["vocab_size"] == 40
+
+
+def test_new_weights_are_served_under_their_version(server: str, model_b: Path) -> None:
+    before = generate(server)
+    status, reply = call(server + "/update_weights_from_disk", {"model_path": str(model_b), "weight_version": "b"})
+    assert (status, reply["success"]) == (200, True)
+    assert call(server + "/model_info")[1]["weight_version"] == "b"
+    after = generate(server)
+    assert after["meta_info"]["weight_version"] == "b"
+    assert outcome(after) != outcome(before)
+
+
+def test_weights_that_do_not_fit_leave_the_old_ones_whole(server: str, model_b: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    before = generate(server)
+    tensors = load_file(model_b / "model.safetensors")
+    last = sorted(tensors)[-1]
+    damaged = {
+        "missing": {k: v for k, v in tensors.items() if k != last},
+        "unknown": tensors | {"model.extra": torch.zeros(1)},
+        "shaped": tensors | {last: torch.zeros(3)},
+    }
+    for name, content in damaged.items():
+        (tmp_path / name).mkdir()
+        save_file(content, tmp_path / name / "model.safetensors")
+    for path in [*(tmp_path / name for name in damaged), tmp_path / "nowhere"]:
+        body = {"model_path": str(path), "weight_version": "c"}
+        status, reply = call(server + "/update_weights_from_disk", body)
+        assert (status, reply["success"]) == (400, False)
+        assert call(server + "/model_info")[1]["weight_version"] == "a"
+    assert outcome(generate(server)) == outcome(before)
+
+
+class InBackground:
+    """A long request that runs while the test does something else."""
+
+    def __init__(self, server: str, rid: str, tokens: int = 200) -> None:
+        body = request(rid=rid, sampling_params={"max_new_tokens": tokens})
+        self.reply: dict[str, Any] = {}
+        self.server = server
+        self._start = call(server + "/server_info")[1]["internal_states"][0]["num_tokens"]
+        self._thread = threading.Thread(target=lambda: self.reply.update(call(server + "/generate", body)[1]))
+        self._thread.start()
+
+    def wait_for_tokens(self, count: int) -> None:
+        deadline = time.monotonic() + 20
+        while call(self.server + "/server_info")[1]["internal_states"][0]["num_tokens"] < self._start + count:
+            assert time.monotonic() < deadline, "nothing is generated"
+
+    def result(self) -> dict[str, Any]:
+        self._thread.join(30)
+        assert not self._thread.is_alive(), "the request was never answered"
+        return self.reply
+
+
+def pause(server: str, mode: str) -> None:
+    assert call(server + "/pause_generation", {"mode": mode}) == (
+        200,
+        {"message": f"Generation paused ({mode}).", "status": "ok"},
+    )
+
+
+def test_an_update_in_flight_gives_two_version_spans(server: str, model_b: Path) -> None:
+    running = InBackground(server, "in-flight")
+    running.wait_for_tokens(5)
+    pause(server, "retract")
+    assert call(server + "/flush_cache", {})[0] == 200
+    body = {"model_path": str(model_b), "weight_version": "b"}
+    assert call(server + "/update_weights_from_disk", body)[0] == 200
+    assert call(server + "/continue_generation", {})[0] == 200
+    meta = running.result()["meta_info"]
+    first, second = meta["weight_versions"]
+    assert (first["version"], second["version"], meta["weight_version"]) == ("a", "b", "b")
+    assert (first["start"], second["end"]) == (0, 200)
+    assert first["end"] == second["start"] >= 5
+    assert meta["num_retractions"] == 1
+
+
+def test_a_retracted_request_goes_on_as_if_nothing_had_happened(server: str) -> None:
+    whole = generate(server, sampling_params={"max_new_tokens": 200})["output_ids"]
+    running = InBackground(server, "retracted")
+    running.wait_for_tokens(5)
+    pause(server, "retract")
+    assert call(server + "/continue_generation", {})[0] == 200
+    assert running.result()["output_ids"] == whole
+
+
+def test_paused_in_place_requests_keep_their_cache_and_flushing_is_refused(server: str, model_b: Path) -> None:
+    running = InBackground(server, "in-place")
+    running.wait_for_tokens(5)
+    pause(server, "in_place")
+    assert call(server + "/flush_cache", {})[0] == 400
+    body = {"model_path": str(model_b), "weight_version": "b"}
+    status, reply = call(server + "/update_weights_from_disk", body)
+    assert (status, reply["success"]) == (400, False)
+    assert "not flushed" in reply["message"]
+    assert call(server + "/model_info")[1]["weight_version"] == "b"
+    assert call(server + "/continue_generation", {})[0] == 200
+    meta = running.result()["meta_info"]
+    assert [span["version"] for span in meta["weight_versions"]] == ["a", "b"]
+    assert meta["num_retractions"] == 0
+
+
+def test_while_paused_new_requests_wait(server: str) -> None:
+    pause(server, "retract")
+    waiting = InBackground(server, "waits", tokens=3)
+    assert call(server + "/health")[0] == 200
+    assert waiting.reply == {}
+    assert call(server + "/continue_generation", {})[0] == 200
+    assert waiting.result()["meta_info"]["completion_tokens"] == 3
+
+
+def test_pause_with_abort_returns_what_there_is(server: str) -> None:
+    running = InBackground(server, "aborted-by-pause")
+    running.wait_for_tokens(5)
+    pause(server, "abort")
+    reply = running.result()
+    assert reply["meta_info"]["finish_reason"]["type"] == "abort"
+    assert 5 <= len(reply["output_ids"]) < 200
+    assert len(reply["output_ids"]) == len(reply["meta_info"]["output_token_logprobs"])
+
+
+def test_abort_ends_the_named_request_only(server: str) -> None:
+    one, other = InBackground(server, "one"), InBackground(server, "other")
+    one.wait_for_tokens(5)
+    assert call(server + "/abort_request", {"rid": "one"}) == (200, None)
+    assert call(server + "/abort_request", {"rid": "nobody"}) == (200, None)
+    assert one.result()["meta_info"]["finish_reason"]["type"] == "abort"
+    assert other.result()["meta_info"]["finish_reason"]["type"] == "length"
+
+
+def test_a_duplicate_request_id_is_refused_while_the_first_runs(server: str) -> None:
+    running = InBackground(server, "twice")
+    running.wait_for_tokens(1)
+    status, reply = call(server + "/generate", request(rid="twice"))
+    assert status == 400
+    assert "Duplicate request ID" in reply["error"]["message"]
+    assert call(server + "/abort_request", {"rid": "twice"})[0] == 200
+    running.result()
+
+
+def test_an_update_without_a_pause_waits_for_running_requests(server: str, model_b: Path) -> None:
+    running = InBackground(server, "finishes-first")
+    running.wait_for_tokens(5)
+    assert call(server + "/update_weights_from_disk", {"model_path": str(model_b), "weight_version": "b"})[0] == 200
+    meta = running.result()["meta_info"]
+    assert meta["weight_versions"] == [{"version": "a", "start": 0, "end": 200}]

@@ -1,0 +1,93 @@
+"""Servers as child processes: ports, deadlines, early ends, orphans."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from egrc_mega.config.schema import RolloutSection
+from egrc_mega.errors import RolloutError
+from egrc_mega.rollout.fleet import Fleet
+from egrc_mega.rollout.process import ServerProcess
+from egrc_mega.testing.tiny_model import write_tiny_qwen2
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_qwen2(tmp_path_factory.mktemp("model"))
+
+
+def test_a_port_in_use_is_one_clear_line(model: Path, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(RolloutError) as caught:
+            Fleet.start(RolloutSection(port=port), model, "v0", tmp_path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert f"rollout.port: 127.0.0.1:{port} cannot be used: Address already in use" in message
+    assert "exit code 5" in message
+
+
+def test_a_server_that_ends_early_shows_the_end_of_its_log(tmp_path: Path) -> None:
+    with pytest.raises(RolloutError, match=r"ended with exit code 1: see .*server_0\.log; it ends with: .*nowhere"):
+        Fleet.start(RolloutSection(), tmp_path / "nowhere", "v0", tmp_path)
+
+
+def test_a_server_that_never_comes_up_misses_its_deadline(model: Path, tmp_path: Path) -> None:
+    server = ServerProcess(model, port=0, weight_version="v0", max_batch_size=16, log=tmp_path / "log")
+    try:
+        os.kill(server.process.pid, signal.SIGSTOP)
+        with pytest.raises(RolloutError, match=r"did not come up within rollout\.start_timeout_s = 0\.3 s"):
+            server.wait_until_ready(0.3)
+    finally:
+        os.kill(server.process.pid, signal.SIGCONT)
+        server.stop()
+    assert not psutil.pid_exists(server.process.pid)
+
+
+def test_an_external_server_that_is_not_there_is_named(model: Path, tmp_path: Path) -> None:
+    section = RolloutSection(server="external", urls=("http://127.0.0.1:9",))
+    with pytest.raises(RolloutError, match=r"rollout\.urls: http://127\.0\.0\.1:9 does not answer /health"):
+        Fleet.start(section, model, "v0", tmp_path)
+
+
+def test_a_server_dies_with_its_parent(model: Path, tmp_path: Path) -> None:
+    script = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from egrc_mega.rollout.process import ServerProcess\n"
+        "model, log = map(Path, sys.argv[1:])\n"
+        "server = ServerProcess(model, port=0, weight_version='v0', max_batch_size=16, log=log)\n"
+        "server.wait_until_ready(60)\n"
+        "print(server.process.pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    command = [sys.executable, "-P", "-c", script, str(model), str(tmp_path / "log")]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    parent.wait()
+    _gone, alive = psutil.wait_procs([child], timeout=10)
+    assert alive == []
+
+
+def test_a_server_that_is_killed_mid_generation_is_named_with_its_log(model: Path, tmp_path: Path) -> None:
+    from egrc_mega.testing.samples import PROMPT
+    from egrc_mega.types import RolloutRequest, Sampling
+
+    sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=200, stop_token_ids=())
+    requests = [RolloutRequest(rid=f"r{i:03d}", prompt=PROMPT, sampling=sampling, seed=i) for i in range(200)]
+    with Fleet.start(RolloutSection(), model, "v0", tmp_path) as fleet:
+        fleet.processes[0].process.send_signal(signal.SIGSTOP)
+        killer = subprocess.Popen(["sh", "-c", f"sleep 0.5; kill -9 {fleet.processes[0].process.pid}"])
+        with pytest.raises(RolloutError, match=r"ended with exit code -9: see .*server_0\.log"):
+            fleet.generate(requests)
+        killer.wait()

@@ -1,0 +1,124 @@
+"""Rollouts in segments on a live server: the environment's tokens, the cap, the masks, the log-probs."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from egrc_mega.config.schema import MegatronSection, PolicySection, RolloutSection
+from egrc_mega.policy.engine import Policy
+from egrc_mega.rollout.fleet import Fleet
+from egrc_mega.testing.samples import PROMPT
+from egrc_mega.testing.tiny_model import write_tiny_qwen2
+from egrc_mega.types import Completion, FinishReason, RolloutRequest, Sampling, TrainSample
+
+EVERY = tuple(range(10, 30))
+
+
+class Annotator:
+    """Writes 7 8 after every second token in 10..29, and never looks at anything but its arguments."""
+
+    stop_token_ids = EVERY
+
+    def write(self, prompt_ids: tuple[int, ...], output_ids: tuple[int, ...], rng: random.Random) -> list[int]:
+        assert prompt_ids == PROMPT.token_ids
+        assert output_ids[-1] in EVERY
+        return [7, 8] if rng.random() < 0.5 else []
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_qwen2(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def fleet(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with Fleet.start(RolloutSection(), model, "v0", tmp_path_factory.mktemp("logs")) as running:
+        yield running
+
+
+def requests(prefix: str, cap: int = 40, count: int = 24, temperature: float = 0.8) -> list[RolloutRequest]:
+    sampling = Sampling(temperature=temperature, top_p=1.0, max_new_tokens=cap, stop_token_ids=(2,))
+    return [RolloutRequest(rid=f"{prefix}{i:03d}", prompt=PROMPT, sampling=sampling, seed=i) for i in range(count)]
+
+
+def check_invariants(completion: Completion, cap: int) -> None:
+    length = len(completion.output_ids)
+    assert length == len(completion.logprobs) == len(completion.mask) <= cap
+    assert completion.weight_versions[0].start == 0
+    assert completion.weight_versions[-1].end == length
+    assert len(completion.weight_versions) == 1
+    for token, logprob, chosen in zip(completion.output_ids, completion.logprobs, completion.mask, strict=True):
+        if not chosen:
+            assert token in (7, 8)
+            assert logprob == 0.0
+
+
+def test_the_environment_writes_masked_tokens_and_the_cap_counts_them(fleet: Fleet) -> None:
+    completions = fleet.generate(requests("a"), Annotator())
+    for completion in completions:
+        check_invariants(completion, 40)
+        ids, mask = completion.output_ids, completion.mask
+        for t, chosen in enumerate(mask):
+            if not chosen and (t == 0 or mask[t - 1]):
+                assert ids[t - 1] in EVERY
+    assert sum(mask.count(0) for mask in (c.mask for c in completions)) > 100
+    reasons = {c.finish_reason for c in completions}
+    assert reasons == {FinishReason.STOP, FinishReason.LENGTH}
+    for c in completions:
+        is_cut = c.finish_reason is FinishReason.LENGTH
+        assert (len(c.output_ids) == 40) if is_cut else (c.output_ids[-1] == 2)
+
+
+def test_segments_are_reproducible(fleet: Fleet) -> None:
+    first, second = fleet.generate(requests("b"), Annotator()), fleet.generate(requests("c"), Annotator())
+    assert [(c.output_ids, c.logprobs, c.mask) for c in first] == [(c.output_ids, c.logprobs, c.mask) for c in second]
+
+
+def test_an_environment_that_never_writes_changes_only_where_segments_begin(fleet: Fleet) -> None:
+    class Silent(Annotator):
+        def write(self, prompt_ids: tuple[int, ...], output_ids: tuple[int, ...], rng: random.Random) -> list[int]:
+            return []
+
+    for completion in fleet.generate(requests("d"), Silent()):
+        check_invariants(completion, 40)
+        assert set(completion.mask) == {1}
+
+
+@pytest.mark.usefixtures("world_of_one")
+def test_the_trainer_gives_the_chosen_tokens_the_servers_log_probs(fleet: Fleet, model: Path) -> None:
+    completions = fleet.generate(requests("e", temperature=0.7), Annotator())
+    samples = [
+        TrainSample(
+            prompt_ids=PROMPT.token_ids,
+            output_ids=c.output_ids,
+            mask=c.mask,
+            loss_weights=(0.0,) * len(c.output_ids),
+            advantage=0.0,
+            rollout_logprobs=c.logprobs,
+        )
+        for c in completions
+    ]
+    stats = Policy(model, MegatronSection(), PolicySection()).score(samples, 0.7)
+    chosen = torch.tensor([bit for c in completions for bit in c.mask], dtype=torch.bool)
+    server = torch.tensor([lp for c in completions for lp in c.logprobs])
+    assert float((stats.logprobs - server)[chosen].abs().max()) <= 1e-4
+
+
+def test_an_updated_fleet_confirms_the_version_and_serves_the_new_weights(fleet: Fleet, tmp_path: Path) -> None:
+    before = fleet.generate(requests("f"))
+    other = write_tiny_qwen2(tmp_path / "other", seed=9)
+    fleet.update_weights(other, "v1")
+    after = fleet.generate(requests("g"))
+    assert {span.version for c in after for span in c.weight_versions} == {"v1"}
+    assert [c.output_ids for c in after] != [c.output_ids for c in before]
+
+
+def test_two_servers_give_what_one_gives(model: Path, fleet: Fleet, tmp_path: Path) -> None:
+    fleet.update_weights(model, "v0")
+    alone = fleet.generate(requests("h"))
+    with Fleet.start(RolloutSection(num_servers=2), model, "v0", tmp_path) as pair:
+        both = pair.generate(requests("h"))
+    assert [(c.output_ids, c.logprobs) for c in both] == [(c.output_ids, c.logprobs) for c in alone]
