@@ -1,0 +1,146 @@
+"""The command `egrc` as a user meets it: quick help, one line per error, exit codes, nothing half-written."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+
+def egrc(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-P", "-m", "egrc_mega.cli.main", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from egrc_mega.cli.main import app\n"
+        "result = CliRunner().invoke(app, ['--help'])\n"
+        "assert result.exit_code == 0, result.output\n"
+        "heavy = {'torch', 'transformers', 'megatron', 'matplotlib', 'numpy', 'aiohttp'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-P", "-c", code], check=True)
+
+
+def test_the_options_are_the_documented_ones() -> None:
+    """A frozen list: a new option is a decision, not an accident."""
+    from egrc_mega.cli.main import app
+
+    found = {}
+    stack = [("egrc", get_command(app))]
+    while stack:
+        name, command = stack.pop()
+        children = getattr(command, "commands", {})
+        stack += [(f"{name} {child}", sub) for child, sub in children.items()]
+        if not children:
+            found[name] = sorted(option for p in command.params for option in p.opts if option.startswith("--"))
+    assert found == {
+        "egrc train": ["--config", "--fresh", "--nproc-per-node", "--resume", "--set"],
+        "egrc eval": ["--config", "--out", "--set"],
+        "egrc convert hf-to-megatron": [],
+        "egrc convert megatron-to-hf": ["--model"],
+        "egrc report": [],
+        "egrc miniature make-base": [],
+        "egrc miniature make-data": [],
+        "egrc config show": ["--config", "--set"],
+        "egrc doctor": [],
+    }
+
+
+@pytest.mark.parametrize(
+    ("overrides", "code", "expected"),
+    [
+        (["rollout.prompts_per_stp=3"], 2, "did you mean prompts_per_step?"),
+        (["run.seed=abc"], 2, "run.seed: 'abc' is not usable"),
+        (["model.path=/nowhere"], 4, "model.path: /nowhere is not a folder"),
+        (["data.train=/nowhere.jsonl"], 3, "data.train: /nowhere.jsonl does not exist"),
+    ],
+)
+def test_bad_input_is_one_line_and_an_exit_code_and_writes_nothing(
+    root: Path, tmp_path: Path, overrides: list[str], code: int, expected: str
+) -> None:
+    run = tmp_path / "run"
+    sets = [part for override in [f"run.dir={run}", *overrides] for part in ("--set", override)]
+    result = egrc("train", "-c", root / "configs/quickstart.yaml", *sets)
+    assert result.returncode == code
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("egrc: error: ")
+    assert expected in result.stderr
+    assert not run.exists()
+
+
+def test_resume_without_a_run_is_refused(root: Path, tmp_path: Path) -> None:
+    result = egrc("train", "-c", root / "configs/quickstart.yaml", "--set", f"run.dir={tmp_path / 'no'}", "--resume")
+    assert result.returncode == 7
+    assert "holds no run to resume" in result.stderr
+
+
+def test_report_of_something_else_is_refused(tmp_path: Path) -> None:
+    result = egrc("report", tmp_path)
+    assert (result.returncode, result.stdout) == (7, "")
+    assert "holds no metrics.jsonl" in result.stderr
+
+
+def test_config_show_prints_yaml(root: Path) -> None:
+    result = egrc("config", "show", "-c", root / "configs/quickstart.yaml", "--set", "rollout.port=4")
+    assert result.returncode == 0
+    assert "  port: 4  # --set" in result.stdout
+
+
+def test_doctor_names_versions_and_the_backend() -> None:
+    result = egrc("doctor")
+    assert result.returncode == 0, result.stdout
+    assert "megatron-core" in result.stdout
+    assert "0.16.1" in result.stdout
+    assert "gloo" in result.stdout or "NCCL" in result.stdout
+
+
+def test_conversion_to_megatron_and_back_is_bitwise_and_refuses_to_overwrite(base_model: Path, tmp_path: Path) -> None:
+    megatron, back = tmp_path / "megatron", tmp_path / "back"
+    assert egrc("convert", "hf-to-megatron", base_model, megatron).returncode == 0
+    result = egrc("convert", "megatron-to-hf", megatron, back, "--model", base_model)
+    assert result.returncode == 0, result.stderr
+    from safetensors.torch import load_file
+
+    before, after = (load_file(folder / "model.safetensors") for folder in (base_model, back))
+    assert before.keys() == after.keys()
+    assert all(before[name].numpy().tobytes() == after[name].numpy().tobytes() for name in before)
+    assert {path.name for path in back.iterdir()} == {path.name for path in base_model.iterdir()}
+    again = egrc("convert", "hf-to-megatron", base_model, megatron)
+    assert again.returncode == 4
+    assert "exists already" in again.stderr
+    wrong = egrc("convert", "megatron-to-hf", base_model, tmp_path / "x", "--model", base_model)
+    assert wrong.returncode == 8
+    assert "is no Megatron checkpoint" in wrong.stderr
+
+
+def test_eval_measures_a_model_folder(root: Path, base_model: Path, tmp_path: Path) -> None:
+    sets = ["--set", "evaluation.num_problems=8", "--set", "evaluation.max_new_tokens=60"]
+    config = root / "configs/quickstart.yaml"
+    result = egrc("eval", base_model, "-c", config, "--out", tmp_path / "out", *sets)
+    assert result.returncode == 0, result.stderr
+    assert [line.split(":")[0] for line in result.stdout.splitlines() if line.startswith("T ")] == ["T 0.6", "T 1"]
+    assert (tmp_path / "out" / "evaluation.json").exists()
+
+
+def test_make_data_remakes_the_shipped_files(root: Path, tmp_path: Path) -> None:
+    assert egrc("miniature", "make-data", tmp_path).returncode == 0
+    for name in ("train.jsonl", "eval.jsonl"):
+        shipped = root / "egrc_mega" / "miniature" / "assets" / name
+        assert (tmp_path / name).read_bytes() == shipped.read_bytes()
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1000)
+def test_make_base_remakes_the_shipped_model_bit_for_bit(base_model: Path, tmp_path: Path) -> None:
+    """With the pinned versions on the same kind of processor; elsewhere compare evaluation figures."""
+    command = [sys.executable, "-P", "-m", "egrc_mega.cli.main", "miniature", "make-base", str(tmp_path / "base")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run(command, check=True, timeout=900, env=environment)
+    for file in base_model.iterdir():
+        assert (tmp_path / "base" / file.name).read_bytes() == file.read_bytes(), file.name

@@ -1,0 +1,159 @@
+"""Configurations: every mistake gets one line with the field, the value and the remedy."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from egrc_mega.config.check import check
+from egrc_mega.config.load import LoadedConfig, load_config
+from egrc_mega.config.schema import Config, Section
+from egrc_mega.config.show import render
+from egrc_mega.errors import ConfigError, DataError, EgrcError, ModelError
+
+
+@pytest.fixture
+def quickstart(root: Path) -> Path:
+    return root / "configs" / "quickstart.yaml"
+
+
+def message(path: Path, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    return str(caught.value)
+
+
+def test_every_shipped_configuration_loads_and_passes_the_checks(root: Path) -> None:
+    files = sorted((root / "configs").glob("*.yaml"))
+    assert files
+    for file in files:
+        check(load_config(file).config, world_size=1)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("rollout.prompts_per_stp=3", "rollout.prompts_per_stp: unknown key; did you mean prompts_per_step?"),
+        ("rolout.port=3", "rolout: unknown key; did you mean rollout?"),
+        ("stages.compress.clip_length=3", "stages.0.clip_length: unknown key; did you mean clip_len?"),
+        ("stages.explore.reward.formatt=1", "stages.1.reward.formatt: unknown key; did you mean format?"),
+        ("stages.compress.shape.zzz=1", "stages.0.shape.zzz: unknown key; remove it"),
+        (
+            "rollout.prompts_per_step=many",
+            "rollout.prompts_per_step: 'many' is not usable: input should be a valid integer",
+        ),
+        ("rollout.port=70000", "rollout.port: 70000 is not usable: input should be less than or equal to 65535"),
+        ("stages.compress.optim.lr=-1", "stages.0.optim.lr: -1 is not usable: input should be greater than 0"),
+        ("stages.compress.name=squeeze", "stages.0: "),
+    ],
+)
+def test_a_mistake_is_one_line_with_the_remedy(quickstart: Path, override: str, expected: str) -> None:
+    text = message(quickstart, override)
+    assert "\n" not in text
+    assert text.startswith(expected)
+
+
+def test_all_mistakes_are_listed_at_once(quickstart: Path) -> None:
+    text = message(quickstart, "rollout.port=-1", "run.sed=3", "stages.explore.steps=0")
+    assert len(text.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("rollout.port", "expected key=value"),
+        ("stages.middle.steps=3", "there is no stage 'middle', stages are ['compress', 'explore']"),
+        ("run.seed.x=3", "seed is a value, not a section"),
+        ("run.seed=[", "not YAML"),
+    ],
+)
+def test_a_broken_override_is_refused(quickstart: Path, override: str, expected: str) -> None:
+    assert expected in message(quickstart, override)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("a: [", "is not YAML"),
+        ("- 1", "must hold a mapping"),
+        ("run: {dir: x}\nrun: {dir: y}", "key run stands twice"),
+        ("run: {dir: x}", "model: required, but missing"),
+    ],
+)
+def test_a_broken_file_is_refused_by_name(tmp_path: Path, content: str, expected: str) -> None:
+    file = tmp_path / "broken.yaml"
+    file.write_text(content)
+    assert expected in message(file)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    assert f"config file {tmp_path / 'no.yaml'} does not exist" in message(tmp_path / "no.yaml")
+
+
+def test_paths_are_relative_to_the_file_and_overrides_to_the_working_directory(
+    quickstart: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load_config(quickstart, ["run.dir=here"]).config
+    assert config.run.dir == tmp_path / "here"
+    assert config.data.train == root / "egrc_mega" / "miniature" / "assets" / "train.jsonl"
+
+
+def test_the_shown_configuration_loads_again_and_says_where_values_come_from(quickstart: Path) -> None:
+    loaded = load_config(quickstart, ["rollout.prompts_per_step=5", "stages.explore.steps=9"])
+    text = render(loaded)
+    assert "prompts_per_step: 5  # --set" in text
+    assert "steps: 9  # --set" in text
+    assert f"clip_len: 72  # {quickstart}" in text
+    assert "num_servers: 1  # default" in text
+    assert Config.model_validate(yaml.safe_load(text)) == loaded.config
+
+
+def checked(loaded: LoadedConfig, world_size: int = 1) -> EgrcError:
+    with pytest.raises(EgrcError) as caught:
+        check(loaded.config, world_size)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("overrides", "world_size", "kind", "expected"),
+    [
+        (["model.path=/nowhere"], 1, ModelError, "model.path: /nowhere is not a folder"),
+        (["data.train=/no.jsonl"], 1, DataError, "data.train: /no.jsonl does not exist"),
+        (["evaluation.data=/no.jsonl"], 1, DataError, "evaluation.data: /no.jsonl does not exist"),
+        (["megatron.tensor_model_parallel_size=3"], 3, ConfigError, "3 does not divide the 4 attention heads"),
+        (["megatron.tensor_model_parallel_size=4"], 4, ConfigError, "4 does not divide the 2 query groups"),
+        (["megatron.pipeline_model_parallel_size=3"], 3, ConfigError, "3 does not divide the 2 layers"),
+        (["megatron.tensor_model_parallel_size=2"], 3, ConfigError, "--nproc-per-node: 3 is no multiple"),
+        (["rollout.server=external"], 1, ConfigError, "rollout.urls: empty"),
+        (["rollout.urls=[http://x]"], 1, ConfigError, "rollout.urls: given"),
+        (["policy.max_tokens_per_micro_batch=100"], 1, ConfigError, "cannot hold a prompt and the 144 tokens"),
+        (["stages.explore.optim.num_updates_per_rollout=17"], 1, ConfigError, "17 updates"),
+    ],
+)
+def test_contradictions_are_found_before_anything_starts(
+    quickstart: Path, overrides: list[str], world_size: int, kind: type, expected: str
+) -> None:
+    error = checked(load_config(quickstart, overrides), world_size)
+    assert type(error) is kind
+    assert expected in str(error)
+
+
+def test_every_field_is_described() -> None:
+    def sections(model: type[Section]) -> set[type[Section]]:
+        return {model, *(s for child in model.__subclasses__() for s in sections(child))}
+
+    undescribed = [
+        f"{section.__name__}.{name}"
+        for section in sections(Section)
+        for name, field in section.model_fields.items()
+        if not field.description
+    ]
+    assert undescribed == []
+
+
+def test_configuration_imports_no_torch() -> None:
+    code = "import egrc_mega.config.load, egrc_mega.config.check, sys; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-P", "-c", code], check=True)

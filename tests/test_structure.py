@@ -1,0 +1,129 @@
+"""The shape of the code: layers import downwards only, third-party seams stay in their places, files stay small."""
+
+import ast
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+BASE = {"__version__", "types", "errors", "seeds", "observe", "faults", "run_folder", "__init__"}
+LAYERS = [
+    BASE,
+    {"config"},
+    {"data", "grading", "methods", "convert", "egrc_kernels", "miniature"},
+    {"rollout", "policy", "sync", "checkpoint"},
+    {"evaluation", "report", "miniature.base_model"},
+    {"training", "train"},
+    {"launch"},
+    {"cli"},
+]
+"""Lowest first. `testing` may import everything and is imported by tests only."""
+
+SEAMS = {
+    "megatron": ("policy", "checkpoint"),
+    "transformers": ("convert", "data", "rollout/embedded", "miniature", "testing"),
+    "aiohttp": ("rollout",),
+    "math_verify": ("grading",),
+    "matplotlib": ("report",),
+    "typer": ("cli",),
+    "sglang": (),
+}
+"""Third-party package -> the folders of egrc_mega that may import it."""
+
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 500, 80
+
+
+def modules(root: Path) -> dict[str, Path]:
+    """Dotted name below egrc_mega (or egrc_kernels...) -> file."""
+    found = {}
+    for file in sorted((root / "egrc_mega").rglob("*.py")):
+        parts = file.relative_to(root / "egrc_mega").with_suffix("").parts
+        found[".".join(parts)] = file
+    for file in sorted((root / "kernels" / "egrc_kernels").rglob("*.py")):
+        found[".".join(file.relative_to(root / "kernels").with_suffix("").parts)] = file
+    return found
+
+
+def imports(file: Path) -> set[str]:
+    """Absolute names of everything imported anywhere in the file, inside functions too."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def layer(name: str) -> int:
+    for number in reversed(range(len(LAYERS))):
+        if any(name == entry or name.startswith(f"{entry}.") for entry in LAYERS[number]):
+            return number
+    raise AssertionError(f"{name} has no layer: add it to LAYERS")
+
+
+def test_layers_import_downwards_only(root: Path) -> None:
+    violations = []
+    for name, file in modules(root).items():
+        if name.startswith("testing"):
+            continue
+        for imported in imports(file):
+            own = imported.removeprefix("egrc_mega.")
+            if imported.startswith("egrc_mega.testing"):
+                violations.append(f"{name} imports test helpers")
+            elif (own != imported or imported.startswith("egrc_kernels")) and layer(own) > layer(name):
+                violations.append(f"{name} (layer {layer(name)}) imports {own} (layer {layer(own)})")
+    assert violations == []
+
+
+def test_third_party_seams_stay_in_their_places(root: Path) -> None:
+    violations = [
+        f"{file.relative_to(root)} imports {imported}"
+        for file in sorted((root / "egrc_mega").rglob("*.py"))
+        for imported in imports(file)
+        for package, places in SEAMS.items()
+        if imported.split(".")[0] == package
+        and not any(file.is_relative_to(root / "egrc_mega" / place) for place in places)
+    ]
+    assert violations == []
+
+
+def test_files_and_functions_stay_small(root: Path) -> None:
+    too_long = []
+    for file in modules(root).values():
+        text = file.read_text()
+        if text.count("\n") > MAX_FILE_LINES:
+            too_long.append(f"{file}: {text.count(chr(10))} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                if lines > MAX_FUNCTION_LINES:
+                    too_long.append(f"{file}:{node.lineno} {node.name}: {lines} lines")
+    assert too_long == []
+
+
+def test_the_training_loop_can_be_read_in_a_minute(root: Path) -> None:
+    assert (root / "egrc_mega" / "train.py").read_text().count("\n") <= 100
+
+
+def test_every_module_says_what_it_is_for(root: Path) -> None:
+    silent = [str(file) for file in modules(root).values() if not ast.get_docstring(ast.parse(file.read_text()))]
+    assert silent == []
+
+
+def test_the_kernels_folder_is_no_package(root: Path) -> None:
+    """With an `__init__.py` it would shadow Hugging Face's `kernels` for every process started here."""
+    assert not (root / "kernels" / "__init__.py").exists()
+    spec = importlib.util.find_spec("kernels")
+    assert spec is None or spec.origin is None or not Path(spec.origin).is_relative_to(root)
+
+
+def test_egrc_kernels_needs_nothing_of_the_rest(root: Path) -> None:
+    for name, file in modules(root).items():
+        if name.startswith("egrc_kernels"):
+            assert not any(imported.startswith("egrc_mega") for imported in imports(file)), name
+
+
+@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE"])
+def test_the_house_papers_are_there(root: Path, name: str) -> None:
+    assert len((root / name).read_text()) > 300
