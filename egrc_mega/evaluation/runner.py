@@ -25,6 +25,15 @@ class Measurement:
     point: dict[str, Any]
     responses: list[dict[str, Any]]
 
+    def line(self) -> str:
+        """The row in words."""
+        point = self.point
+        accuracy = "-" if point["accuracy"] is None else f"{100 * point['accuracy']:.1f}%"
+        return (
+            f"evaluation of {point['stage']} at T {point['temperature']:g}: accuracy {accuracy}, "
+            f"mean length {point['mean_length']:.1f} on {point['n']} problems"
+        )
+
 
 def evaluate(
     prompts: Sequence[Prompt],

@@ -21,6 +21,10 @@ class StepPrinter:
             self._progress = Progress(*columns, console=self.console, transient=True)
             self._task = self._progress.add_task("training", total=total_steps)
 
+    def note(self, text: str) -> None:
+        """Print a line that is no step."""
+        self.console.print(text, markup=False)
+
     def show(self, record: dict[str, Any]) -> None:
         """Print the line of a step and move the bar."""
         self._recent.append(record["time_step_s"])

@@ -76,14 +76,14 @@ class Coordinator:
             for (prompt, completion), text, grade in zip(pairs, texts, grades, strict=True)
         ]
 
-    def evaluate(self, point: str) -> bool:
-        """Measure the weights that the servers hold, unless the run has this point already; True if it measured."""
+    def evaluate(self, point: str) -> list[str]:
+        """Measure the weights that the servers hold, and say so; nothing when the run has this point already."""
         section = self.config.evaluation
         if has_stage(self.folder.path, point, section.temperatures):
-            return False
+            return []
         measurements = evaluate(self.evaluation_prompts, section, point, self.stop_token_ids, self.generate, self.judge)
         add_points(self.folder.path, section, measurements)
-        return True
+        return [measurement.line() for measurement in measurements]
 
 
 def build_environment(section: EnvironmentSection | None, tokenizer: Tokenizer) -> Environment | None:

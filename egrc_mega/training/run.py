@@ -70,9 +70,10 @@ class Run:
         folder = self.stack.enter_context(RunFolder.claim(config.run.dir, resume=self.resume))
         folder.write_config(config.to_dict())
         self.folder = folder
-        self.coordinator = Coordinator(config, folder, self.stack)
-        self.events = EventLog(folder.metrics)
         self.printer = self.stack.enter_context(StepPrinter(len(self.steps)))
+        self.printer.note(f"run folder {folder.path}; starting servers and graders")
+        self.coordinator = Coordinator(config, folder, self.stack)
+        self.events = self.stack.enter_context(EventLog(folder.metrics))
         self.events.write("resume" if self.resume else "run", seed=config.run.seed, version=__version__)
 
     def _restore(self) -> int:
@@ -92,8 +93,12 @@ class Run:
 
     def evaluate(self, point: str) -> None:
         """Measure the current weights on rank 0, once per point."""
-        if self.coordinator and self.coordinator.evaluate(point):
-            self.events.write("evaluation", point=point, step=self.done)
+        if self.coordinator:
+            lines = self.coordinator.evaluate(point)
+            for line in lines:
+                self.printer.note(line)
+            if lines:
+                self.events.write("evaluation", point=point, step=self.done)
 
     def open_stage(self, step: Step) -> Method:
         """The stage's method; at its first step the optimizer forgets, if the stage says so."""

@@ -4,7 +4,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from egrc_mega.config.schema import Config
-from egrc_mega.evaluation.store import read_table
 from egrc_mega.run_folder import RunFolder
 from egrc_mega.training.coordinator import Coordinator
 
@@ -19,9 +18,5 @@ def evaluate_model(model: Path, config: Config, out: Path) -> None:
     config = config.model_copy(update={"model": section})
     with ExitStack() as stack:
         folder = stack.enter_context(RunFolder.claim(out, resume=False))
-        Coordinator(config, folder, stack).evaluate("base")
-    for point in read_table(out)["points"]:
-        accuracy = "-" if point["accuracy"] is None else f"{point['accuracy']:.3f}"
-        print(
-            f"T {point['temperature']:g}: accuracy {accuracy}, mean length {point['mean_length']:.1f}, n {point['n']}"
-        )
+        for line in Coordinator(config, folder, stack).evaluate("base"):
+            print(line)
