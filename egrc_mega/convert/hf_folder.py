@@ -69,7 +69,7 @@ class HfReader:
 
 def write_weights(folder: Path, tensors: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype | None) -> None:
     """Write `model.safetensors` into an existing folder; `dtype` None keeps each tensor's own."""
-    by_name = {name: tensor.to(dtype or tensor.dtype).contiguous() for name, tensor in tensors}
+    by_name = {name: tensor.to("cpu", dtype or tensor.dtype).contiguous() for name, tensor in tensors}
     save_file(by_name, folder / "model.safetensors", metadata={"format": "pt"})
 
 

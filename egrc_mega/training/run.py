@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -68,19 +69,22 @@ class Run:
     def _start_rank_0(self) -> None:
         config = self.config
         folder = self.stack.enter_context(RunFolder.claim(config.run.dir, resume=self.resume))
-        folder.write_config(config.to_dict())
         self.folder = folder
         self.printer = self.stack.enter_context(StepPrinter(len(self.steps)))
         self.printer.note(f"run folder {folder.path}; starting servers and graders")
         self.coordinator = Coordinator(config, folder, self.stack)
+        # from here on the folder holds a run
+        folder.write_config(config.to_dict())
         self.events = self.stack.enter_context(EventLog(folder.metrics))
         self.events.write("resume" if self.resume else "run", seed=config.run.seed, version=__version__)
 
     def _restore(self) -> int:
-        path = self.store.newest()
-        if path is None:
+        # one rank looks, so that all load the same step
+        newest = (self.store.newest() or "") if distributed.is_rank_0() else None
+        chosen = distributed.broadcast_bytes(None if newest is None else str(newest).encode()).decode()
+        if not chosen:
             return 0
-        state = load(path, self.policy)
+        state = load(Path(chosen), self.policy)
         if state["seed"] != self.config.run.seed:
             raise RunError(f"run.seed is {self.config.run.seed}, the checkpoint has {state['seed']}: resume with that")
         return int(state["step"])

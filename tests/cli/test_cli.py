@@ -1,6 +1,9 @@
 """The command `egrc` as a user meets it: quick help, one line per error, exit codes, nothing half-written."""
 
+import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +75,48 @@ def test_bad_input_is_one_line_and_an_exit_code_and_writes_nothing(
     assert result.stderr.startswith("egrc: error: ")
     assert expected in result.stderr
     assert not run.exists()
+
+
+def small_run(root: Path, run: Path, *overrides: str) -> subprocess.CompletedProcess:
+    sets = [part for override in (f"run.dir={run}", *overrides) for part in ("--set", override)]
+    return egrc("train", "-c", root / "configs/quickstart.yaml", *sets)
+
+
+def test_a_vocabulary_that_does_not_match_is_one_line_and_leaves_no_run(
+    root: Path, base_model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(base_model, tmp_path / "model")
+    config = json.loads((base_model / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"vocab_size": 39}))
+    result = small_run(root, tmp_path / "run", f"model.path={tmp_path / 'model'}")
+    assert result.returncode == 4, result.stderr
+    assert result.stderr.splitlines()[-1].startswith("egrc: error: model.path: the tokenizer of ")
+    assert "40 tokens, config.json says vocab_size = 39" in result.stderr
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+
+
+def test_a_port_in_use_is_one_line_and_leaves_only_the_servers_log(root: Path, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = small_run(root, tmp_path / "run", f"rollout.port={port}")
+    assert result.returncode == 5, result.stderr
+    assert f"127.0.0.1:{port} cannot be used: Address already in use" in result.stderr.splitlines()[-1]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".lock", "logs"]
+
+
+def test_malformed_rows_are_quarantined_or_stop_the_run_with_file_and_line(root: Path, tmp_path: Path) -> None:
+    data = tmp_path / "train.jsonl"
+    data.write_text('{"problem": "9 a + 1 = ?", "answer": "0"}\n{not json\n')
+    result = small_run(root, tmp_path / "run", f"data.train={data}")
+    assert result.returncode == 3, result.stderr
+    line = result.stderr.splitlines()[-1]
+    assert f"{data}: 1 of 2 rows" in line
+    assert "line 2" in line
+    assert "quarantine.jsonl" in line
+    [row] = map(json.loads, (tmp_path / "run" / "quarantine.jsonl").read_text().splitlines())
+    assert row["line"] == 2
 
 
 def test_resume_without_a_run_is_refused(root: Path, tmp_path: Path) -> None:

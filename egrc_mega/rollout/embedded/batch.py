@@ -82,8 +82,8 @@ class Batch:
         first_positions_BT = (column_T - (width - self.positions_B)[:, None]).clamp(min=0)
         self.logits_BV = self._forward(ids_BT, first_positions_BT, mask_B1TT)
 
-    def step(self, version: str) -> None:
-        """Sample a token for every live row, then compute the logits of the next one."""
+    def step(self, version: str) -> int:
+        """Sample a token for every live row, compute the logits of the next one; returns how many were sampled."""
         live = [i for i, request in enumerate(self.rows) if request.finish_reason is None]
         tokens_B1 = torch.zeros(len(self.positions_B), 1, dtype=torch.long)
         if live:
@@ -94,11 +94,12 @@ class Batch:
             for request, token, logprob in zip(requests, *sampled, strict=True):
                 request.add(token, logprob, version)
         if self.is_done:
-            return
+            return len(live)
         tokens_B1 = self._compact(tokens_B1)
         self.key_mask_BT = torch.cat([self.key_mask_BT, torch.zeros(len(tokens_B1), 1)], dim=1)
         self.logits_BV = self._forward(tokens_B1, self.positions_B[:, None], self.key_mask_BT[:, None, None])
         self.positions_B = self.positions_B + 1
+        return len(live)
 
     @property
     def is_done(self) -> bool:

@@ -1,7 +1,9 @@
 """The generation thread: admits requests into batches, steps them in turn, and runs commands between steps."""
 
+import os
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -123,18 +125,26 @@ class Engine:
 
     def _loop(self) -> None:
         torch.set_num_threads(1)
-        with torch.inference_mode():
-            while True:
-                self._run_commands()
-                self._wait_for_work()
-                if self._paused:
-                    continue
-                self._admit()
-                for batch in self._batches:
-                    batch.step(self.version)
-                    self.num_steps += 1
-                    self.num_tokens += len(batch.rows)
-                self._batches = [batch for batch in self._batches if not batch.is_done]
+        try:
+            with torch.inference_mode():
+                while True:
+                    self._turn()
+        except BaseException:
+            # a server that accepts and never answers is worse than none: the trainer sees the exit code and this log
+            traceback.print_exc()
+            os._exit(1)
+
+    def _turn(self) -> None:
+        """Commands, then new requests, then one token for every row."""
+        self._run_commands()
+        self._wait_for_work()
+        if self._paused:
+            return
+        self._admit()
+        for batch in self._batches:
+            self.num_tokens += batch.step(self.version)
+            self.num_steps += 1
+        self._batches = [batch for batch in self._batches if not batch.is_done]
 
     def _run_commands(self) -> None:
         while self._commands:
