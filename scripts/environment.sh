@@ -1,5 +1,5 @@
 # Sourced by quickstart.sh and test.sh: makes .venv in the repository's root with the pinned versions, once.
-# Usage: . scripts/environment.sh; ensure_environment
+# Usage: . scripts/environment.sh; prepare "$@"
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 venv="$root/.venv"
@@ -46,4 +46,14 @@ ensure_environment() {
     say "Installing egrc_mega and its other dependencies (pins: scripts/constraints.txt)"
     "$venv/bin/pip" install --quiet --constraint "$root/scripts/constraints.txt" --editable "$root[dev]"
     echo "$wanted" >"$stamp"
+}
+
+prepare() {
+    local argument install_only=false
+    arguments=()
+    for argument in "$@"; do
+        if [ "$argument" = --install-only ]; then install_only=true; else arguments+=("$argument"); fi
+    done
+    ensure_environment
+    if $install_only; then exit 0; fi
 }

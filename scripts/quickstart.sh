@@ -4,13 +4,6 @@
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
-arguments=()
-install_only=false
-for argument in "$@"; do
-    if [ "$argument" = --install-only ]; then install_only=true; else arguments+=("$argument"); fi
-done
-
-ensure_environment
-if $install_only; then exit 0; fi
+prepare "$@" # sets `arguments`; ends here with --install-only
 say "Training the miniature (about two to five minutes)"
 "$venv/bin/egrc" train --config "$root/configs/quickstart.yaml" --fresh ${arguments[@]+"${arguments[@]}"}
