@@ -57,3 +57,11 @@ class PolicyError(EgrcError):
     """The update cannot go on: impossible layout, sample longer than the budget, log-prob mismatch, non-finite loss."""
 
     exit_code = 9
+
+
+class RelayedError(EgrcError):
+    """An error of another process, with that process's exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

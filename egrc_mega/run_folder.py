@@ -38,6 +38,7 @@ class RunFolder:
         self.quarantine = path / "quarantine.jsonl"
         self.logs = path / "logs"
         self.export = path / "export"
+        self.weights = path / "weights"
 
     @classmethod
     def claim(cls, path: Path, *, resume: bool) -> Self:

@@ -4,12 +4,15 @@
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
+from egrc_mega.config.check import check
 from egrc_mega.config.load import load_config
 from egrc_mega.config.schema import Config
-from egrc_mega.errors import EgrcError
+from egrc_mega.errors import EgrcError, RelayedError
+from egrc_mega.relay import report_error
 from egrc_mega.report.build import build_report
 from egrc_mega.training.run import Run
 
@@ -44,9 +47,13 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true")
     arguments = parser.parse_args()
     try:
-        train(load_config(arguments.config, arguments.overrides).config, resume=arguments.resume)
+        config = load_config(arguments.config, arguments.overrides).config
+        check(config, int(os.environ["WORLD_SIZE"]))
+        train(config, resume=arguments.resume)
+    except RelayedError as error:
+        sys.exit(error.exit_code)
     except EgrcError as error:
-        print(f"egrc: error: {error}", file=sys.stderr)
+        report_error(error)
         sys.exit(error.exit_code)
 
 

@@ -4,10 +4,12 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from egrc_mega import relay
 from egrc_mega.config.check import check as check_config
 from egrc_mega.config.load import load_config
 from egrc_mega.run_folder import check as check_folder
@@ -40,11 +42,15 @@ def _run_torchrun(config_file: Path, overrides: Sequence[str], resume: bool, num
     command += [part for override in overrides for part in ("--set", override)]
     command += ["--resume"] if resume else []
     environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "PYTHONSAFEPATH": "1"}
-    process = subprocess.Popen(command, env=environment)
+    with tempfile.TemporaryDirectory(prefix="egrc-launch-") as scratch:
+        error_file = Path(scratch) / "error.json"
+        process = subprocess.Popen(command, env=environment | {relay.VARIABLE: str(error_file)})
 
-    def forward(number: int, _frame: FrameType | None) -> None:
-        process.send_signal(number)
+        def forward(number: int, _frame: FrameType | None) -> None:
+            process.send_signal(number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, forward)
-    return process.wait()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, forward)
+        exit_code = process.wait()
+        relay.raise_reported(error_file)
+    return exit_code

@@ -2,6 +2,7 @@
 
 import datetime
 import os
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
@@ -14,7 +15,7 @@ if not torch.cuda.is_available():
 from megatron.core import parallel_state
 
 from egrc_mega.config.schema import MegatronSection
-from egrc_mega.errors import ConfigError
+from egrc_mega.errors import ConfigError, RelayedError
 
 
 def initialize(section: MegatronSection, timeout_s: float) -> None:
@@ -62,6 +63,28 @@ def is_rank_0() -> bool:
 def device() -> torch.device:
     """Where this rank's tensors live."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def on_rank_0(compute: Callable[[], bytes]) -> bytes:
+    """Run `compute` on rank 0 and hand its bytes to every rank. Collective.
+
+    Raises:
+        Exception: on rank 0 whatever `compute` raised.
+        RelayedError: on the other ranks then, so that none waits for a rank that is gone.
+    """
+    if dist.get_world_size() == 1:
+        return compute()
+    if not is_rank_0():
+        answer = broadcast_bytes(None)
+        if answer[0]:
+            raise RelayedError("rank 0 has failed and said why", exit_code=answer[0])
+        return answer[1:]
+    try:
+        payload = compute()
+    except Exception as error:
+        broadcast_bytes(bytes([getattr(error, "exit_code", 1)]))
+        raise
+    return broadcast_bytes(bytes([0]) + payload)[1:]
 
 
 def broadcast_bytes(payload: bytes | None) -> bytes:

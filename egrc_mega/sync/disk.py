@@ -22,19 +22,11 @@ class Servers(Protocol):
 class DiskSync:
     """Writes versions below `folder` and tells the servers; only the version in use stays."""
 
-    def __init__(self, folder: Path, model_path: Path, servers: Servers | None) -> None:
-        """`servers` is None on every rank but 0."""
+    def __init__(self, folder: Path, model_path: Path, servers: Servers) -> None:
         self.folder, self.model_path, self.servers = folder, model_path, servers
 
     def publish(self, tensors: Iterable[tuple[str, torch.Tensor]], version: str) -> None:
-        """Exhaust `tensors` (collective); on rank 0 write them and move every server to `version`.
-
-        Returns when every server has confirmed the version.
-        """
-        if self.servers is None:
-            for _name, _tensor in tensors:
-                pass
-            return
+        """Write `tensors` and move every server to `version`; returns when all of them have confirmed it."""
         path = self.folder / version
         write_folder(path, tensors, source=self.model_path, dtype=None)
         self.servers.update_weights(path, version)

@@ -1,7 +1,7 @@
 """A run: its policy on every rank, its coordinator on rank 0, and the verbs of the loop, all of them collective."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +30,8 @@ from egrc_mega.training.schedule import Step, schedule
 from egrc_mega.training.update import UpdateMetrics, run_updates
 from egrc_mega.types import Group
 
+HfTensors = Iterator[tuple[str, torch.Tensor]]
+
 
 class Run:
     """One training run. Use as a context manager: leaving it stops servers, graders and process groups."""
@@ -57,16 +59,13 @@ class Run:
         distributed.initialize(config.megatron, config.policy.distributed_timeout_s)
         self.stack.callback(distributed.finalize)
         self.coordinator: Coordinator | None = None
-        if distributed.is_rank_0():
-            self._start_rank_0()
+        distributed.on_rank_0(self._start_rank_0)
         self.store = CheckpointStore(config.run.dir / "checkpoints", config.checkpoint.keep)
         self.policy = Policy(config.model.path, config.megatron, config.policy)
         self.done = self._restore() if self.resume else 0
-        fleet = self.coordinator.fleet if self.coordinator else None
-        self.sync = DiskSync(config.run.dir / "weights", config.model.path, fleet)
         self.publish_weights()
 
-    def _start_rank_0(self) -> None:
+    def _start_rank_0(self) -> bytes:
         config = self.config
         folder = self.stack.enter_context(RunFolder.claim(config.run.dir, resume=self.resume))
         self.folder = folder
@@ -77,11 +76,12 @@ class Run:
         folder.write_config(config.to_dict())
         self.events = self.stack.enter_context(EventLog(folder.metrics))
         self.events.write("resume" if self.resume else "run", seed=config.run.seed, version=__version__)
+        self.sync = DiskSync(folder.weights, config.model.path, self.coordinator.fleet)
+        return b""
 
     def _restore(self) -> int:
         # one rank looks, so that all load the same step
-        newest = (self.store.newest() or "") if distributed.is_rank_0() else None
-        chosen = distributed.broadcast_bytes(None if newest is None else str(newest).encode()).decode()
+        chosen = distributed.on_rank_0(lambda: str(self.store.newest() or "").encode()).decode()
         if not chosen:
             return 0
         state = load(Path(chosen), self.policy)
@@ -97,12 +97,17 @@ class Run:
 
     def evaluate(self, point: str) -> None:
         """Measure the current weights on rank 0, once per point."""
-        if self.coordinator:
+
+        def measure() -> bytes:
+            assert self.coordinator is not None
             lines = self.coordinator.evaluate(point)
             for line in lines:
                 self.printer.note(line)
             if lines:
                 self.events.write("evaluation", point=point, step=self.done)
+            return b""
+
+        distributed.on_rank_0(measure)
 
     def open_stage(self, step: Step) -> Method:
         """The stage's method; at its first step the optimizer forgets, if the stage says so."""
@@ -112,11 +117,13 @@ class Run:
 
     def collect(self, step: Step, method: Method) -> Batch:
         """Roll out and grade on rank 0; every rank gets the batch."""
-        payload = None
-        if self.coordinator:
+
+        def roll_out() -> bytes:
+            assert self.coordinator is not None
             self.groups = self.coordinator.collect(step, method, self.times)
-            payload = encode(build_batch(self.groups, method, self.version))
-        return decode(distributed.broadcast_bytes(payload))
+            return encode(build_batch(self.groups, method, self.version))
+
+        return decode(distributed.on_rank_0(roll_out))
 
     def update(self, batch: Batch, step: Step) -> UpdateMetrics:
         """The optimizer steps of the batch; with them the step is done."""
@@ -128,7 +135,7 @@ class Run:
     def publish_weights(self) -> None:
         """Move every server to the current weights, named after the number of steps they have seen."""
         with self._timed("sync"):
-            self.sync.publish(self.policy.export_hf(), self.version)
+            self._hand_out_weights(lambda tensors: self.sync.publish(tensors, self.version))
 
     def record(self, step: Step, method: Method, update: UpdateMetrics, version: str) -> None:
         """Write the step to `metrics.jsonl` and show its line."""
@@ -151,14 +158,26 @@ class Run:
     def finish(self) -> None:
         """Measure the last point and export the Hugging Face folder."""
         self.evaluate(self.steps[-1].stage.name)
-        tensors = self.policy.export_hf()
-        if self.coordinator:
+
+        def export(tensors: HfTensors) -> None:
             dtype = getattr(torch, self.policy.architecture.dtype)
             write_folder(self.folder.export, tensors, source=self.config.model.path, dtype=dtype)
             self.events.write("end", step=self.done)
-        else:
+
+        self._hand_out_weights(export)
+
+    def _hand_out_weights(self, take: Callable[[HfTensors], None]) -> None:
+        """Give rank 0's `take` the whole tensors; the other ranks join the gathering, then learn how it ended."""
+        tensors = self.policy.export_hf()
+
+        def take_all() -> bytes:
+            take(tensors)
+            return b""
+
+        if self.coordinator is None:
             for _name, _tensor in tensors:
                 pass
+        distributed.on_rank_0(take_all)
 
     @property
     def version(self) -> str:

@@ -5,6 +5,7 @@ Not covered: quality of the trained model (the quickstart's table is), several m
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -153,6 +154,19 @@ def test_a_second_run_in_the_same_folder_is_refused_and_harmless(runs: dict[str,
     assert "--resume" in output
     assert "--fresh" in output
     assert (runs["undisturbed"] / "metrics.jsonl").read_bytes() == before
+
+
+def test_an_error_on_one_of_two_ranks_ends_both_and_is_the_last_line(root: Path, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        process = start(root, tmp_path / "run", "--nproc-per-node", "2", overrides=(f"rollout.port={port}",))
+        output = finish(process, expected=5)
+    last = output.splitlines()[-1]
+    assert last.startswith("egrc: error: the rollout server ended")
+    assert f"127.0.0.1:{port} cannot be used" in last
+    assert "Connection closed by peer" not in output
 
 
 def test_a_killed_trainer_leaves_no_process_behind(root: Path, tmp_path: Path) -> None:
