@@ -18,5 +18,5 @@ def evaluate_model(model: Path, config: Config, out: Path) -> None:
     config = config.model_copy(update={"model": section})
     with ExitStack() as stack:
         folder = stack.enter_context(RunFolder.claim(out, resume=False))
-        for line in Coordinator(config, folder, stack).evaluate("base"):
+        for line in Coordinator(config, folder, stack).evaluate("model"):
             print(line)

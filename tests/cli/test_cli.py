@@ -171,7 +171,7 @@ def test_eval_measures_a_model_folder(root: Path, base_model: Path, tmp_path: Pa
     result = egrc("eval", base_model, "-c", config, "--out", tmp_path / "out", *sets)
     assert result.returncode == 0, result.stderr
     for temperature in ("0.6", "1"):
-        assert f"evaluation of base at T {temperature}: accuracy " in result.stdout
+        assert f"evaluation of model at T {temperature}: accuracy " in result.stdout
     assert (tmp_path / "out" / "evaluation.json").exists()
 
 
