@@ -8,12 +8,12 @@ import os
 import sys
 from pathlib import Path
 
-from egrc_mega.config.check import check
 from egrc_mega.config.load import load_config
 from egrc_mega.config.schema import Config
 from egrc_mega.errors import EgrcError, RelayedError
 from egrc_mega.relay import report_error
 from egrc_mega.report.build import build_report
+from egrc_mega.training.preflight import preflight
 from egrc_mega.training.run import Run
 
 
@@ -48,7 +48,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         config = load_config(arguments.config, arguments.overrides).config
-        check(config, int(os.environ["WORLD_SIZE"]))
+        preflight(config, int(os.environ["WORLD_SIZE"]))
         train(config, resume=arguments.resume)
     except RelayedError as error:
         sys.exit(error.exit_code)

@@ -5,9 +5,7 @@ sums, syncs everything to disk, renames the folder and points `latest` at it. A 
 takes the newest step whose manifest verifies; one that is torn or altered is passed over, by name.
 """
 
-import hashlib
 import json
-import os
 import queue
 import shutil
 from pathlib import Path
@@ -17,14 +15,18 @@ import torch.distributed as dist
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 
+from egrc_mega.convert.hf_folder import copy_companions
+from egrc_mega.convert.source import COMPANION_FOLDER
 from egrc_mega.errors import CheckpointError
+from egrc_mega.manifest import damages, sync, write_manifest
 
-MANIFEST = "manifest.json"
 STATE = "state.json"
 
 
 class Stateful(Protocol):
     """What the store saves: see `policy.engine.Policy`."""
+
+    companions: Path
 
     def sharded_state(self, *, is_loading: bool) -> dict[str, Any]: ...
 
@@ -55,9 +57,12 @@ class CheckpointStore:
         _write_shards(policy.sharded_state(is_loading=False), partial)
         if dist.get_rank() == 0:
             (partial / STATE).write_text(json.dumps(state | {"step": step}))
-            _write_manifest(partial)
+            # with them the step can be exported without the model it started from
+            (partial / COMPANION_FOLDER).mkdir()
+            copy_companions(policy.companions, partial / COMPANION_FOLDER)
+            write_manifest(partial, {}, durable=True)
             partial.rename(final)
-            _sync(self.folder)
+            sync(self.folder)
             _replace_text(self.folder / "latest", final.name)
             self._prune()
         dist.barrier()
@@ -65,10 +70,10 @@ class CheckpointStore:
     def newest(self) -> Path | None:
         """The newest step that verifies, or None. What does not verify is named on stderr."""
         for path in sorted(self.folder.glob("step_??????"), reverse=True):
-            problem = verify(path)
-            if problem is None:
+            problems = damages(path)
+            if not problems:
                 return path
-            print(f"checkpoint {path} is passed over: {problem}", flush=True)
+            print(f"checkpoint {path} is passed over: {problems[0]}", flush=True)
         return None
 
     def _prune(self) -> None:
@@ -114,46 +119,8 @@ def read_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def verify(path: Path) -> str | None:
-    """None when every file of the step is as the manifest says, else what is wrong, naming the file."""
-    try:
-        manifest = json.loads((path / MANIFEST).read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        return f"{MANIFEST} cannot be read ({error})"
-    for name, expected in manifest.items():
-        file = path / name
-        if not file.exists():
-            return f"{name} is missing"
-        if file.stat().st_size != expected["size_bytes"] or _sha256(file) != expected["sha256"]:
-            return f"{name} differs from the manifest"
-    return None
-
-
-def _write_manifest(folder: Path) -> None:
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    manifest = {path.name: {"size_bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files}
-    for path in files:
-        _sync(path)
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
-    _sync(folder / MANIFEST)
-    _sync(folder)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _replace_text(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.tmp")
     partial.write_text(text)
-    _sync(partial)
+    sync(partial)
     partial.replace(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

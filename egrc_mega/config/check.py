@@ -1,24 +1,15 @@
-"""Checks across fields and against the files, all at once, before any process starts."""
+"""Checks across fields and against the data files. The model has its own: see `training.preflight`."""
 
-import json
 from collections.abc import Iterator
-from typing import Any
 
 from egrc_mega.config.schema import Config
-from egrc_mega.errors import ConfigError, DataError, EgrcError, ModelError
-
-ARCHITECTURES = ("Qwen2ForCausalLM",)
+from egrc_mega.errors import ConfigError, DataError, EgrcError
 
 
-def check(config: Config, world_size: int) -> None:
-    """Refuse what cannot run.
-
-    Raises:
-        EgrcError: of the class of the first problem, with one line for each.
-    """
-    problems = [*_data_problems(config), *_model_problems(config), *_config_problems(config, world_size)]
-    if problems:
-        raise type(problems[0])("\n".join(map(str, problems)))
+def problems(config: Config, world_size: int) -> Iterator[EgrcError]:
+    """What cannot run, one error for each."""
+    yield from _data_problems(config)
+    yield from _config_problems(config, world_size)
 
 
 def _data_problems(config: Config) -> Iterator[EgrcError]:
@@ -27,40 +18,17 @@ def _data_problems(config: Config) -> Iterator[EgrcError]:
             yield DataError(f"{name}: {path} does not exist")
 
 
-def _model_problems(config: Config) -> Iterator[EgrcError]:
-    path = config.model.path
-    if not path.is_dir():
-        yield ModelError(f"model.path: {path} is not a folder; give a local Hugging Face model folder")
-        return
-    try:
-        hf = json.loads((path / "config.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        yield ModelError(f"model.path: {path / 'config.json'} cannot be read: {error}")
-        return
-    names = hf.get("architectures") or []
-    if len(names) != 1 or names[0] not in ARCHITECTURES:
-        yield ModelError(f"model.path: {path} holds {names}, known architectures are {list(ARCHITECTURES)}")
-        return
-    yield from _layout_problems(config, hf)
-
-
-def _layout_problems(config: Config, hf: dict[str, Any]) -> Iterator[EgrcError]:
-    tensor = config.megatron.tensor_model_parallel_size
-    pipeline = config.megatron.pipeline_model_parallel_size
-    heads, groups, layers = hf["num_attention_heads"], hf["num_key_value_heads"], hf["num_hidden_layers"]
-    if heads % tensor:
-        yield ConfigError(f"megatron.tensor_model_parallel_size: {tensor} does not divide the {heads} attention heads")
-    elif groups % tensor:
-        yield ConfigError(f"megatron.tensor_model_parallel_size: {tensor} does not divide the {groups} query groups")
-    if layers % pipeline:
-        yield ConfigError(f"megatron.pipeline_model_parallel_size: {pipeline} does not divide the {layers} layers")
-
-
 def _config_problems(config: Config, world_size: int) -> Iterator[EgrcError]:
-    model_size = config.megatron.tensor_model_parallel_size * config.megatron.pipeline_model_parallel_size
+    tensor, pipeline = config.megatron.tensor_model_parallel_size, config.megatron.pipeline_model_parallel_size
+    model_size = tensor * pipeline
     if world_size % model_size:
         yield ConfigError(
             f"--nproc-per-node: {world_size} is no multiple of tensor x pipeline parallel size {model_size}"
+        )
+    elif world_size % (model_size * config.megatron.expert_model_parallel_size):
+        yield ConfigError(
+            f"megatron.expert_model_parallel_size: {world_size} processes are no multiple of tensor x pipeline x "
+            f"expert parallel size {model_size * config.megatron.expert_model_parallel_size}"
         )
     names = [stage.name for stage in config.stages]
     if len(set(names)) < len(names):

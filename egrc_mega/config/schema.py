@@ -99,6 +99,12 @@ class MegatronSection(Section):
     """Ranks that share each layer."""
     pipeline_model_parallel_size: PositiveInt = 1
     """Ranks that share the depth."""
+    expert_model_parallel_size: PositiveInt = 1
+    """Ranks that share the experts of a mixture-of-experts model."""
+    num_layers_in_first_pipeline_stage: PositiveInt | None = None
+    """Layers of the first pipeline stage; None: as many as the others."""
+    num_layers_in_last_pipeline_stage: PositiveInt | None = None
+    """Layers of the last pipeline stage; None: as many as the others."""
     use_distributed_optimizer: bool = True
     """Shard the optimizer state over data-parallel ranks."""
     bf16: bool = False

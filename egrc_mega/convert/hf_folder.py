@@ -1,91 +1,235 @@
-"""Reads and writes Hugging Face model folders: safetensors by mmap, and the small files that travel along."""
+"""Reads and writes Hugging Face model folders: safetensors by mmap, and the small files that travel along.
+
+The format of safetensors is written here and not by its library, which wants all tensors of a file in memory at once:
+eight bytes of length, a JSON header, the tensors' bytes (https://github.com/huggingface/safetensors, "Format").
+"""
 
 import json
+import math
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
+from egrc_mega.convert.family import Architecture
 from egrc_mega.errors import ModelError
+from egrc_mega.manifest import MANIFEST, FileEntry, HashedWriter, sync, write_manifest
 
+WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-COMPANIONS = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "LICENSE",
-)
+COMPANIONS = ("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "NOTICE*", "README.md")
+"""Tokenizer, chat template, generation config, license: what travels with the weights. Never code."""
+NO_COMPANIONS = ("*.index.json", MANIFEST)
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""safetensors' names of the dtypes that models come in here."""
+DEFAULT_SHARD_BYTES = 5 * 10**9
+
+Advance = Callable[[int], None]
+"""Told the number of bytes that have been written since the last call."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """A tensor in a file."""
+
+    file: str
+    dtype: str
+    """As safetensors names it, e.g. "BF16"."""
+    shape: tuple[int, ...]
 
 
 class HfReader:
-    """The tensors of a model folder by name, read lazily.
+    """The tensors of a model folder by name, read lazily from the mapped files.
 
     Raises:
-        ModelError: no safetensors, a torn file, an index that points outside the folder, a name that is missing.
+        ModelError: no safetensors, torn files, an index that points outside the folder or disagrees with its files, a
+            tensor in two of them. All problems are listed.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._file_of = {name: path for path in self._shards() for name in set(self._open(path).keys())}
+        self.infos: dict[str, TensorInfo] = {}
+        self._files: dict[str, safe_open] = {}
+        files, weight_map = self._list_files()
+        problems = [problem for file in files for problem in self._open(file)]
+        if weight_map is not None and not problems:
+            problems = [
+                f"{INDEX} puts {name} into {file}, it is in {found.file if found else 'none of the files'}"
+                for name, file in sorted(weight_map.items())
+                if not (found := self.infos.get(name)) or found.file != file
+            ]
+            unlisted = sorted(self.infos.keys() - weight_map.keys())
+            problems += [f"{self.infos[name].file}: {name} is not in {INDEX}" for name in unlisted]
+        if problems:
+            raise ModelError("\n".join(f"{folder}: {problem}" for problem in problems))
 
     def names(self) -> set[str]:
         """Every tensor's name."""
-        return set(self._file_of)
+        return set(self.infos)
 
     def tensor(self, name: str) -> torch.Tensor:
-        """One tensor, in its own dtype."""
-        if name not in self._file_of:
+        """One tensor in its own dtype: a view of the mapped file."""
+        if name not in self.infos:
             raise ModelError(f"{self.folder}: tensor {name} is missing")
-        return self._open(self._file_of[name]).get_tensor(name)
+        return self._files[self.infos[name].file].get_tensor(name)
 
-    def _shards(self) -> list[Path]:
+    def _list_files(self) -> tuple[list[str], dict[str, str] | None]:
         index = self.folder / INDEX
         if not index.exists():
-            single = self.folder / "model.safetensors"
-            if not single.exists():
+            if not (self.folder / WEIGHTS).exists():
                 raise ModelError(f"model.path: {self.folder} holds no safetensors; convert the weights first")
-            return [single]
-        files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            return [WEIGHTS], None
+        try:
+            weight_map: dict[str, str] = json.loads(index.read_text())["weight_map"]
+            files = sorted(set(weight_map.values()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"{index}: no index of safetensors: {error!r}; download it again") from error
         outside = [file for file in files if Path(file).name != file]
         if outside:
             raise ModelError(f"{index}: {outside[0]} points outside the folder")
-        return [self.folder / file for file in files]
+        return files, weight_map
 
-    def _open(self, path: Path) -> safe_open:
+    def _open(self, name: str) -> Iterator[str]:
+        """Map one file and note its tensors; yields what is wrong with it."""
         try:
-            return safe_open(path, framework="pt")
+            file = self._files[name] = safe_open(self.folder / name, framework="pt")
         except (OSError, SafetensorError) as error:
-            raise ModelError(f"{path}: not a whole safetensors file: {error}") from error
-
-
-def write_weights(folder: Path, tensors: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype | None) -> None:
-    """Write `model.safetensors` into an existing folder; `dtype` None keeps each tensor's own."""
-    by_name = {name: tensor.to("cpu", dtype or tensor.dtype).contiguous() for name, tensor in tensors}
-    save_file(by_name, folder / "model.safetensors", metadata={"format": "pt"})
+            yield f"{name}: not a whole safetensors file: {error}"
+            return
+        for tensor in file.keys():  # noqa: SIM118 (a safe_open is no mapping)
+            if tensor in self.infos:
+                yield f"{tensor} is in {self.infos[tensor].file} and in {name}"
+            part = file.get_slice(tensor)
+            self.infos[tensor] = TensorInfo(name, part.get_dtype(), tuple(part.get_shape()))
 
 
 def write_folder(
-    folder: Path, tensors: Iterable[tuple[str, torch.Tensor]], *, source: Path, dtype: torch.dtype | None
+    folder: Path,
+    tensors: Iterable[tuple[str, torch.Tensor]],
+    *,
+    architecture: Architecture,
+    source: Path,
+    dtype: torch.dtype,
+    max_shard_bytes: int = DEFAULT_SHARD_BYTES,
+    durable: bool = False,
+    advance: Advance = lambda _count: None,
 ) -> None:
-    """Write a whole model folder: the weights, and the source's config, tokenizer and license.
+    """Write a whole model folder: weights, the source's config, tokenizer and license, and a manifest.
 
-    The folder appears under its name only when it is complete; an earlier one of that name is replaced.
+    The folder appears under its name only when it is complete; an earlier one of that name is replaced. Weight sync,
+    the export of a run and the converter all come through here.
+
+    Args:
+        tensors: in the order of the architecture's table; any dtype, any device. One is held at a time.
+        durable: wait until the disk has everything.
     """
+    with new_folder(folder, durable=durable) as partial:
+        copy_companions(source, partial, dtype)
+        entries = _write_weights(partial, tensors, architecture, dtype, max_shard_bytes, durable, advance)
+        write_manifest(partial, entries, durable=durable)
+
+
+@contextmanager
+def new_folder(folder: Path, *, durable: bool) -> Iterator[Path]:
+    """A hidden folder to fill, renamed to `folder` at the end, in place of an earlier one; removed on an error."""
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    for name in COMPANIONS:
-        if (source / name).exists():
-            shutil.copyfile(source / name, partial / name)
-    write_weights(partial, tensors, dtype)
+    try:
+        yield partial
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
+    if durable:
+        sync(folder.parent)
+
+
+def copy_companions(source: Path, target: Path, dtype: torch.dtype | None = None) -> None:
+    """Copy what belongs to a model beside its weights; config.json states `dtype` when it stated another."""
+    found = {path for pattern in COMPANIONS for path in source.glob(pattern)}
+    for path in found - {path for pattern in NO_COMPANIONS for path in source.glob(pattern)}:
+        shutil.copyfile(path, target / path.name)
+    if dtype is None:
+        return
+    config, name = json.loads((target / "config.json").read_text()), str(dtype).removeprefix("torch.")
+    stated = {key for key in ("dtype", "torch_dtype") if config.get(key) not in (None, name)}
+    if stated:
+        (target / "config.json").write_text(json.dumps(config | dict.fromkeys(stated, name), indent=2) + "\n")
+
+
+@dataclass(frozen=True, slots=True)
+class _Spec:
+    name: str
+    shape: tuple[int, ...]
+    num_bytes: int
+
+
+def _write_weights(
+    folder: Path,
+    tensors: Iterable[tuple[str, torch.Tensor]],
+    architecture: Architecture,
+    dtype: torch.dtype,
+    max_shard_bytes: int,
+    durable: bool,
+    advance: Advance,
+) -> dict[str, FileEntry]:
+    shards = _plan_shards(architecture, dtype, max_shard_bytes)
+    names = [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
+    names = names if len(shards) > 1 else [WEIGHTS]
+    remaining, entries = iter(tensors), {}
+    for file, shard in zip(names, shards, strict=True):
+        with HashedWriter(folder / file) as writer:
+            writer.write(_header(shard, dtype))
+            writer.mark("the header")
+            for spec in shard:
+                name, tensor = next(remaining)
+                assert (name, tuple(tensor.shape)) == (spec.name, spec.shape), f"{name} came in place of {spec}"
+                advance(writer.write(to_bytes(tensor, dtype)))
+                writer.mark(name)
+            entries[file] = writer.finish(durable=durable)
+    assert next(remaining, None) is None, "more tensors than the table has"
+    if len(shards) > 1:
+        weight_map = {spec.name: file for file, shard in zip(names, shards, strict=True) for spec in shard}
+        total = sum(spec.num_bytes for shard in shards for spec in shard)
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    return entries
+
+
+def _plan_shards(architecture: Architecture, dtype: torch.dtype, max_shard_bytes: int) -> list[list[_Spec]]:
+    """The tensors of each file, in the table's order; a tensor larger than a shard gets one of its own."""
+    shards: list[list[_Spec]] = [[]]
+    filled = 0
+    for name, shape in architecture.hf_shapes():
+        spec = _Spec(name, shape, math.prod(shape) * dtype.itemsize)
+        if shards[-1] and filled + spec.num_bytes > max_shard_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(spec)
+        filled += spec.num_bytes
+    return shards
+
+
+def _header(shard: Sequence[_Spec], dtype: torch.dtype) -> bytes:
+    name_of = {value: key for key, value in DTYPES.items()}
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for spec in shard:
+        begin, end = end, end + spec.num_bytes
+        header[spec.name] = {"dtype": name_of[dtype], "shape": spec.shape, "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the data starts at a multiple of eight
+    return len(text).to_bytes(8, "little") + text
+
+
+def to_bytes(tensor: torch.Tensor, dtype: torch.dtype) -> memoryview:
+    """The bytes of a tensor in `dtype`, without a copy where it is contiguous on the CPU already."""
+    flat = tensor.detach().to("cpu", dtype).contiguous().view(-1)
+    return flat.view(torch.uint8).numpy().data

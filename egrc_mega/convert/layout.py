@@ -1,4 +1,4 @@
-"""Tensor arithmetic of the table: Hugging Face tensors <-> one full megatron parameter <-> its tensor-parallel shards.
+"""Tensor arithmetic of the table: Hugging Face tensors <-> one whole megatron parameter <-> its tensor-parallel shards.
 
 Everything here is reshaping and concatenation: no value changes, so a round trip is bitwise exact.
 """
@@ -7,45 +7,72 @@ from collections.abc import Sequence
 
 import torch
 
-from egrc_mega.convert.family import Architecture, Kind, Rule
+from egrc_mega.convert.family import Architecture, Entry, Kind
 
 
-def to_megatron(rule: Rule, tensors: Sequence[torch.Tensor], architecture: Architecture) -> torch.Tensor:
-    """Join the Hugging Face tensors of a rule into the full parameter (vocabulary not padded)."""
-    if rule.kind is Kind.QKV:
-        return _interleave_qkv(tensors, architecture)
-    return torch.cat(list(tensors)) if rule.kind is Kind.GATED else tensors[0]
+def to_megatron(entry: Entry, tensors: Sequence[torch.Tensor], architecture: Architecture) -> torch.Tensor:
+    """Join the Hugging Face tensors of an entry into the whole parameter (vocabulary not padded)."""
+    pieces = [piece for _row, piece in to_pieces(entry, tensors, architecture)]
+    return torch.cat(pieces) if len(pieces) > 1 else pieces[0]
 
 
-def to_hf(rule: Rule, full: torch.Tensor, architecture: Architecture) -> list[torch.Tensor]:
+def to_pieces(
+    entry: Entry, tensors: Sequence[torch.Tensor], architecture: Architecture
+) -> list[tuple[int, torch.Tensor]]:
+    """The parameter in pieces (first row, rows), copying only what must be interleaved."""
+    if entry.kind is Kind.QKV:
+        return [(0, _interleave_qkv(tensors, architecture))]
+    return list(zip(first_rows(entry), tensors, strict=True))
+
+
+def first_rows(entry: Entry) -> list[int]:
+    """Where in the whole parameter each Hugging Face tensor begins (not for QKV, which interleaves them)."""
+    assert entry.kind is not Kind.QKV
+    return [sum(shape[0] for shape in entry.shapes[:i]) for i in range(len(entry.shapes))]
+
+
+def to_hf(entry: Entry, full: torch.Tensor, architecture: Architecture) -> list[torch.Tensor]:
     """Undo `to_megatron`; padding rows of the vocabulary are cut."""
-    if rule.kind is Kind.QKV:
+    if entry.kind is Kind.QKV:
         return _separate_qkv(full, architecture)
-    if rule.kind is Kind.GATED:
-        return [part.contiguous() for part in full.chunk(2)]
-    return [full[: architecture.vocab_size] if rule.kind is Kind.VOCAB else full]
+    starts = first_rows(entry)
+    return [full[start : start + shape[0]] for start, shape in zip(starts, entry.shapes, strict=True)]
 
 
-def shard(rule: Rule, full: torch.Tensor, rank: int, size: int, architecture: Architecture) -> torch.Tensor:
-    """The part of a full parameter that tensor-parallel `rank` of `size` holds."""
-    if size == 1 or rule.kind is Kind.REPLICATED:
+def shard(entry: Entry, full: torch.Tensor, rank: int, size: int, architecture: Architecture) -> torch.Tensor:
+    """The part of a whole parameter that tensor-parallel `rank` of `size` holds."""
+    dimension = split_dimension(entry)
+    if size == 1 or dimension is None:
         return full
-    if rule.kind is Kind.VOCAB:
+    if entry.kind is Kind.VOCAB:
         missing = architecture.padded_vocab_size(size) - full.shape[0]
         full = torch.cat([full, full.new_zeros(missing, *full.shape[1:])])
-    if rule.kind is Kind.GATED:
+    if entry.kind is Kind.GATED:
         return torch.cat([part.chunk(size)[rank] for part in full.chunk(2)])
-    return full.chunk(size, dim=1 if rule.kind is Kind.ROW else 0)[rank]
+    return full.chunk(size, dim=dimension)[rank]
 
 
-def unshard(rule: Rule, shards: Sequence[torch.Tensor]) -> torch.Tensor:
+def unshard(entry: Entry, shards: Sequence[torch.Tensor]) -> torch.Tensor:
     """Undo `shard` (vocabulary padding stays)."""
-    if len(shards) == 1 or rule.kind is Kind.REPLICATED:
+    dimension = split_dimension(entry)
+    if len(shards) == 1 or dimension is None:
         return shards[0]
-    if rule.kind is Kind.GATED:
+    if entry.kind is Kind.GATED:
         halves = [part.chunk(2) for part in shards]
         return torch.cat([half[0] for half in halves] + [half[1] for half in halves])
-    return torch.cat(list(shards), dim=1 if rule.kind is Kind.ROW else 0)
+    return torch.cat(list(shards), dim=dimension)
+
+
+def padded_shape(entry: Entry, architecture: Architecture, tensor_parallel_size: int) -> tuple[int, ...]:
+    """Shape of the whole parameter with the rows that pad the vocabulary."""
+    if entry.kind is not Kind.VOCAB:
+        return entry.shape
+    return (architecture.padded_vocab_size(tensor_parallel_size), *entry.shape[1:])
+
+
+def split_dimension(entry: Entry) -> int | None:
+    """The dimension that tensor parallelism splits; None: every rank holds all of it."""
+    return {Kind.REPLICATED: None, Kind.ROW: 1}.get(entry.kind, 0)
 
 
 def _interleave_qkv(tensors: Sequence[torch.Tensor], architecture: Architecture) -> torch.Tensor:

@@ -10,10 +10,10 @@ from pathlib import Path
 from types import FrameType
 
 from egrc_mega import relay
-from egrc_mega.config.check import check as check_config
 from egrc_mega.config.load import load_config
 from egrc_mega.run_folder import check as check_folder
 from egrc_mega.run_folder import move_aside
+from egrc_mega.training.preflight import preflight
 
 
 def launch(config_file: Path, overrides: Sequence[str], *, resume: bool, fresh: bool, num_processes: int) -> int:
@@ -23,7 +23,7 @@ def launch(config_file: Path, overrides: Sequence[str], *, resume: bool, fresh: 
         EgrcError: nothing has been started or written yet.
     """
     config = load_config(config_file, overrides).config
-    check_config(config, num_processes)
+    preflight(config, num_processes)
     if fresh and (aside := move_aside(config.run.dir)):
         print(f"the earlier run is now {aside}", flush=True)
     check_folder(config.run.dir, resume=resume)

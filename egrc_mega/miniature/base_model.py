@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
 
 from egrc_mega.config.schema import LossSection, MegatronSection, PolicySection
-from egrc_mega.convert.hf_folder import write_folder, write_weights
+from egrc_mega.convert.hf_folder import write_folder
 from egrc_mega.data.chat import render_prompt
 from egrc_mega.data.tokenizer import load_tokenizer
 from egrc_mega.miniature.dataset import draw_training_problem
@@ -27,7 +28,7 @@ from egrc_mega.policy.engine import Policy
 from egrc_mega.types import TrainSample
 
 SEED = 0
-SHA256 = "3b6732d9736ceda4fc859d61b106e949d0dafa4d7938f248b7bab8977b5d3591"
+SHA256 = "4bf8b1f69234cd1e29f7d21184081ea7d96f76c076b208e28663e889b4169683"
 """Of the shipped model.safetensors, made with the pinned versions on an x86-64 processor with AVX2."""
 STEPS_PER_BLOCK = 200
 BLOCK_LEARNING_RATES = (4e-3, 3e-3, 3e-3, 3e-3, 3e-3, 3e-3)
@@ -76,7 +77,9 @@ def make_base(out_dir: Path) -> None:
             print(
                 f"step {step + 1}/{num_steps} loss {result.loss:.4f} gradient norm {result.grad_norm:.3f}", flush=True
             )
-    write_folder(out_dir, policy.export_hf(), source=start, dtype=torch.float32)
+    write_folder(
+        out_dir, policy.export_hf(), architecture=policy.architecture, source=start, dtype=torch.float32, durable=True
+    )
     shutil.rmtree(start)
     found = hashlib.sha256((out_dir / "model.safetensors").read_bytes()).hexdigest()
     print(f"SHA-256 {found}, {'as shipped' if found == SHA256 else f'not the shipped {SHA256}'}")
@@ -96,7 +99,7 @@ def write_start(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(HF_CONFIG, indent=2))
     write_tokenizer(folder)
     generator = torch.Generator().manual_seed(SEED)
-    write_weights(folder, _random_tensors(generator), dtype=None)
+    save_file(dict(_random_tensors(generator)), folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def _random_tensors(generator: torch.Generator) -> list[tuple[str, torch.Tensor]]:

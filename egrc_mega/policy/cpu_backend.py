@@ -29,6 +29,7 @@ MODULES = {
     "megatron.core.tensor_parallel.layers": "all-gather buffers on torch.cuda.current_device()",
     "megatron.core.tensor_parallel.mappings": "all-gather buffers on torch.cuda.current_device()",
     "megatron.core.tensor_parallel.random": "the random state that activation recomputation keeps",
+    "megatron.core.transformer.moe.router": "the router's weight moves to torch.cuda.current_device()",
     "megatron.core.utils": "the stand-in of the fused norm answers on cuda",
 }
 """Megatron file -> what in it says "cuda"."""
@@ -79,6 +80,14 @@ def _with_cuda_names(tensor_type: Callable[..., Any]) -> Callable[..., Any]:
     return type_name
 
 
+def _splits_as_lists(self: Any, _point: str, tokens_per_expert: torch.Tensor | None = None) -> torch.Tensor | None:
+    """transformer/moe/token_dispatcher.py copies sizes to the host on a CUDA stream; here they are on the host."""
+    for name in ("input_splits", "output_splits"):
+        if isinstance(getattr(self, name), torch.Tensor):
+            setattr(self, name, getattr(self, name).tolist())
+    return tokens_per_expert
+
+
 def install() -> None:
     """Point megatron at the CPU, once. Refuses where CUDA exists: there megatron needs none of it."""
     assert not torch.cuda.is_available(), "the CPU backend is for machines without CUDA"
@@ -87,6 +96,9 @@ def install() -> None:
     stand_in = _TorchOnCpu()
     for name in MODULES:
         importlib.import_module(name).torch = stand_in  # type: ignore[attr-defined]
+    dispatcher = importlib.import_module("megatron.core.transformer.moe.token_dispatcher").MoEAlltoAllTokenDispatcher
+    dispatcher.cuda_dtoh_stream = "none on a CPU"
+    dispatcher._maybe_dtoh_and_synchronize = _splits_as_lists
     # models/common/language_module/language_module.py: tied embeddings of two pipeline stages
     torch.Tensor.cuda = lambda self, *_args, **_kwargs: self  # type: ignore[method-assign]
     torch.Tensor.type = _with_cuda_names(torch.Tensor.type)  # type: ignore[method-assign]

@@ -25,11 +25,17 @@ def initialize(section: MegatronSection, timeout_s: float) -> None:
         ConfigError: the world's size is no multiple of tensor x pipeline parallel size.
     """
     model_size = section.tensor_model_parallel_size * section.pipeline_model_parallel_size
+    experts_size = model_size * section.expert_model_parallel_size
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     if world_size % model_size:
         raise ConfigError(
             f"world size {world_size} is no multiple of tensor x pipeline parallel size {model_size}: "
             f"change --nproc-per-node or the megatron section"
+        )
+    if world_size % experts_size:
+        raise ConfigError(
+            f"megatron.expert_model_parallel_size: world size {world_size} is no multiple of tensor x pipeline x "
+            f"expert parallel size {experts_size}"
         )
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
@@ -42,9 +48,16 @@ def initialize(section: MegatronSection, timeout_s: float) -> None:
         dist.init_process_group(backend, timeout=timeout)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+    split_world(section, timeout_s)
+
+
+def split_world(section: MegatronSection, timeout_s: float) -> None:
+    """Build megatron's groups in a world that has none yet, or other ones."""
+    parallel_state.destroy_model_parallel()
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=section.tensor_model_parallel_size,
         pipeline_model_parallel_size=section.pipeline_model_parallel_size,
+        expert_model_parallel_size=section.expert_model_parallel_size,
         distributed_timeout_minutes=max(1, round(timeout_s / 60)),
     )
 

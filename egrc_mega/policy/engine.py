@@ -11,8 +11,8 @@ import torch.distributed as dist
 from egrc_kernels.logprob import logprob_entropy
 
 from egrc_mega.config.schema import LossSection, MegatronSection, PolicySection
-from egrc_mega.convert.family import read_architecture
-from egrc_mega.convert.hf_folder import HfReader
+from egrc_mega.convert.parallel import ParallelLayout, layout_problems
+from egrc_mega.convert.source import check_source, open_source
 from egrc_mega.policy.distributed import device  # first: it bends megatron to the CPU where there is no CUDA
 
 # isort: split
@@ -56,16 +56,18 @@ class Policy:
     """megatron-core's model, DDP, optimizer and schedule around our packing, loss and log-probs."""
 
     def __init__(self, model_path: Path, megatron: MegatronSection, policy: PolicySection) -> None:
-        """Load a Hugging Face folder into this rank's shards. Process groups must exist.
+        """Load a Hugging Face folder or a Megatron checkpoint into this rank's shards. Process groups must exist.
 
         Raises:
-            ModelError: the folder is missing, torn, or of a family without a table.
+            ModelError: the checkpoint is missing, torn, of a family without a table, or does not fit the layout.
         """
         self.section, self.megatron = policy, megatron
-        self.architecture = read_architecture(model_path)
+        source = open_source(model_path)
+        self.architecture, self.companions = source.architecture, source.companions
+        check_source(source, any_dtype=True, more=layout_problems(self.architecture, ParallelLayout.of(megatron)))
         self.config = transformer_config(self.architecture, megatron)
         self.gpt: GPTModel = build_model(self.architecture, self.config)
-        import_hf(self.gpt, HfReader(model_path), self.architecture)
+        import_hf(self.gpt, source)
         self.model = optim.wrap_model(self.gpt, self.config, megatron)
         self.optimizer = optim.build_optimizer(self.model, megatron)
 
@@ -129,6 +131,12 @@ class Policy:
         """Take over weights that were loaded into `sharded_model`."""
         # strict would miss the `_extra_state` of Transformer Engine's modules, which the local spec does not have
         self.gpt.load_state_dict(state, strict=False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        dtype: torch.dtype = self.config.params_dtype
+        return dtype
 
     def export_hf(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Hugging Face tensors of the current weights; see `weights.export_hf`."""

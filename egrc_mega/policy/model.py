@@ -3,9 +3,11 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+from megatron.core.transformer.moe import moe_utils
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_config import TransformerConfig
 
@@ -13,7 +15,17 @@ from egrc_mega.config.schema import MegatronSection
 from egrc_mega.convert.family import Architecture
 from egrc_mega.policy.attention import PackedAttention
 
-RECOMPUTE_FIELDS = ("recompute_granularity", "recompute_method", "recompute_num_layers")
+SECTION_FIELDS = (
+    "tensor_model_parallel_size",
+    "pipeline_model_parallel_size",
+    "expert_model_parallel_size",
+    "num_layers_in_first_pipeline_stage",
+    "num_layers_in_last_pipeline_stage",
+    "recompute_granularity",
+    "recompute_method",
+    "recompute_num_layers",
+)
+"""Fields of the `megatron` section that TransformerConfig has under the same names."""
 
 
 def transformer_config(architecture: Architecture, section: MegatronSection) -> TransformerConfig:
@@ -21,9 +33,8 @@ def transformer_config(architecture: Architecture, section: MegatronSection) -> 
     dtype = torch.bfloat16 if section.bf16 else torch.float32
     return TransformerConfig(
         **architecture.transformer_fields,
-        tensor_model_parallel_size=section.tensor_model_parallel_size,
-        pipeline_model_parallel_size=section.pipeline_model_parallel_size,
-        **{name: getattr(section, name) for name in RECOMPUTE_FIELDS},
+        **{name: getattr(section, name) for name in SECTION_FIELDS},
+        activation_func=F.silu,
         bf16=section.bf16,
         params_dtype=dtype,
         pipeline_dtype=dtype,
@@ -60,6 +71,13 @@ def build_model(architecture: Architecture, config: TransformerConfig) -> GPTMod
 
 
 def _layer_spec(config: TransformerConfig) -> ModuleSpec:
-    spec = get_gpt_layer_local_spec(normalization=config.normalization, qk_layernorm=config.qk_layernorm)
+    spec = get_gpt_layer_local_spec(
+        num_experts=config.num_moe_experts, normalization=config.normalization, qk_layernorm=config.qk_layernorm
+    )
     spec.submodules.self_attention.submodules.core_attention = PackedAttention
+    if config.num_moe_experts:
+        # megatron-core 0.16 defines the name only where Transformer Engine is, and asks for it everywhere
+        vars(moe_utils).setdefault("te_general_gemm", None)
+        # before experts Transformer Engine's spec keeps the norm apart; checkpoints should have that spec's names
+        spec.submodules.sharded_state_dict_keys_map.pop("pre_mlp_layernorm.")
     return spec

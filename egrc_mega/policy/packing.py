@@ -105,7 +105,7 @@ def build_micro_batch(
     return MicroBatch(
         input_ids_1T=input_ids_1T,
         position_ids_1T=torch.tensor([positions], device=device),
-        packed=_packed_params(boundaries, device),
+        packed=packed_params(boundaries, device),
         rows_R=rows_R,
         targets_R=input_ids_1T[0, rows_R + 1],
         coefficients_R=torch.tensor(coefficients, dtype=torch.float32, device=device),
@@ -114,7 +114,8 @@ def build_micro_batch(
     )
 
 
-def _packed_params(boundaries: list[int], device: torch.device) -> PackedSeqParams:
+def packed_params(boundaries: list[int], device: torch.device) -> PackedSeqParams:
+    """Megatron's description of packed sequences; `boundaries` starts with 0 and ends with the number of tokens."""
     cu_seqlens = torch.tensor(boundaries, dtype=torch.int32, device=device)
     longest = max(end - start for start, end in pairwise(boundaries))
     return PackedSeqParams(

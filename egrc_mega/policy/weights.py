@@ -1,6 +1,7 @@
 """Weights into and out of the live, sharded model, by the family's table."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -8,56 +9,53 @@ from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
 
 from egrc_mega.convert import layout
-from egrc_mega.convert.family import Architecture, Kind, Rule
-from egrc_mega.convert.hf_folder import HfReader
-from egrc_mega.errors import ModelError
+from egrc_mega.convert.family import Architecture, Entry, Kind
+from egrc_mega.convert.source import Source
 from egrc_mega.policy.distributed import device
 
 
-def import_hf(model: GPTModel, reader: HfReader, architecture: Architecture) -> None:
-    """Fill this rank's parameters from a Hugging Face folder, without an intermediate.
-
-    Raises:
-        ModelError: a tensor is missing, left over or of another shape; all of them are listed.
-    """
-    parameters = local_parameters(model)
-    used: set[str] = set()
-    problems: list[str] = []
-    for rule in architecture.expanded_rules():
-        used.update(rule.hf)
-        missing = [name for name in rule.hf if name not in reader.names()]
-        problems += [f"{name} is missing" for name in missing]
-        if missing or rule.megatron not in parameters:
-            continue
-        full = layout.to_megatron(rule, [reader.tensor(name) for name in rule.hf], architecture)
-        part = layout.shard(rule, full, tensor_rank(), tensor_size(), architecture)
-        target = parameters[rule.megatron]
-        if part.shape != target.shape:
-            problems.append(f"{rule.hf[0]} gives {tuple(part.shape)}, {rule.megatron} is {tuple(target.shape)}")
-            continue
-        target.data.copy_(part)
-    # a tied checkpoint may still carry its head; it equals the embedding
-    extra = reader.names() - used - {"lm_head.weight"}
-    problems += [f"{name} is in no rule" for name in sorted(extra)]
-    if problems:
-        raise ModelError(f"{reader.folder}: {'; '.join(problems)}")
+def import_hf(model: GPTModel, source: Source) -> None:
+    """Fill this rank's parameters from a checkpoint that `convert.source.check_source` has passed, no intermediate."""
+    parameters, architecture = local_parameters(model), source.architecture
+    for entry in architecture.entries():
+        target = parameters.pop(entry.name, None)
+        if target is None:
+            continue  # another rank's
+        full = layout.to_megatron(entry, source.tensors(entry), architecture)
+        rank, size = tensor_place(entry)
+        target.data.copy_(layout.shard(entry, full, rank, size, architecture))
+    assert not parameters, f"the family's table does not produce {sorted(parameters)}"
 
 
 def local_parameters(model: GPTModel) -> dict[str, torch.nn.Parameter]:
-    """This rank's parameters by their global name: layer numbers count over the whole pipeline.
+    """This rank's parameters by the names of the table: layers and experts count over all ranks.
 
     With tied embeddings a pipeline's last stage holds a copy of the embedding as its output layer: one name for both.
     """
-    offset = model.decoder.layers[0].layer_number - 1 if len(model.decoder.layers) else 0
+    layers = {str(i): layer for i, layer in enumerate(model.decoder.layers)}
     result = {}
     for name, parameter in model.named_parameters():
         parts = name.split(".")
         if parts[:2] == ["decoder", "layers"]:
-            parts[2] = str(int(parts[2]) + offset)
+            layer = layers[parts[2]]
+            # the names of a layer's parts differ between layer specs; the layer knows what checkpoints call them
+            renamed = ".".join(parts[3:])
+            for own, stored in layer.submodules_config.sharded_state_dict_keys_map.items():
+                renamed = stored + renamed.removeprefix(own) if renamed.startswith(own) else renamed
+            name = f"decoder.layers.{layer.layer_number - 1}.{_global_expert(renamed, layer)}"
         elif name == "output_layer.weight" and model.share_embeddings_and_output_weights:
-            parts = ["embedding", "word_embeddings", "weight"]
-        result[".".join(parts)] = parameter
+            name = "embedding.word_embeddings.weight"
+        result[name] = parameter
     return result
+
+
+def _global_expert(name: str, layer: Any) -> str:
+    prefix, separator, rest = name.partition("mlp.experts.local_experts.")
+    if not separator:
+        return name
+    local, _, module = rest.partition(".")
+    first = parallel_state.get_expert_model_parallel_rank() * layer.mlp.num_local_experts
+    return f"{prefix}mlp.experts.experts.{first + int(local)}.{module}"
 
 
 def export_hf(model: GPTModel, architecture: Architecture) -> Iterator[tuple[str, torch.Tensor]]:
@@ -71,41 +69,58 @@ def export_hf(model: GPTModel, architecture: Architecture) -> Iterator[tuple[str
 
 def gather_hf(tensors: dict[str, torch.Tensor], architecture: Architecture) -> Iterator[tuple[str, torch.Tensor]]:
     """Join tensors shaped like this rank's parameters (weights, gradients) into Hugging Face tensors. Collective."""
-    for rule in architecture.expanded_rules():
-        full = _gather(rule, tensors.get(rule.megatron))
-        yield from zip(rule.hf, layout.to_hf(rule, full, architecture), strict=True)
+    experts = parallel_state.get_expert_model_parallel_group()
+    stages = parallel_state.get_pipeline_model_parallel_group()
+    expert_owners = _owners([name for name in tensors if ".experts." in name], experts)
+    # a stage has whatever its expert-parallel ranks have
+    stage_owners = _owners(list(dict.fromkeys([*tensors, *expert_owners])), stages)
+    dtype = next(iter(tensors.values())).dtype
+    for entry in architecture.entries():
+        local = tensors.get(entry.name)
+        full = None if local is None else layout.unshard(entry, _tensor_parallel_shards(entry, local))
+        shape = layout.padded_shape(entry, architecture, tensor_place(entry)[1])
+        if entry.is_expert and entry.name in expert_owners:
+            full = _broadcast(full, expert_owners[entry.name], experts, shape, dtype)
+        full = _broadcast(full, stage_owners[entry.name], stages, shape, dtype)
+        yield from zip(entry.hf, layout.to_hf(entry, full, architecture), strict=True)
 
 
-def _gather(rule: Rule, local: torch.Tensor | None) -> torch.Tensor:
-    """The full parameter: joined over the tensor-parallel group, then sent down the pipeline from its owner."""
-    full = None if local is None else layout.unshard(rule, _tensor_parallel_shards(rule, local))
-    group = parallel_state.get_pipeline_model_parallel_group()
+def _owners(names: list[str], group: dist.ProcessGroup) -> dict[str, int]:
+    """Name -> the first rank of the group that has it. Tied embeddings live on the first and the last stage."""
     if group.size() == 1:
-        assert full is not None, f"no rank holds {rule.megatron}"
-        return full.clone()
-    # tied embeddings live on the first and the last stage: the first owner speaks
-    shapes: list[tuple[torch.Size, torch.dtype] | None] = [None] * group.size()
-    dist.all_gather_object(shapes, None if full is None else (full.shape, full.dtype), group=group)
-    owner = next(stage for stage, shape in enumerate(shapes) if shape is not None)
-    shape, dtype = shapes[owner]  # type: ignore[misc]
-    buffer = torch.empty(shape, dtype=dtype, device=device()) if full is None else full.clone()
-    dist.broadcast(buffer, src=dist.get_global_rank(group, owner), group=group)
+        return dict.fromkeys(names, 0)
+    held: list[list[str]] = [[] for _ in range(group.size())]
+    dist.all_gather_object(held, names, group=group)
+    return {name: rank for rank in reversed(range(group.size())) for name in held[rank]}
+
+
+def _broadcast(
+    tensor: torch.Tensor | None, owner: int, group: dist.ProcessGroup, shape: tuple[int, ...], dtype: torch.dtype
+) -> torch.Tensor:
+    """The owner's tensor on every rank of the group; a copy, so that the model may change meanwhile."""
+    buffer = torch.empty(shape, dtype=dtype, device=device()) if tensor is None else tensor.clone()
+    if group.size() > 1:
+        dist.broadcast(buffer, src=dist.get_global_rank(group, owner), group=group)
     return buffer
 
 
-def _tensor_parallel_shards(rule: Rule, local: torch.Tensor) -> list[torch.Tensor]:
-    if tensor_size() == 1 or rule.kind is Kind.REPLICATED:
+def _tensor_parallel_shards(entry: Entry, local: torch.Tensor) -> list[torch.Tensor]:
+    _rank, size = tensor_place(entry)
+    if size == 1 or entry.kind is Kind.REPLICATED:
         return [local]
-    shards = [torch.empty_like(local) for _ in range(tensor_size())]
-    dist.all_gather(shards, local.contiguous(), group=parallel_state.get_tensor_model_parallel_group())
+    shards = [torch.empty_like(local) for _ in range(size)]
+    dist.all_gather(shards, local.contiguous(), group=_tensor_group(entry))
     return shards
 
 
-def tensor_rank() -> int:
-    """This rank's place in its tensor-parallel group."""
-    return int(parallel_state.get_tensor_model_parallel_rank())
+def _tensor_group(entry: Entry) -> dist.ProcessGroup:
+    """Experts may be split over fewer ranks than the rest of a layer."""
+    if entry.is_expert:
+        return parallel_state.get_expert_tensor_parallel_group()
+    return parallel_state.get_tensor_model_parallel_group()
 
 
-def tensor_size() -> int:
-    """Size of the tensor-parallel group."""
-    return int(parallel_state.get_tensor_model_parallel_world_size())
+def tensor_place(entry: Entry) -> tuple[int, int]:
+    """(rank, size) in the group that shares the parameter."""
+    group = _tensor_group(entry)
+    return group.rank(), group.size()

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import torch
 
+from egrc_mega.convert.family import Architecture
 from egrc_mega.convert.hf_folder import write_folder
 
 
@@ -25,10 +26,12 @@ class DiskSync:
     def __init__(self, folder: Path, model_path: Path, servers: Servers) -> None:
         self.folder, self.model_path, self.servers = folder, model_path, servers
 
-    def publish(self, tensors: Iterable[tuple[str, torch.Tensor]], version: str) -> None:
+    def publish(
+        self, tensors: Iterable[tuple[str, torch.Tensor]], architecture: Architecture, dtype: torch.dtype, version: str
+    ) -> None:
         """Write `tensors` and move every server to `version`; returns when all of them have confirmed it."""
         path = self.folder / version
-        write_folder(path, tensors, source=self.model_path, dtype=None)
+        write_folder(path, tensors, architecture=architecture, source=self.model_path, dtype=dtype)
         self.servers.update_weights(path, version)
         for old in self.folder.iterdir():
             if old != path:

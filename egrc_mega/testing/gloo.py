@@ -18,8 +18,7 @@ def run_on_gloo(worker: Callable[..., None], world_size: int, *args: Any, timeou
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     processes = [
-        context.Process(target=_rank_main, args=(rank, world_size, port, worker, args), daemon=True)
-        for rank in range(world_size)
+        context.Process(target=_rank_main, args=(rank, world_size, port, worker, args)) for rank in range(world_size)
     ]
     for process in processes:
         process.start()

@@ -135,7 +135,8 @@ class Run:
     def publish_weights(self) -> None:
         """Move every server to the current weights, named after the number of steps they have seen."""
         with self._timed("sync"):
-            self._hand_out_weights(lambda tensors: self.sync.publish(tensors, self.version))
+            architecture, dtype = self.policy.architecture, self.policy.dtype
+            self._hand_out_weights(lambda tensors: self.sync.publish(tensors, architecture, dtype, self.version))
 
     def record(self, step: Step, method: Method, update: UpdateMetrics, version: str) -> None:
         """Write the step to `metrics.jsonl` and show its line."""
@@ -160,8 +161,12 @@ class Run:
         self.evaluate(self.steps[-1].stage.name)
 
         def export(tensors: HfTensors) -> None:
-            dtype = getattr(torch, self.policy.architecture.dtype)
-            write_folder(self.folder.export, tensors, source=self.config.model.path, dtype=dtype)
+            architecture, source = self.policy.architecture, self.policy.companions
+            # in the dtype that the model came in
+            dtype = getattr(torch, architecture.dtype) if architecture.dtype else self.policy.dtype
+            write_folder(
+                self.folder.export, tensors, architecture=architecture, source=source, dtype=dtype, durable=True
+            )
             self.events.write("end", step=self.done)
 
         self._hand_out_weights(export)

@@ -46,8 +46,25 @@ def test_the_options_are_the_documented_ones() -> None:
     assert found == {
         "egrc train": ["--config", "--fresh", "--nproc-per-node", "--resume", "--set"],
         "egrc eval": ["--config", "--out", "--set"],
-        "egrc convert hf-to-megatron": [],
-        "egrc convert megatron-to-hf": ["--model"],
+        "egrc convert hf-to-megatron": [
+            "--dtype",
+            "--ep",
+            "--first-stage-layers",
+            "--last-stage-layers",
+            "--pp",
+            "--shard-size",
+            "--tp",
+        ],
+        "egrc convert megatron-to-hf": ["--dtype", "--model", "--shard-size"],
+        "egrc convert verify": ["--logits", "--model"],
+        "egrc convert inspect": [
+            "--ep",
+            "--first-stage-layers",
+            "--last-stage-layers",
+            "--model",
+            "--pp",
+            "--tp",
+        ],
         "egrc report": [],
         "egrc miniature make-base": [],
         "egrc miniature make-data": [],
@@ -148,21 +165,47 @@ def test_doctor_names_versions_and_the_backend() -> None:
 
 def test_conversion_to_megatron_and_back_is_bitwise_and_refuses_to_overwrite(base_model: Path, tmp_path: Path) -> None:
     megatron, back = tmp_path / "megatron", tmp_path / "back"
-    assert egrc("convert", "hf-to-megatron", base_model, megatron).returncode == 0
-    result = egrc("convert", "megatron-to-hf", megatron, back, "--model", base_model)
+    result = egrc("convert", "hf-to-megatron", base_model, megatron, "--tp", 2, "--pp", 2)
     assert result.returncode == 0, result.stderr
-    from safetensors.torch import load_file
-
-    before, after = (load_file(folder / "model.safetensors") for folder in (base_model, back))
-    assert before.keys() == after.keys()
-    assert all(before[name].numpy().tobytes() == after[name].numpy().tobytes() for name in before)
-    assert {path.name for path in back.iterdir()} == {path.name for path in base_model.iterdir()}
+    assert result.stderr.startswith("hf-to-megatron: 0.001 GB in ")
+    result = egrc("convert", "megatron-to-hf", megatron, back)
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.name for path in back.iterdir()) == sorted(path.name for path in base_model.iterdir())
+    for file in base_model.iterdir():
+        assert (back / file.name).read_bytes() == file.read_bytes(), file.name
+    result = egrc("convert", "verify", base_model, megatron, "--logits")
+    assert result.returncode == 0, result.stderr
+    assert "26 tensors are equal, bit by bit" in result.stdout
+    assert float(result.stdout.split("at most ")[1]) <= 1e-5
     again = egrc("convert", "hf-to-megatron", base_model, megatron)
     assert again.returncode == 4
     assert "exists already" in again.stderr
-    wrong = egrc("convert", "megatron-to-hf", base_model, tmp_path / "x", "--model", base_model)
+    wrong = egrc("convert", "megatron-to-hf", base_model, tmp_path / "x")
     assert wrong.returncode == 8
     assert "is no Megatron checkpoint" in wrong.stderr
+
+
+def test_verify_names_the_first_difference_and_fails(base_model: Path, tmp_path: Path) -> None:
+    half, megatron = tmp_path / "half", tmp_path / "megatron"
+    assert egrc("convert", "hf-to-megatron", base_model, megatron, "--dtype", "bfloat16").returncode == 0
+    assert egrc("convert", "megatron-to-hf", megatron, half, "--shard-size", "200KB").returncode == 0
+    assert len(list(half.glob("model-*.safetensors"))) > 2
+    result = egrc("convert", "verify", base_model, half)
+    assert result.returncode == 8
+    assert "differ: model.embed_tokens.weight: dtype torch.float32 and torch.bfloat16" in result.stderr
+
+
+def test_inspect_shows_names_shapes_and_the_parameters_of_each_rank(base_model: Path) -> None:
+    result = egrc("convert", "inspect", base_model, "--tp", 2, "--pp", 2)
+    assert result.returncode == 0, result.stderr
+    assert "225,888 parameters, float32" in result.stdout
+    assert "decoder.layers.mlp.linear_fc1.weight                        [576, 96]  [288, 96]" in result.stdout
+    assert "  stage 1, layers 1 to 1: " in result.stdout
+    preset = egrc("convert", "inspect", "deepseek-r1-distill-qwen-7b", "--tp", 4)
+    assert "7,615,616,512 parameters, bfloat16" in preset.stdout
+    wrong = egrc("convert", "inspect", base_model, "--tp", 3, "--ep", 2)
+    assert wrong.returncode == 4
+    assert wrong.stderr.count("egrc: error: ") == 3
 
 
 def test_eval_measures_a_model_folder(root: Path, base_model: Path, tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from egrc_mega.config.check import check
 from egrc_mega.config.load import LoadedConfig, load_config
 from egrc_mega.config.schema import Config, Section
 from egrc_mega.config.show import render
 from egrc_mega.errors import ConfigError, DataError, EgrcError, ModelError
+from egrc_mega.training.preflight import preflight
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_every_shipped_configuration_loads_and_passes_the_checks(root: Path) -> 
     files = sorted((root / "configs").glob("*.yaml"))
     assert files
     for file in files:
-        check(load_config(file).config, world_size=1)
+        preflight(load_config(file).config, world_size=1)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_the_shown_configuration_loads_again_and_says_where_values_come_from(qui
 
 def checked(loaded: LoadedConfig, world_size: int = 1) -> EgrcError:
     with pytest.raises(EgrcError) as caught:
-        check(loaded.config, world_size)
+        preflight(loaded.config, world_size)
     return caught.value
 
 
@@ -124,8 +124,9 @@ def checked(loaded: LoadedConfig, world_size: int = 1) -> EgrcError:
         (["data.train=/no.jsonl"], 1, DataError, "data.train: /no.jsonl does not exist"),
         (["evaluation.data=/no.jsonl"], 1, DataError, "evaluation.data: /no.jsonl does not exist"),
         (["megatron.tensor_model_parallel_size=3"], 3, ConfigError, "3 does not divide the 4 attention heads"),
-        (["megatron.tensor_model_parallel_size=4"], 4, ConfigError, "4 does not divide the 2 query groups"),
-        (["megatron.pipeline_model_parallel_size=3"], 3, ConfigError, "3 does not divide the 2 layers"),
+        (["megatron.tensor_model_parallel_size=8"], 8, ConfigError, "8 does not divide the 4 attention heads"),
+        (["megatron.expert_model_parallel_size=2"], 2, ConfigError, "2 does not divide the 0 experts"),
+        (["megatron.pipeline_model_parallel_size=3"], 3, ConfigError, "3 stages, but only 2 layers"),
         (["megatron.tensor_model_parallel_size=2"], 3, ConfigError, "--nproc-per-node: 3 is no multiple"),
         (["rollout.server=external"], 1, ConfigError, "rollout.urls: empty"),
         (["rollout.urls=[http://x]"], 1, ConfigError, "rollout.urls: given"),

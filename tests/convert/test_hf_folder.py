@@ -1,13 +1,15 @@
 """Reading and writing Hugging Face folders: whole or refused, with the file named."""
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
-from egrc_mega.convert.family import read_architecture
+from egrc_mega.convert.families.registry import read_architecture
 from egrc_mega.convert.hf_folder import HfReader, write_folder
 from egrc_mega.errors import ModelError
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
@@ -59,50 +61,86 @@ def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
         HfReader(tmp_path)
 
 
+def tensors_of(folder: Path) -> list[tuple[str, torch.Tensor]]:
+    reader = HfReader(folder)
+    return [(name, reader.tensor(name)) for name, _shape in read_architecture(folder).hf_shapes()]
+
+
+def write(folder: Path, tensors: Iterable, source: Path, **options: object) -> None:
+    arguments = {"architecture": read_architecture(source), "source": source, "dtype": torch.float32}
+    write_folder(folder, tensors, **(arguments | options))
+
+
 def test_writing_replaces_a_folder_as_a_whole_and_takes_the_companions_along(tmp_path: Path, base_model: Path) -> None:
     target = tmp_path / "out"
     target.mkdir()
     (target / "stale.txt").write_text("old")
-    tensors = load_file(base_model / "model.safetensors")
-    write_folder(target, tensors.items(), source=base_model, dtype=None)
-    assert not (target / "stale.txt").exists()
+    write(target, tensors_of(base_model), base_model)
     assert {path.name for path in target.iterdir()} == {path.name for path in base_model.iterdir()}
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_failure_while_writing_leaves_no_folder_that_looks_finished(tmp_path: Path, base_model: Path) -> None:
-    def broken():
-        yield "a", torch.zeros(1)
+def test_what_belongs_to_a_model_travels_and_code_does_not(tmp_path: Path) -> None:
+    source = write_tiny_qwen2(tmp_path / "model")
+    travels = {
+        "LICENSE.txt",
+        "merges.txt",
+        "tokenizer.model",
+        "chat_template.jinja",
+        "README.md",
+        "generation_config.json",
+    }
+    stays = {"modeling_evil.py", "pytorch_model.bin", "optimizer.pt"}
+    for name in travels | stays:
+        (source / name).write_text("{}")
+    write(tmp_path / "out", tensors_of(source), source)
+    found = {path.name for path in (tmp_path / "out").iterdir()}
+    assert found == travels | {"config.json", "model.safetensors", "manifest.json"}
+    assert (tmp_path / "out/config.json").read_bytes() == (source / "config.json").read_bytes()
+
+
+def test_another_dtype_is_written_into_config_json(tmp_path: Path) -> None:
+    source = write_tiny_qwen2(tmp_path / "model")
+    write(tmp_path / "out", tensors_of(source), source, dtype=torch.bfloat16)
+    assert read_architecture(tmp_path / "out").dtype == "bfloat16"
+    written = load_file(tmp_path / "out/model.safetensors")
+    assert all(torch.equal(written[name], tensor.bfloat16()) for name, tensor in tensors_of(source))
+
+
+@pytest.mark.parametrize("limit", [1, 5000, 20000])
+def test_files_stay_below_the_chosen_size_and_read_like_one(tmp_path: Path, limit: int) -> None:
+    source = write_tiny_qwen2(tmp_path / "model", tie_word_embeddings=False)
+    write(tmp_path / "out", tensors_of(source), source, max_shard_bytes=limit)
+    largest = max(tensor.nbytes for _name, tensor in tensors_of(source))
+    files = sorted((tmp_path / "out").glob("*.safetensors"))
+    assert len(files) > 1
+    for file in files:
+        assert sum(tensor.nbytes for tensor in load_file(file).values()) <= max(limit, largest)
+    reader = HfReader(tmp_path / "out")
+    assert all(torch.equal(reader.tensor(name), tensor) for name, tensor in tensors_of(source))
+    index = json.loads((tmp_path / "out/model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for _name, tensor in tensors_of(source))
+
+
+def test_transformers_loads_what_was_written(tmp_path: Path) -> None:
+    source = write_tiny_qwen2(tmp_path / "model")
+    write(tmp_path / "out", tensors_of(source), source, max_shard_bytes=5000)
+    a, b = (AutoModelForCausalLM.from_pretrained(folder) for folder in (source, tmp_path / "out"))
+    ids = torch.tensor([[1, 2, 3]])
+    assert torch.equal(a(ids).logits, b(ids).logits)
+
+
+def test_a_failure_while_writing_leaves_nothing(tmp_path: Path, base_model: Path) -> None:
+    def broken() -> Iterator[tuple[str, torch.Tensor]]:
+        yield tensors_of(base_model)[0]
         raise RuntimeError("interrupted")
 
     with pytest.raises(RuntimeError, match="interrupted"):
-        write_folder(tmp_path / "out", broken(), source=base_model, dtype=None)
-    assert not (tmp_path / "out").exists()
+        write(tmp_path / "out", broken(), base_model)
+    assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"architectures": ["LlamaForCausalLM"]}, "LlamaForCausalLM"),
-        ({"hidden_act": "gelu"}, "hidden_act"),
-        ({"use_sliding_window": True}, "sliding"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope"),
-    ],
-)
-def test_a_config_that_megatron_cannot_express_is_refused(tmp_path: Path, change: dict, message: str) -> None:
-    folder = write_tiny_qwen2(tmp_path / "model")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | change))
-    with pytest.raises(ModelError, match=message):
-        read_architecture(folder)
-
-
-def test_rope_theta_is_found_in_old_and_new_configs(tmp_path: Path) -> None:
-    folder = write_tiny_qwen2(tmp_path / "model")
-    config = json.loads((folder / "config.json").read_text())
-    config["rope_parameters"]["rope_theta"] = 5e5
-    (folder / "config.json").write_text(json.dumps(config))
-    assert read_architecture(folder).model_fields["rotary_base"] == 5e5
-    del config["rope_parameters"]
-    (folder / "config.json").write_text(json.dumps(config | {"rope_theta": 1e6}))
-    assert read_architecture(folder).model_fields["rotary_base"] == 1e6
+def test_a_tensor_is_a_view_of_the_mapped_file(tmp_path: Path) -> None:
+    reader = HfReader(write_tiny_qwen2(tmp_path / "model"))
+    first, second = (reader.tensor("model.norm.weight") for _ in range(2))
+    assert first.data_ptr() == second.data_ptr()

@@ -27,6 +27,12 @@ def test_megatron_still_compares_type_names_and_moves_tied_embeddings() -> None:
     assert ".cuda()" in language
 
 
+def test_megatron_still_copies_the_sizes_of_experts_on_a_stream() -> None:
+    source = inspect.getsource(importlib.import_module("megatron.core.transformer.moe.token_dispatcher"))
+    assert "cuda_dtoh_stream = torch.cuda.Stream()" in source
+    assert source.count("self._maybe_dtoh_and_synchronize(") == 4
+
+
 def test_torch_itself_is_left_alone() -> None:
     cpu_backend.install()
     assert torch.tensor is not cpu_backend._TorchOnCpu().tensor

@@ -1,0 +1,129 @@
+"""Written folders vouch for themselves: sizes and SHA-256 sums of every file, and where in a file damage begins.
+
+A file of tensors is hashed while it is written. At the end of each tensor the hash so far is noted, so that a flipped
+byte is traced to its tensor in one pass over the file, and the last sum is the file's own, as `sha256sum` prints it.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+MANIFEST = "manifest.json"
+BLOCK_BYTES = 16 * 2**20
+INLINE_BYTES = 2**16
+"""Smaller writes are hashed in place: a second thread would cost more than it saves."""
+
+FileEntry = dict[str, Any]
+"""`size_bytes`, `sha256` and, for a file of tensors, `marks`: name -> [end in bytes, start of the hash up to there]."""
+
+
+class HashedWriter:
+    """A new file that a second thread hashes while it is written. Has what `torch.save` needs."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("xb", buffering=0)
+        self._hash = hashlib.sha256()
+        self._marks: dict[str, tuple[int, str]] = {}
+        self._hasher = ThreadPoolExecutor(1)
+        self.size_bytes = 0
+
+    def write(self, data: Any) -> int:
+        """Append bytes, or anything with a buffer of them; returns their number."""
+        view = memoryview(data).cast("B")
+        if len(view) < INLINE_BYTES:
+            self._hash.update(view)
+            self._write_all(view)
+        else:
+            hashing = self._hasher.submit(self._hash.update, view)
+            self._write_all(view)
+            hashing.result()
+        self.size_bytes += len(view)
+        return len(view)
+
+    def flush(self) -> None:
+        """Nothing is held back; `torch.save` asks."""
+
+    def mark(self, name: str) -> None:
+        """What was written since the last mark is called `name`."""
+        self._marks[name] = (self.size_bytes, self._hash.copy().hexdigest()[:16])
+
+    def finish(self, *, durable: bool) -> FileEntry:
+        """Close the file and return its entry; `durable`: wait until the disk has it."""
+        if durable:
+            os.fsync(self._file.fileno())
+        self._file.close()
+        return {"size_bytes": self.size_bytes, "sha256": self._hash.hexdigest(), "marks": self._marks}
+
+    def _write_all(self, view: memoryview) -> None:
+        while view:
+            view = view[self._file.write(view) :]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._hasher.shutdown()
+        self._file.close()
+
+
+def write_manifest(folder: Path, entries: Mapping[str, FileEntry], *, durable: bool) -> None:
+    """Write the manifest of a folder and everything below it; files without an entry are hashed now."""
+    manifest = dict(entries)
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name not in entries:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            manifest[name] = {"size_bytes": path.stat().st_size, "sha256": digest}
+            if durable:
+                sync(path)
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    if durable:
+        for path in (folder / MANIFEST, *(path for path in folder.rglob("*") if path.is_dir()), folder):
+            sync(path)
+
+
+def damages(folder: Path) -> list[str]:
+    """What differs from the folder's manifest, one line a file; files are read side by side."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        return [f"{MANIFEST} cannot be read ({error})"]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pool.map(lambda name: _damage(folder / name, name, manifest[name]), manifest)
+        return [damage for damage in found if damage]
+
+
+def sync(path: Path) -> None:
+    """Wait until the disk has a file's bytes, or a folder's names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _damage(path: Path, name: str, expected: FileEntry) -> str | None:
+    if not path.is_file():
+        return f"{name} is missing"
+    size = path.stat().st_size
+    if size != expected["size_bytes"]:
+        return f"{name} has {size} bytes, the manifest says {expected['size_bytes']}"
+    digest, position = hashlib.sha256(), 0
+    buffer = bytearray(min(BLOCK_BYTES, size))
+    with path.open("rb", buffering=0) as file:
+        for mark, (end, prefix) in (expected.get("marks", {}) | {"the rest": (size, "")}).items():
+            while position < end:
+                read = file.readinto(memoryview(buffer)[: end - position])
+                if not read:
+                    return f"{name} ends at {position} while it is read"
+                digest.update(memoryview(buffer)[:read])
+                position += read
+            if not digest.hexdigest().startswith(prefix):
+                return f"{name} differs from the manifest in {mark}"
+    return None if digest.hexdigest() == expected["sha256"] else f"{name} differs from the manifest"

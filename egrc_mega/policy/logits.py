@@ -1,0 +1,60 @@
+"""Logits of packed sequences from the live model, whole on every rank: for comparisons, not for training."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.models.gpt import GPTModel
+from megatron.core.pipeline_parallel import get_forward_backward_func
+
+from egrc_mega.convert.family import Architecture
+from egrc_mega.policy.distributed import device
+from egrc_mega.policy.packing import packed_params
+
+
+def packed_logits(model: GPTModel, architecture: Architecture, sequences: Sequence[Sequence[int]]) -> torch.Tensor:
+    """All sequences packed into one forward pass: float32 [tokens, vocabulary], padding rows cut. Collective.
+
+    Every data-parallel rank computes the same.
+    """
+    ids = torch.tensor([[token for sequence in sequences for token in sequence]], device=device())
+    positions = torch.tensor([[i for sequence in sequences for i in range(len(sequence))]], device=device())
+    boundaries = [sum(map(len, sequences[:i])) for i in range(len(sequences) + 1)]
+    packed = packed_params(boundaries, device())
+    outputs: list[torch.Tensor] = []
+
+    def keep(logits: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        outputs.append(logits[0].float())
+        return torch.zeros(()), {}
+
+    def forward(_data: object, stage: GPTModel) -> object:
+        return stage(ids, positions, None, packed_seq_params=packed), keep
+
+    model.eval()
+    with torch.no_grad():
+        get_forward_backward_func()(
+            forward_step_func=forward,
+            data_iterator=iter(()),
+            model=model,
+            num_microbatches=1,
+            seq_length=ids.shape[1],
+            micro_batch_size=1,
+            forward_only=True,
+        )
+    return _whole(outputs[0] if outputs else None, ids.shape[1], architecture)
+
+
+def _whole(local: torch.Tensor | None, num_tokens: int, architecture: Architecture) -> torch.Tensor:
+    """Join the vocabulary's shards on the last stage, then send the result down the pipeline."""
+    tensor, stages = (
+        parallel_state.get_tensor_model_parallel_group(),
+        parallel_state.get_pipeline_model_parallel_group(),
+    )
+    whole = torch.empty(num_tokens, architecture.padded_vocab_size(tensor.size()), device=device())
+    if local is not None:
+        parts = [torch.empty_like(local) for _ in range(tensor.size())]
+        dist.all_gather(parts, local.contiguous(), group=tensor)
+        whole = torch.cat(parts, dim=1)
+    dist.broadcast(whole, src=dist.get_global_rank(stages, stages.size() - 1), group=stages)
+    return whole[:, : architecture.vocab_size]
