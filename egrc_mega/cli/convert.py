@@ -35,7 +35,7 @@ def hf_to_megatron(
     first_stage_layers: First = None,
     last_stage_layers: Last = None,
     dtype: Dtype = None,
-    shard_size: ShardSize = "5GB",
+    shard_size: ShardSize = "1GB",
 ) -> None:
     """Hugging Face folder to a Megatron (torch_dist) checkpoint.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from egrc_mega.convert import layout
+from egrc_mega.convert import layout, torch_dist
 from egrc_mega.convert.family import Entry
 from egrc_mega.convert.hf_folder import (
     DEFAULT_SHARD_BYTES,
@@ -75,7 +75,7 @@ def hf_to_megatron(
     *,
     parallel: ParallelLayout | None = None,
     dtype: torch.dtype | None = None,
-    max_shard_bytes: int = DEFAULT_SHARD_BYTES,
+    max_shard_bytes: int = torch_dist.DEFAULT_SHARD_BYTES,
     advance: Advance = lambda _count: None,
 ) -> None:
     """Write a Megatron checkpoint that megatron-core loads at any layout.

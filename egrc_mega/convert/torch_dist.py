@@ -30,6 +30,8 @@ BACKEND = {
     "common_backend_version": 1,
 }
 ALIGNMENT = 64
+DEFAULT_SHARD_BYTES = 10**9
+"""Smaller than Hugging Face's habit: several files are hashed and read side by side."""
 LOCAL_HEADER_BYTES = 30
 """Fixed part of a zip archive's local file header."""
 
