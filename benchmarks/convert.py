@@ -73,7 +73,7 @@ def _write_random_model(folder: Path, gib: float) -> None:
             yield name, torch.randn(shape, generator=generator).mul_(0.02).bfloat16()
 
     write_folder(folder, random_tensors(), architecture=architecture, source=source, dtype=torch.bfloat16)
-    (folder / "manifest.json").unlink()
+    (folder / "manifest.sha256.json").unlink()
 
 
 def _measure(convert: Callable[..., None], source: Path, scratch: Path, rounds: int) -> dict[str, object]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-MANIFEST = "manifest.json"
+MANIFEST = "manifest.sha256.json"
 BLOCK_BYTES = 16 * 2**20
 INLINE_BYTES = 2**16
 """Smaller writes are hashed in place: a second thread would cost more than it saves."""
@@ -92,11 +92,11 @@ def damages(folder: Path) -> list[str]:
     """What differs from the folder's manifest, one line a file; files are read side by side."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        return [f"{MANIFEST} cannot be read ({error})"]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(lambda name: _damage(folder / name, name, manifest[name]), manifest)
-        return [damage for damage in found if damage]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            found = pool.map(lambda name: _damage(folder / name, name, manifest[name]), manifest)
+            return [damage for damage in found if damage]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        return [f"{MANIFEST} cannot be read ({error!r})"]
 
 
 def sync(path: Path) -> None:

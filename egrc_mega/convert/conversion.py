@@ -32,7 +32,7 @@ from egrc_mega.convert.source import (
 )
 from egrc_mega.convert.torch_dist import TorchDistWriter
 from egrc_mega.errors import CheckpointError, ConfigError, ModelError
-from egrc_mega.manifest import write_manifest
+from egrc_mega.manifest import sync, write_manifest
 
 ITERATION = 1
 """Megatron takes iteration 0 for no checkpoint at all."""
@@ -106,6 +106,8 @@ def hf_to_megatron(
         writer.finish({"iteration": ITERATION, "checkpoint_version": 3.0})
         write_manifest(folder, writer.entries, durable=True)
         (partial / LATEST).write_text(str(ITERATION))
+        for path in (partial / LATEST, partial):
+            sync(path)
 
 
 def megatron_to_hf(
@@ -133,7 +135,7 @@ def megatron_to_hf(
     check_source(opened, any_dtype=dtype is not None)
     write_folder(
         target,
-        _hf_tensors(opened),
+        _hf_tensors(opened, dtype),
         architecture=opened.architecture,
         source=opened.companions,
         dtype=dtype or opened.dtype(),
@@ -143,9 +145,26 @@ def megatron_to_hf(
     )
 
 
-def _hf_tensors(source: Source) -> Iterator[tuple[str, torch.Tensor]]:
+def _hf_tensors(source: Source, dtype: torch.dtype | None) -> Iterator[tuple[str, torch.Tensor]]:
     for entry in source.architecture.entries():
-        yield from zip(entry.hf, source.tensors(entry), strict=True)
+        yield from zip(entry.hf, _tensors(source, entry, dtype), strict=True)
+
+
+def _tensors(source: Source, entry: Entry, dtype: torch.dtype | None) -> list[torch.Tensor]:
+    """The Hugging Face tensors of an entry in `dtype`.
+
+    Raises:
+        ModelError: a value is too large for it.
+    """
+    tensors = source.tensors(entry)
+    if dtype is None:
+        return tensors
+    converted = [tensor.to(dtype) for tensor in tensors]
+    for name, before, after in zip(entry.hf, tensors, converted, strict=True):
+        if dtype is torch.float16 and bool((after.isinf() & ~before.isinf()).any()):
+            largest = float(before.abs().max())
+            raise ModelError(f"--dtype float16: {name} holds {largest:.6g}, too large; use bfloat16 or float32")
+    return converted
 
 
 def _write_entry(writer: TorchDistWriter, entry: Entry, source: Source, dtype: torch.dtype | None, tensor: int) -> int:
@@ -158,8 +177,8 @@ def _write_entry(writer: TorchDistWriter, entry: Entry, source: Source, dtype: t
         offsets = (*entry.index, row, *(0 for _ in piece.shape[1:]))
         return writer.add(entry.key, shape, offsets, piece.reshape(*lead, *piece.shape))
 
-    for row, piece in layout.to_pieces(entry, source.tensors(entry), source.architecture):
-        written += add(row, piece.to(dtype or piece.dtype))
+    for row, piece in layout.to_pieces(entry, _tensors(source, entry, dtype), source.architecture):
+        written += add(row, piece)
     if missing := padded[0] - entry.shape[0]:
         add(entry.shape[0], torch.zeros(missing, *entry.shape[1:], dtype=dtype or source.dtype()))
     return written

@@ -22,7 +22,16 @@ from egrc_mega.manifest import MANIFEST, FileEntry, HashedWriter, sync, write_ma
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-COMPANIONS = ("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "NOTICE*", "README.md")
+COMPANIONS = (
+    "*.json",
+    "*.jinja",
+    "additional_chat_templates/*.jinja",
+    "*.txt",
+    "*.model",
+    "LICENSE*",
+    "NOTICE*",
+    "README.md",
+)
 """Tokenizer, chat template, generation config, license: what travels with the weights. Never code."""
 NO_COMPANIONS = ("*.index.json", MANIFEST)
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -155,7 +164,9 @@ def copy_companions(source: Path, target: Path, dtype: torch.dtype | None = None
     """Copy what belongs to a model beside its weights; config.json states `dtype` when it stated another."""
     found = {path for pattern in COMPANIONS for path in source.glob(pattern)}
     for path in found - {path for pattern in NO_COMPANIONS for path in source.glob(pattern)}:
-        shutil.copyfile(path, target / path.name)
+        copy = target / path.relative_to(source)
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, copy)
     if dtype is None:
         return
     config, name = json.loads((target / "config.json").read_text()), str(dtype).removeprefix("torch.")

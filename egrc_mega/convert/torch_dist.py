@@ -35,7 +35,12 @@ DEFAULT_SHARD_BYTES = 10**9
 LOCAL_HEADER_BYTES = 30
 """Fixed part of a zip archive's local file header."""
 
+STACKED_AXES = 2
+"""Layers, and experts in them."""
+
 Shape = tuple[int, ...]
+Block = list[tuple[int, int]]
+"""(start, size) on each axis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +60,29 @@ class StoredTensor:
 
     shape: Shape
     dtype: torch.dtype
-    chunks: list[Chunk] = field(default_factory=list)
+    _chunks: dict[Shape, list[Chunk]] = field(default_factory=dict)
+    """By the places of their leading axes of length one: experts by the thousand are found, not searched for."""
+
+    def add(self, chunk: Chunk) -> None:
+        """Note a chunk; chunks never overlap in a sound checkpoint."""
+        self._chunks.setdefault(_stack_place(chunk.offsets, chunk.sizes), []).append(chunk)
+
+    def overlaps(self, offsets: Shape, sizes: Shape) -> list[tuple[Chunk, Block]]:
+        """The chunks that hold a part of a block, each with that part."""
+        place = _stack_place(offsets, sizes)
+        prefixes = [place[:depth] for depth in range(len(place) + 1)]
+        # what is stacked less deeply than the block may hold it too; what is stacked more deeply is looked through
+        deeper = [key for key in self._chunks if len(key) > len(place)] if len(place) < STACKED_AXES else []
+        near = [chunk for key in (*prefixes, *deeper) for chunk in self._chunks.get(key, ())]
+        return [(chunk, block) for chunk in near if (block := _overlap(chunk, offsets, sizes))]
 
     def covered(self, offsets: Shape, sizes: Shape) -> int:
-        """How many elements of a block the chunks hold; they never overlap in a sound checkpoint."""
-        blocks = (_overlap(chunk, offsets, sizes) for chunk in self.chunks)
-        return sum(math.prod(size for _start, size in block) for block in blocks if block)
+        """How many elements of a block the chunks hold."""
+        return sum(math.prod(size for _start, size in block) for _chunk, block in self.overlaps(offsets, sizes))
+
+    def files(self) -> set[str]:
+        """Of its chunks."""
+        return {chunk.file for chunks in self._chunks.values() for chunk in chunks}
 
 
 class TorchDistReader:
@@ -82,7 +104,7 @@ class TorchDistReader:
             CheckpointError: the chunks do not hold all of it, or a file is torn.
         """
         stored = self.tensors[key]
-        parts = [(chunk, block) for chunk in stored.chunks if (block := _overlap(chunk, offsets, sizes))]
+        parts = stored.overlaps(offsets, sizes)
         if len(parts) == 1 and parts[0][0].offsets == offsets and parts[0][0].sizes == sizes:
             return self._load(key, stored, parts[0][0])
         if stored.covered(offsets, sizes) != math.prod(sizes):
@@ -188,8 +210,16 @@ def _save(value: Any, writer: HashedWriter) -> None:
         torch.serialization.set_crc32_options(before)
 
 
-def _overlap(chunk: Chunk, offsets: Shape, sizes: Shape) -> list[tuple[int, int]] | None:
-    """(start, size) on each axis of what a chunk and a block share; None: nothing."""
+def _stack_place(offsets: Shape, sizes: Shape) -> Shape:
+    """The place on the leading axes on which a block has length one; the last axis never counts."""
+    depth = 0
+    while depth < min(STACKED_AXES, len(sizes) - 1) and sizes[depth] == 1:
+        depth += 1
+    return offsets[:depth]
+
+
+def _overlap(chunk: Chunk, offsets: Shape, sizes: Shape) -> Block | None:
+    """What a chunk and a block share; None: nothing."""
     block = []
     for begin, size, other_begin, other_size in zip(chunk.offsets, chunk.sizes, offsets, sizes, strict=True):
         start = max(begin, other_begin)
@@ -267,9 +297,7 @@ def _read_metadata(folder: Path) -> dict[str, StoredTensor]:
         raise CheckpointError(f"{folder} is no Megatron checkpoint: {error}") from error
     except Exception as error:  # a torn pickle raises anything
         raise CheckpointError(f"{folder / METADATA}: torn or of an unknown version: {error!r}") from error
-    outside = {
-        chunk.file for tensor in tensors.values() for chunk in tensor.chunks if Path(chunk.file).name != chunk.file
-    }
+    outside = [file for tensor in tensors.values() for file in tensor.files() if Path(file).name != file]
     if outside:
         raise CheckpointError(f"{folder / METADATA}: {sorted(outside)[0]} points outside the folder")
     return tensors
@@ -285,7 +313,7 @@ def _place_chunks(tensors: dict[str, StoredTensor], metadata: dcp.Metadata) -> N
         if index.fqn in tensors:
             size = sizes[index.fqn, index.offset]
             chunk = Chunk(tuple(index.offset), size, info.relative_path, info.offset, info.length)
-            tensors[index.fqn].chunks.append(chunk)
+            tensors[index.fqn].add(chunk)
 
 
 class _MetadataUnpickler(pickle.Unpickler):

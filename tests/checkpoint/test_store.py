@@ -81,7 +81,7 @@ def test_every_damage_to_every_file_is_found_and_the_file_is_named(
     saved: tuple[Path, dict[str, bytes]], tmp_path: Path, damage: str
 ) -> None:
     names = [file.relative_to(saved[0]).as_posix() for file in saved[0].rglob("*") if file.is_file()]
-    assert {"manifest.json", "state.json", ".metadata", "common.pt", "huggingface/config.json"} <= set(names)
+    assert {"manifest.sha256.json", "state.json", ".metadata", "common.pt", "huggingface/config.json"} <= set(names)
     for name in names:
         folder = copy_of(saved[0], tmp_path / name.replace("/", "-").strip("."))
         file, data = folder / name, (folder / name).read_bytes()
@@ -96,7 +96,7 @@ def test_every_damage_to_every_file_is_found_and_the_file_is_named(
         problems = damages(folder)
         # a manifest that was altered cannot name itself: it names a file that no longer fits it
         assert problems, name
-        assert name in problems[0] or name == "manifest.json"
+        assert name in problems[0] or name == "manifest.sha256.json"
 
 
 def test_resume_passes_over_a_damaged_step_and_a_torn_one(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from egrc_mega.convert import conversion, layout
 from egrc_mega.convert.conversion import hf_to_megatron, megatron_to_hf, parse_dtype, parse_size, total_bytes
@@ -51,7 +51,12 @@ def test_the_checkpoint_has_the_shape_that_megatron_looks_for(tmp_path: Path) ->
     folder = tmp_path / "megatron/iter_0000001"
     assert json.loads((folder / "metadata.json").read_text())["sharded_backend"] == "torch_dist"
     assert torch.load(folder / "common.pt", weights_only=True)["iteration"] == 1
-    assert {path.name for path in folder.iterdir()} >= {".metadata", "__0_0.distcp", "manifest.json", "huggingface"}
+    assert {path.name for path in folder.iterdir()} >= {
+        ".metadata",
+        "__0_0.distcp",
+        "manifest.sha256.json",
+        "huggingface",
+    }
 
 
 @pytest.mark.parametrize(("tp", "rows"), [(1, 509), (2, 510), (3, 510), (4, 512)])
@@ -81,11 +86,19 @@ def test_another_dtype_is_converted_on_request_and_stated(tmp_path: Path) -> Non
         assert open_source(tmp_path / folder).architecture.dtype == str(dtype).removeprefix("torch.")
 
 
+def test_a_value_that_float16_cannot_hold_is_refused_by_name(tmp_path: Path) -> None:
+    source = write_tiny_qwen2(tmp_path / "hf")
+    tensors = load_file(source / "model.safetensors")
+    tensors["model.norm.weight"][3] = 1e6
+    save_file(tensors, source / "model.safetensors")
+    with pytest.raises(ModelError, match=r"--dtype float16: model\.norm\.weight holds 1e\+06, too large"):
+        hf_to_megatron(source, tmp_path / "out", dtype=torch.float16)
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+
+
 def test_a_tied_folder_that_carries_its_head_is_accepted_and_the_head_is_dropped(tmp_path: Path) -> None:
     source = write_tiny_qwen2(tmp_path / "hf")
     tensors = load_file(source / "model.safetensors")
-    from safetensors.torch import save_file
-
     save_file(tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}, source / "model.safetensors")
     hf_to_megatron(source, tmp_path / "megatron")
     megatron_to_hf(tmp_path / "megatron", tmp_path / "back")
@@ -235,7 +248,7 @@ def test_a_checkpoint_that_does_not_say_its_model_needs_one(tmp_path: Path) -> N
     hf_to_megatron(source, tmp_path / "megatron")
     for file in (tmp_path / "megatron/iter_0000001/huggingface").iterdir():
         file.unlink()
-    (tmp_path / "megatron/iter_0000001/manifest.json").unlink()
+    (tmp_path / "megatron/iter_0000001/manifest.sha256.json").unlink()
     with pytest.raises(ModelError, match="--model"):
         megatron_to_hf(tmp_path / "megatron", tmp_path / "back")
     megatron_to_hf(tmp_path / "megatron", tmp_path / "back", model=source)

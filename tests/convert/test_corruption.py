@@ -197,7 +197,7 @@ def test_a_flipped_byte_in_a_folder_is_found_by_file_and_tensor(exported: Path, 
 def test_a_flipped_byte_of_any_tensor_names_that_tensor(exported: Path) -> None:
     weight_map = json.loads((exported / INDEX).read_text())["weight_map"]
     for name, file in weight_map.items():
-        marks = json.loads((exported / "manifest.json").read_text())[file]["marks"]
+        marks = json.loads((exported / "manifest.sha256.json").read_text())[file]["marks"]
         whole = (exported / file).read_bytes()
         flip(exported / file, marks[name][0] - 1)
         with pytest.raises(ModelError, match=f"{file} differs from the manifest in {name};"):
@@ -221,9 +221,13 @@ MEGATRON_DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         r"\.metadata: torn or of an unknown version",
     ),
     "no metadata": (lambda folder: (folder / "iter_0000001/.metadata").unlink(), "there is no such iteration"),
+    "no manifest of ours": (
+        lambda folder: (folder / "iter_0000001/manifest.sha256.json").write_text('{"common.pt": 3}'),
+        r"manifest\.sha256\.json cannot be read",
+    ),
     "torn manifest": (
-        lambda folder: truncate(folder / "iter_0000001/manifest.json", 50),
-        r"manifest\.json cannot be read",
+        lambda folder: truncate(folder / "iter_0000001/manifest.sha256.json", 50),
+        r"manifest\.sha256\.json cannot be read",
     ),
 }
 
@@ -264,7 +268,7 @@ WITHOUT_MANIFEST: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_a_foreign_megatron_checkpoint_is_checked_too(damage: str, exported: Path, tmp_path: Path) -> None:
     """Other tools write no manifest."""
     change, message = WITHOUT_MANIFEST[damage]
-    (tmp_path / "megatron/iter_0000001/manifest.json").unlink()
+    (tmp_path / "megatron/iter_0000001/manifest.sha256.json").unlink()
     change(tmp_path / "megatron")
     before = set(tmp_path.iterdir())
     with pytest.raises(EgrcError, match=message):

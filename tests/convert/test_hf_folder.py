@@ -93,9 +93,13 @@ def test_what_belongs_to_a_model_travels_and_code_does_not(tmp_path: Path) -> No
     stays = {"modeling_evil.py", "pytorch_model.bin", "optimizer.pt"}
     for name in travels | stays:
         (source / name).write_text("{}")
+    (source / "additional_chat_templates").mkdir()
+    (source / "additional_chat_templates/tools.jinja").write_text("{{ tools }}")
     write(tmp_path / "out", tensors_of(source), source)
     found = {path.name for path in (tmp_path / "out").iterdir()}
-    assert found == travels | {"config.json", "model.safetensors", "manifest.json"}
+    assert (tmp_path / "out/additional_chat_templates/tools.jinja").read_text() == "{{ tools }}"
+    found.remove("additional_chat_templates")
+    assert found == travels | {"config.json", "model.safetensors", "manifest.sha256.json"}
     assert (tmp_path / "out/config.json").read_bytes() == (source / "config.json").read_bytes()
 
 
