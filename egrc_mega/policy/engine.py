@@ -21,9 +21,11 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from egrc_mega.policy import optimizer as optim
+from egrc_mega.policy.balance import Bin, plan_bins
+from egrc_mega.policy.flops import FlopModel
 from egrc_mega.policy.loss import policy_loss
 from egrc_mega.policy.model import build_model, transformer_config
-from egrc_mega.policy.packing import MicroBatch, build_micro_batch, flat_offsets, plan_bins
+from egrc_mega.policy.packing import MicroBatch, build_micro_batch, flat_offsets
 from egrc_mega.policy.weights import export_hf, import_hf
 from egrc_mega.types import TrainSample
 
@@ -64,6 +66,7 @@ class Policy:
         self.section, self.megatron = policy, megatron
         source = open_source(model_path)
         self.architecture, self.companions = source.architecture, source.companions
+        self.flops = FlopModel.of(self.architecture)
         check_source(source, any_dtype=True, more=layout_problems(self.architecture, ParallelLayout.of(megatron)))
         self.config = transformer_config(self.architecture, megatron)
         self.gpt: GPTModel = build_model(self.architecture, self.config)
@@ -142,6 +145,13 @@ class Policy:
         """Hugging Face tensors of the current weights; see `weights.export_hf`."""
         return export_hf(self.gpt, self.architecture)
 
+    def _plan(self, samples: Sequence[TrainSample]) -> list[Bin]:
+        """This rank's micro-batches: all ranks have as many, and nearly the same work."""
+        lengths = [sample.num_tokens for sample in samples]
+        costs = [self.flops.forward([sample.num_tokens], len(sample.output_ids)) for sample in samples]
+        ranks, rank = parallel_state.get_data_parallel_world_size(), parallel_state.get_data_parallel_rank()
+        return plan_bins(lengths, costs, self.section.max_tokens_per_micro_batch, ranks)[rank]
+
     def _run(
         self,
         samples: Sequence[TrainSample],
@@ -151,9 +161,7 @@ class Policy:
         forward_only: bool,
     ) -> tuple[float, TokenStats]:
         """All micro-batches of this rank through megatron's schedule; loss and statistics summed over the world."""
-        ranks, rank = parallel_state.get_data_parallel_world_size(), parallel_state.get_data_parallel_rank()
-        bins = plan_bins([s.num_tokens for s in samples], self.section.max_tokens_per_micro_batch, ranks)[rank::ranks]
-        batches = [build_micro_batch(samples, bin_, old_logprobs, device()) for bin_ in bins]
+        batches = [build_micro_batch(samples, bin_, old_logprobs, device()) for bin_ in self._plan(samples)]
         # one buffer, one all-reduce: the loss, then log-probs and both entropies of every output token
         num_outputs = flat_offsets(samples)[-1]
         collected = torch.zeros(1 + 3 * num_outputs, device=device())

@@ -1,7 +1,7 @@
-"""Packs samples into token-budgeted micro-batches, the same number on every data-parallel rank.
+"""Lays the samples of a micro-batch end to end, as tensors: see `balance` for which samples those are.
 
-Longest first into the emptiest bin. Every bin holds at least one sample: where there are fewer samples than bins, a bin
-repeats the shortest sample with weight zero, because a rank without a micro-batch would leave the collectives hanging.
+Every micro-batch holds at least one sample: where there are fewer samples than micro-batches, one repeats the shortest
+sample with weight zero, because a rank without a micro-batch would leave the collectives hanging.
 """
 
 from collections.abc import Sequence
@@ -11,16 +11,8 @@ from itertools import pairwise
 import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 
-from egrc_mega.errors import PolicyError
+from egrc_mega.policy.balance import Bin
 from egrc_mega.types import TrainSample
-
-
-@dataclass(frozen=True, slots=True)
-class Bin:
-    """Indices of samples that share a micro-batch; a filler's outputs are ignored and its weights are zero."""
-
-    indices: tuple[int, ...]
-    is_filler: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,35 +30,6 @@ class MicroBatch:
     old_logprobs_R: torch.Tensor | None
     spans: tuple[tuple[int, int, int], ...]
     """(start in R, end in R, start in the batch's flat output) of each sample; empty for a filler."""
-
-
-def plan_bins(num_tokens: Sequence[int], budget: int, num_ranks: int) -> list[Bin]:
-    """Bins in an order where bin i belongs to rank i modulo `num_ranks`; their number is a multiple of it.
-
-    Raises:
-        PolicyError: a sample is longer than the budget.
-    """
-    assert num_tokens, "nothing to pack"
-    if max(num_tokens) > budget:
-        raise PolicyError(
-            f"a sample of {max(num_tokens)} tokens exceeds policy.max_tokens_per_micro_batch = {budget}: raise it"
-        )
-    per_rank = max(1, -(-sum(num_tokens) // (budget * num_ranks)))
-    while (bins := _distribute(num_tokens, budget, per_rank * num_ranks)) is None:
-        per_rank += 1
-    shortest = min(range(len(num_tokens)), key=num_tokens.__getitem__)
-    return [Bin(tuple(sorted(indices))) if indices else Bin((shortest,), is_filler=True) for indices in bins]
-
-
-def _distribute(num_tokens: Sequence[int], budget: int, num_bins: int) -> list[list[int]] | None:
-    """Longest first into the emptiest bin; None when the budget is exceeded."""
-    bins: list[list[int]] = [[] for _ in range(num_bins)]
-    loads = [0] * num_bins
-    for index in sorted(range(len(num_tokens)), key=lambda i: (-num_tokens[i], i)):
-        emptiest = min(range(num_bins), key=loads.__getitem__)
-        bins[emptiest].append(index)
-        loads[emptiest] += num_tokens[index]
-    return bins if max(loads) <= budget else None
 
 
 def flat_offsets(samples: Sequence[TrainSample]) -> list[int]:
