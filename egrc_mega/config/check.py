@@ -21,6 +21,8 @@ def _data_problems(config: Config) -> Iterator[EgrcError]:
 def _config_problems(config: Config, world_size: int) -> Iterator[EgrcError]:
     tensor, pipeline = config.megatron.tensor_model_parallel_size, config.megatron.pipeline_model_parallel_size
     model_size = tensor * pipeline
+    if config.megatron.sequence_parallel and tensor == 1:
+        yield ConfigError("megatron.sequence_parallel: true, but tensor_model_parallel_size is 1; set it to false")
     if world_size % model_size:
         yield ConfigError(
             f"--nproc-per-node: {world_size} is no multiple of tensor x pipeline parallel size {model_size}"

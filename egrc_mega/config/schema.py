@@ -99,6 +99,8 @@ class MegatronSection(Section):
     """Ranks that share each layer."""
     pipeline_model_parallel_size: PositiveInt = 1
     """Ranks that share the depth."""
+    sequence_parallel: bool = False
+    """Split tokens over the tensor-parallel ranks between layers; saves activations, and experts need it to train."""
     expert_model_parallel_size: PositiveInt = 1
     """Ranks that share the experts of a mixture-of-experts model."""
     num_layers_in_first_pipeline_stage: PositiveInt | None = None

@@ -13,6 +13,7 @@ if not torch.cuda.is_available():
     cpu_backend.install()
 
 from megatron.core import parallel_state
+from megatron.core.tensor_parallel.random import initialize_rng_tracker
 
 from egrc_mega.config.schema import MegatronSection
 from egrc_mega.errors import ConfigError, RelayedError
@@ -53,6 +54,8 @@ def initialize(section: MegatronSection, timeout_s: float) -> None:
 
 def split_world(section: MegatronSection, timeout_s: float) -> None:
     """Build megatron's groups in a world that has none yet, or other ones."""
+    # nothing in the model is random: there is no dropout, and weights come from checkpoints
+    initialize_rng_tracker(inference_rng_tracker=True)
     parallel_state.destroy_model_parallel()
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=section.tensor_model_parallel_size,

@@ -161,7 +161,10 @@ class Policy:
         forward_only: bool,
     ) -> tuple[float, TokenStats]:
         """All micro-batches of this rank through megatron's schedule; loss and statistics summed over the world."""
-        batches = [build_micro_batch(samples, bin_, old_logprobs, device()) for bin_ in self._plan(samples)]
+        # sequence parallelism deals tokens out evenly
+        multiple = self.megatron.tensor_model_parallel_size if self.megatron.sequence_parallel else 1
+        bins = self._plan(samples)
+        batches = [build_micro_batch(samples, bin_, old_logprobs, device(), multiple) for bin_ in bins]
         # one buffer, one all-reduce: the loss, then log-probs and both entropies of every output token
         num_outputs = flat_offsets(samples)[-1]
         collected = torch.zeros(1 + 3 * num_outputs, device=device())

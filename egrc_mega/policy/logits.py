@@ -18,10 +18,13 @@ def packed_logits(model: GPTModel, architecture: Architecture, sequences: Sequen
 
     Every data-parallel rank computes the same.
     """
-    ids = torch.tensor([[token for sequence in sequences for token in sequence]], device=device())
-    positions = torch.tensor([[i for sequence in sequences for i in range(len(sequence))]], device=device())
-    boundaries = [sum(map(len, sequences[:i])) for i in range(len(sequences) + 1)]
-    packed = packed_params(boundaries, device())
+    num_tokens = sum(map(len, sequences))
+    tensor = parallel_state.get_tensor_model_parallel_world_size()
+    padding = -num_tokens % tensor if model.config.sequence_parallel else 0
+    padded = [*map(list, sequences), [0] * padding] if padding else [*map(list, sequences)]
+    ids = torch.tensor([[token for sequence in padded for token in sequence]], device=device())
+    positions = torch.tensor([[i for sequence in padded for i in range(len(sequence))]], device=device())
+    packed = packed_params([sum(map(len, padded[:i])) for i in range(len(padded) + 1)], device())
     outputs: list[torch.Tensor] = []
 
     def keep(logits: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -42,7 +45,7 @@ def packed_logits(model: GPTModel, architecture: Architecture, sequences: Sequen
             micro_batch_size=1,
             forward_only=True,
         )
-    return _whole(outputs[0] if outputs else None, ids.shape[1], architecture)
+    return _whole(outputs[0] if outputs else None, ids.shape[1], architecture)[:num_tokens]
 
 
 def _whole(local: torch.Tensor | None, num_tokens: int, architecture: Architecture) -> torch.Tensor:

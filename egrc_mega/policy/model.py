@@ -8,17 +8,19 @@ from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from megatron.core.transformer.moe import moe_utils
-from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from egrc_mega.config.schema import MegatronSection
 from egrc_mega.convert.family import Architecture
 from egrc_mega.policy.attention import PackedAttention
+from egrc_mega.policy.norm import RMSNorm
 
 SECTION_FIELDS = (
     "tensor_model_parallel_size",
     "pipeline_model_parallel_size",
     "expert_model_parallel_size",
+    "sequence_parallel",
     "num_layers_in_first_pipeline_stage",
     "num_layers_in_last_pipeline_stage",
     "recompute_granularity",
@@ -59,7 +61,7 @@ def build_model(architecture: Architecture, config: TransformerConfig) -> GPTMod
     extra: dict[str, Any] = architecture.model_fields
     model = GPTModel(
         config=config,
-        transformer_layer_spec=_layer_spec(config),
+        transformer_layer_spec=_block_spec(config),
         vocab_size=architecture.padded_vocab_size(config.tensor_model_parallel_size),
         pre_process=parallel_state.is_pipeline_first_stage(),
         post_process=parallel_state.is_pipeline_last_stage(),
@@ -70,14 +72,20 @@ def build_model(architecture: Architecture, config: TransformerConfig) -> GPTMod
     return model.cuda() if torch.cuda.is_available() else model
 
 
-def _layer_spec(config: TransformerConfig) -> ModuleSpec:
-    spec = get_gpt_layer_local_spec(
+def _block_spec(config: TransformerConfig) -> TransformerBlockSubmodules:
+    """megatron's local layer spec with our packed attention and norm, once for each layer of this rank."""
+    layer = get_gpt_layer_local_spec(
         num_experts=config.num_moe_experts, normalization=config.normalization, qk_layernorm=config.qk_layernorm
     )
-    spec.submodules.self_attention.submodules.core_attention = PackedAttention
+    parts = layer.submodules
+    parts.input_layernorm = parts.pre_mlp_layernorm = RMSNorm
+    attention = parts.self_attention.submodules
+    attention.core_attention = PackedAttention
+    if config.qk_layernorm:
+        attention.q_layernorm = attention.k_layernorm = RMSNorm
     if config.num_moe_experts:
         # megatron-core 0.16 defines the name only where Transformer Engine is, and asks for it everywhere
         vars(moe_utils).setdefault("te_general_gemm", None)
         # before experts Transformer Engine's spec keeps the norm apart; checkpoints should have that spec's names
-        spec.submodules.sharded_state_dict_keys_map.pop("pre_mlp_layernorm.")
-    return spec
+        parts.sharded_state_dict_keys_map.pop("pre_mlp_layernorm.")
+    return TransformerBlockSubmodules([layer] * get_num_layers_to_build(config), RMSNorm)

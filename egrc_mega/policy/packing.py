@@ -41,9 +41,16 @@ def flat_offsets(samples: Sequence[TrainSample]) -> list[int]:
 
 
 def build_micro_batch(
-    samples: Sequence[TrainSample], bin_: Bin, old_logprobs: torch.Tensor | None, device: torch.device
+    samples: Sequence[TrainSample],
+    bin_: Bin,
+    old_logprobs: torch.Tensor | None,
+    device: torch.device,
+    multiple_of: int = 1,
 ) -> MicroBatch:
-    """The tensors of a bin. `old_logprobs` is flat over all outputs of `samples`, or None."""
+    """The tensors of a bin. `old_logprobs` is flat over all outputs of `samples`, or None.
+
+    T is padded to `multiple_of` by a sequence of its own at the end, which no row of the outputs sees.
+    """
     offsets = flat_offsets(samples)
     ids: list[int] = []
     positions: list[int] = []
@@ -59,6 +66,10 @@ def build_micro_batch(
         positions.extend(range(sample.num_tokens))
         advantage = 0.0 if bin_.is_filler else sample.advantage
         coefficients.extend(advantage * weight for weight in sample.loss_weights)
+        boundaries.append(len(ids))
+    if padding := -len(ids) % multiple_of:
+        ids.extend([0] * padding)
+        positions.extend(range(padding))
         boundaries.append(len(ids))
     old = None
     if old_logprobs is not None:

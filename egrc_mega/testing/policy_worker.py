@@ -36,10 +36,18 @@ def ragged_samples(count: int = 13, *, seed: int = 0, vocab_size: int = 40) -> l
     return samples
 
 
-def first_update(model_path: Path, megatron: dict[str, Any], budget: int, out: Path) -> None:
+def first_updates(model_path: Path, layouts: dict[str, tuple[dict[str, Any], int]], out: Path) -> None:
+    """`first_update` at each layout (megatron section, budget) in turn, in one world; writes `out`/<layout>."""
+    distributed.initialize(MegatronSection(), timeout_s=60)
+    for name, (megatron, budget) in layouts.items():
+        section = MegatronSection(**megatron)
+        distributed.split_world(section, timeout_s=60)
+        first_update(model_path, section, budget, out / f"{name}.safetensors")
+    distributed.finalize()
+
+
+def first_update(model_path: Path, section: MegatronSection, budget: int, out: Path) -> None:
     """One update; rank 0 writes loss, gradient norm, log-probs, gradients and new weights to `out` (safetensors)."""
-    section = MegatronSection(**megatron)
-    distributed.initialize(section, timeout_s=60)
     policy = Policy(model_path, section, PolicySection(max_tokens_per_micro_batch=budget))
     result: dict[str, torch.Tensor] = {}
 
@@ -59,7 +67,6 @@ def first_update(model_path: Path, megatron: dict[str, Any], budget: int, out: P
         result[f"weight/{name}"] = weight.clone()
     if distributed.is_rank_0():
         save_file({name: tensor.contiguous() for name, tensor in result.items()}, out)
-    distributed.finalize()
 
 
 def _complete_sharded_gradients(policy: Policy) -> None:
