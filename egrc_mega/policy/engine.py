@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from egrc_kernels.logprob import logprob_entropy
+from egrc_kernels.linear_logprob import linear_logprob
 
 from egrc_mega.config.schema import LossSection, MegatronSection, PolicySection
 from egrc_mega.convert.parallel import ParallelLayout, layout_problems
@@ -17,7 +17,6 @@ from egrc_mega.policy.distributed import device  # first: it bends megatron to t
 
 # isort: split
 from megatron.core import parallel_state
-from megatron.core.models.gpt import GPTModel
 from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from egrc_mega.policy import optimizer as optim
@@ -69,7 +68,7 @@ class Policy:
         self.flops = FlopModel.of(self.architecture)
         check_source(source, any_dtype=True, more=layout_problems(self.architecture, ParallelLayout.of(megatron)))
         self.config = transformer_config(self.architecture, megatron)
-        self.gpt: GPTModel = build_model(self.architecture, self.config)
+        self.gpt = build_model(self.architecture, self.config)
         import_hf(self.gpt, source)
         self.model = optim.wrap_model(self.gpt, self.config, megatron)
         self.optimizer = optim.build_optimizer(self.model, megatron)
@@ -194,7 +193,7 @@ class Policy:
 
     def _loss(
         self,
-        logits_1TV: torch.Tensor,
+        hidden_TH: torch.Tensor,
         *,
         batch: MicroBatch,
         temperature: float,
@@ -202,16 +201,21 @@ class Policy:
         collected: torch.Tensor,
         num_outputs: int,
     ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-        logits_RV = logits_1TV[0, batch.rows_R]
-        group = parallel_state.get_tensor_model_parallel_group() if self.config.tensor_model_parallel_size > 1 else None
-        at = partial(logprob_entropy, logits_RV, batch.targets_R, vocab_size=self.architecture.vocab_size, group=group)
-        logprob_R, entropy_rollout_R = at(temperature=temperature)
-        with torch.no_grad():
-            _logprob, entropy_R = at(temperature=1.0)
-        scalar = policy_loss(logprob_R, batch.old_logprobs_R, batch.coefficients_R, loss)
+        weight_VH = self.gpt.output_weight_VH
+        stats = linear_logprob(
+            hidden_TH[batch.rows_R].to(weight_VH.dtype),
+            weight_VH,
+            batch.targets_R,
+            temperature=temperature,
+            vocab_size=self.architecture.vocab_size,
+            group=parallel_state.get_tensor_model_parallel_group()
+            if self.config.tensor_model_parallel_size > 1
+            else None,
+        )
+        scalar = policy_loss(stats.logprob_T, batch.old_logprobs_R, batch.coefficients_R, loss)
         collected[0] += scalar.detach()
         flat = collected[1:].view(3, num_outputs)
-        values = torch.stack([logprob_R.detach(), entropy_rollout_R, entropy_R])
+        values = torch.stack([stats.logprob_T.detach(), stats.entropy_T, stats.entropy_at_one_T])
         for begin, end, start in batch.spans:
             flat[:, start : start + end - begin] = values[:, begin:end]
         # the count is unused: the loss is normalised already (optimizer._sum_gradients)

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
-from megatron.core.models.gpt import GPTModel
 from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from egrc_mega.convert.family import Architecture
 from egrc_mega.policy.distributed import device
+from egrc_mega.policy.model import PolicyModel
 from egrc_mega.policy.packing import packed_params
 
 
-def packed_logits(model: GPTModel, architecture: Architecture, sequences: Sequence[Sequence[int]]) -> torch.Tensor:
+def packed_logits(model: PolicyModel, architecture: Architecture, sequences: Sequence[Sequence[int]]) -> torch.Tensor:
     """All sequences packed into one forward pass: float32 [tokens, vocabulary], padding rows cut. Collective.
 
     Every data-parallel rank computes the same.
@@ -27,11 +27,12 @@ def packed_logits(model: GPTModel, architecture: Architecture, sequences: Sequen
     packed = packed_params([sum(map(len, padded[:i])) for i in range(len(padded) + 1)], device())
     outputs: list[torch.Tensor] = []
 
-    def keep(logits: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        outputs.append(logits[0].float())
+    def keep(hidden_TH: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        weight_VH = model.output_weight_VH
+        outputs.append((hidden_TH.to(weight_VH.dtype) @ weight_VH.T).float())
         return torch.zeros(()), {}
 
-    def forward(_data: object, stage: GPTModel) -> object:
+    def forward(_data: object, stage: PolicyModel) -> object:
         return stage(ids, positions, None, packed_seq_params=packed), keep
 
     model.eval()

@@ -7,6 +7,10 @@ import torch.nn.functional as F
 from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+from megatron.core.tensor_parallel.mappings import (
+    copy_to_tensor_model_parallel_region,
+    gather_from_sequence_parallel_region,
+)
 from megatron.core.transformer.moe import moe_utils
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -56,10 +60,34 @@ def transformer_config(architecture: Architecture, section: MegatronSection) -> 
     )
 
 
-def build_model(architecture: Architecture, config: TransformerConfig) -> GPTModel:
-    """This rank's GPTModel with random weights, on the device of the backend."""
+class PolicyModel(GPTModel):
+    """megatron's GPTModel that ends with hidden states: log-probs are made of them without all logits in memory."""
+
+    def _postprocess(self, hidden_states: torch.Tensor, *_args: Any, **_kwargs: Any) -> torch.Tensor:
+        """On the last stage [T, H], whole on every tensor-parallel rank; between stages as megatron passes it on.
+
+        What output_layer would do before its product: backward adds the gradients of the vocabulary's shards.
+        """
+        if not self.post_process:
+            return hidden_states
+        if self.config.sequence_parallel:
+            whole_T1H = gather_from_sequence_parallel_region(hidden_states)
+        else:
+            whole_T1H = copy_to_tensor_model_parallel_region(hidden_states)
+        return whole_T1H[:, 0]
+
+    @property
+    def output_weight_VH(self) -> torch.Tensor:
+        """This rank's shard of the output layer, or of the embedding when they are tied. Last stage only."""
+        if self.share_embeddings_and_output_weights:
+            return self.shared_embedding_or_output_weight()
+        return self.output_layer.weight
+
+
+def build_model(architecture: Architecture, config: TransformerConfig) -> PolicyModel:
+    """This rank's part of the model with random weights, on the device of the backend."""
     extra: dict[str, Any] = architecture.model_fields
-    model = GPTModel(
+    model = PolicyModel(
         config=config,
         transformer_layer_spec=_block_spec(config),
         vocab_size=architecture.padded_vocab_size(config.tensor_model_parallel_size),
