@@ -175,19 +175,29 @@ class LossSection(Section):
     """1/|o| within a sequence then the mean over sequences (paper 3.1), or the mean over tokens."""
     denominator: Literal["all", "kept"] = "all"
     """Sequences or tokens to divide by: all rollouts of the batch, or those with an advantage."""
-    ratio: Literal["none", "token"] = "none"
-    """none: -A log pi; token: PPO's clipped ratio per token."""
+    ratio: Literal["none", "token", "sequence"] = "none"
+    """none: -A log pi; token: PPO's clipped ratio per token; sequence: one ratio per response (GSPO)."""
     eps_clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Lower clip of the ratio: 1 - eps_clip."""
     eps_clip_high: PositiveFloat = 0.28
     """Upper clip of the ratio: 1 + eps_clip_high."""
+    dual_clip: Annotated[float, Field(gt=1)] | None = None
+    """Bound on the loss of a negative advantage, as a multiple of it; None: unbounded."""
+    old_logprobs: Literal["trainer", "rollout"] = "trainer"
+    """Denominator of the ratio: the trainer's own log-probs before the first update, or the servers'."""
+    tis_cap: PositiveFloat | None = None
+    """Truncated importance sampling: weight by min(cap, trainer / server probability). None: off."""
+    kl_coef: NonNegativeFloat = 0.0
+    """Weight of the KL term to the model that the run began with; 0 keeps no reference model."""
+    kl_kind: Literal["k1", "k2", "k3"] = "k3"
+    """Estimator of the KL; k1's gradient is zero in expectation."""
 
 
 class ExploreLossSection(LossSection):
     """The same, with PPO's clipped ratio by default."""
 
-    ratio: Literal["none", "token"] = "token"
-    """none: -A log pi; token: PPO's clipped ratio per token."""
+    ratio: Literal["none", "token", "sequence"] = "token"
+    """none: -A log pi; token: PPO's clipped ratio per token; sequence: one ratio per response (GSPO)."""
 
 
 class OptimSection(Section):

@@ -1,5 +1,6 @@
 """The policy: score samples, update on them, hand its weights out. Every method is collective."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +14,7 @@ from egrc_kernels.linear_logprob import linear_logprob
 from egrc_mega.config.schema import LossSection, MegatronSection, PolicySection
 from egrc_mega.convert.parallel import ParallelLayout, layout_problems
 from egrc_mega.convert.source import check_source, open_source
+from egrc_mega.errors import PolicyError
 from egrc_mega.policy.distributed import device  # first: it bends megatron to the CPU where there is no CUDA
 
 # isort: split
@@ -24,10 +26,12 @@ from egrc_mega.policy.balance import Bin, plan_bins
 from egrc_mega.policy.flops import FlopModel
 from egrc_mega.policy.loss import policy_loss
 from egrc_mega.policy.model import build_model, transformer_config
-from egrc_mega.policy.packing import MicroBatch, build_micro_batch, flat_offsets
+from egrc_mega.policy.packing import Baselines, MicroBatch, build_micro_batch, flat_offsets
+from egrc_mega.policy.reference import Reference
 from egrc_mega.policy.weights import export_hf, import_hf
 from egrc_mega.types import TrainSample
 
+NO_BASELINES = Baselines()
 ForwardResult = tuple[torch.Tensor, partial[tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]]]
 
 
@@ -56,8 +60,13 @@ class UpdateResult:
 class Policy:
     """megatron-core's model, DDP, optimizer and schedule around our packing, loss and log-probs."""
 
-    def __init__(self, model_path: Path, megatron: MegatronSection, policy: PolicySection) -> None:
+    def __init__(
+        self, model_path: Path, megatron: MegatronSection, policy: PolicySection, *, keeps_reference: bool = False
+    ) -> None:
         """Load a Hugging Face folder or a Megatron checkpoint into this rank's shards. Process groups must exist.
+
+        Args:
+            keeps_reference: the weights of `model_path` are kept in host memory for `score_reference`.
 
         Raises:
             ModelError: the checkpoint is missing, torn, of a family without a table, or does not fit the layout.
@@ -70,6 +79,7 @@ class Policy:
         self.config = transformer_config(self.architecture, megatron)
         self.gpt = build_model(self.architecture, self.config)
         import_hf(self.gpt, source)
+        self.reference = Reference(self.gpt) if keeps_reference else None
         self.model = optim.wrap_model(self.gpt, self.config, megatron)
         self.optimizer = optim.build_optimizer(self.model, megatron)
 
@@ -77,8 +87,14 @@ class Policy:
         """Log-probs and entropies of the outputs, without gradient."""
         self.model.eval()
         with torch.no_grad():
-            _loss, stats = self._run(samples, temperature, LossSection(), None, forward_only=True)
+            _loss, stats = self._run(samples, temperature, LossSection(), NO_BASELINES, forward_only=True)
         return stats
+
+    def score_reference(self, samples: Sequence[TrainSample], temperature: float) -> torch.Tensor:
+        """Log-probs of the outputs under the reference model, flat. Its weights take the policy's place meanwhile."""
+        assert self.reference is not None, "the policy was built without a reference"
+        with self.reference.in_place():
+            return self.score(samples, temperature).logprobs
 
     def update(
         self,
@@ -86,24 +102,26 @@ class Policy:
         temperature: float,
         loss: LossSection,
         lr: float,
-        old_logprobs: torch.Tensor | None = None,
+        baselines: Baselines = NO_BASELINES,
         inspect: Callable[[TokenStats], None] | None = None,
     ) -> UpdateResult:
         """One optimizer step on all samples; their token weights must already normalise the loss over the batch.
 
         Args:
-            old_logprobs: flat, as in `TokenStats`; None: the first update of a batch, where the ratio is 1.
+            baselines: log-probs before the batch's first update, and the reference model's for a KL term.
             inspect: sees the statistics before any weight moves, and may raise.
 
         Raises:
-            PolicyError: a sample exceeds the packing budget, or the gradient norm is not finite (nothing has moved).
+            PolicyError: a sample exceeds the packing budget, or loss or gradient norm is not finite; nothing has moved.
         """
         self.model.train()
         self.model.zero_grad_buffer()
         self.optimizer.zero_grad()
-        total_loss, stats = self._run(samples, temperature, loss, old_logprobs, forward_only=False)
+        total_loss, stats = self._run(samples, temperature, loss, baselines, forward_only=False)
         if inspect is not None:
             inspect(stats)
+        if not math.isfinite(total_loss):
+            raise PolicyError(f"loss is {total_loss}: the step is not taken; look at the batch's log-probs")
         grad_norm = optim.step(self.optimizer, lr, self.megatron)
         return UpdateResult(total_loss, grad_norm, stats)
 
@@ -156,14 +174,14 @@ class Policy:
         samples: Sequence[TrainSample],
         temperature: float,
         loss: LossSection,
-        old_logprobs: torch.Tensor | None,
+        baselines: Baselines,
         forward_only: bool,
     ) -> tuple[float, TokenStats]:
         """All micro-batches of this rank through megatron's schedule; loss and statistics summed over the world."""
         # sequence parallelism deals tokens out evenly
         multiple = self.megatron.tensor_model_parallel_size if self.megatron.sequence_parallel else 1
         bins = self._plan(samples)
-        batches = [build_micro_batch(samples, bin_, old_logprobs, device(), multiple) for bin_ in bins]
+        batches = [build_micro_batch(samples, bin_, baselines, device(), multiple) for bin_ in bins]
         # one buffer, one all-reduce: the loss, then log-probs and both entropies of every output token
         num_outputs = flat_offsets(samples)[-1]
         collected = torch.zeros(1 + 3 * num_outputs, device=device())
@@ -212,7 +230,7 @@ class Policy:
             if self.config.tensor_model_parallel_size > 1
             else None,
         )
-        scalar = policy_loss(stats.logprob_T, batch.old_logprobs_R, batch.coefficients_R, loss)
+        scalar = policy_loss(stats.logprob_T, batch.rows, loss)
         collected[0] += scalar.detach()
         flat = collected[1:].view(3, num_outputs)
         values = torch.stack([stats.logprob_T.detach(), stats.entropy_T, stats.entropy_at_one_T])

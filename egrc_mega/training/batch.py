@@ -57,7 +57,10 @@ def _part(
     weights = token_weights(masks, [a != 0.0 for _s, a in graded], method.loss)
     samples = [_train_sample(s, a, w, version) for (s, a), w in zip(graded, weights, strict=True)]
     samples += [_train_sample(s, 0.0, tuple(0.0 for _ in s.completion.mask), version) for s in ungraded]
-    return [s for s in samples if s.advantage != 0.0], [s for s in samples if s.advantage == 0.0]
+    # the KL term holds every graded response, whatever its advantage
+    held = [s.advantage != 0.0 or (method.loss.kl_coef > 0 and any(s.loss_weights)) for s in samples]
+    pairs = list(zip(samples, held, strict=True))
+    return [s for s, is_held in pairs if is_held], [s for s, is_held in pairs if not is_held]
 
 
 def _train_sample(sample: Sample, advantage: float, weights: tuple[float, ...], version: str) -> TrainSample:

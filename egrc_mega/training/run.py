@@ -61,7 +61,8 @@ class Run:
         self.coordinator: Coordinator | None = None
         distributed.on_rank_0(self._start_rank_0)
         self.store = CheckpointStore(config.run.dir / "checkpoints", config.checkpoint.keep)
-        self.policy = Policy(config.model.path, config.megatron, config.policy)
+        keeps_reference = any(stage.loss.kl_coef for stage in config.stages)
+        self.policy = Policy(config.model.path, config.megatron, config.policy, keeps_reference=keeps_reference)
         self.done = self._restore() if self.resume else 0
         self.publish_weights()
 

@@ -10,6 +10,8 @@ import torch
 from egrc_mega.config.schema import PolicySection, Stage
 from egrc_mega.errors import PolicyError
 from egrc_mega.policy.engine import Policy, TokenStats, UpdateResult
+from egrc_mega.policy.loss import kl_estimate
+from egrc_mega.policy.packing import Baselines
 from egrc_mega.training.batch import Batch
 from egrc_mega.types import TrainSample
 
@@ -25,6 +27,8 @@ class UpdateMetrics:
     num_updates: int
     logprob_diff_max: float | None
     logprob_diff_mean: float | None
+    kl: float | None
+    """To the reference model (k3); None without a KL term."""
     entropy: float | None
     entropy_rollout: float | None
     entropy_kept: float | None
@@ -48,17 +52,19 @@ def run_updates(policy: Policy, batch: Batch, stage: Stage, section: PolicySecti
     if section.score_dropped and batch.dropped:
         note(batch.dropped, policy.score(batch.dropped, temperature))
     kept = [sample for update in batch.updates for sample in update]
+    reference = policy.score_reference(kept, temperature) if kept and stage.loss.kl_coef else None
     results: list[UpdateResult] = []
     if len(batch.updates) == 1:
         # its own forward is the score, and the ratio is 1
-        results.append(policy.update(kept, temperature, stage.loss, stage.optim.lr, inspect=partial(note, kept)))
+        baselines, inspect = Baselines(reference=reference), partial(note, kept)
+        results.append(policy.update(kept, temperature, stage.loss, stage.optim.lr, baselines, inspect))
     elif kept:
         stats = policy.score(kept, temperature)
         note(kept, stats)
         sizes = [sum(len(sample.output_ids) for sample in update) for update in batch.updates]
-        for update, old in zip(batch.updates, stats.logprobs.split(sizes), strict=True):
-            results.append(policy.update(update, temperature, stage.loss, stage.optim.lr, old_logprobs=old))
-    return _metrics(results, gate, batch, scored)
+        for update, baselines in zip(batch.updates, Baselines(stats.logprobs, reference).split(sizes), strict=True):
+            results.append(policy.update(update, temperature, stage.loss, stage.optim.lr, baselines))
+    return _metrics(results, gate, batch, scored, _kl(kept, scored, reference))
 
 
 class LogprobGate:
@@ -81,7 +87,18 @@ class LogprobGate:
             )
 
 
-def _metrics(results: list[UpdateResult], gate: LogprobGate, batch: Batch, scored: list[Scored]) -> UpdateMetrics:
+def _kl(kept: list[TrainSample], scored: list[Scored], reference: torch.Tensor | None) -> float | None:
+    """Mean of k3 to the reference over the tokens that the policy chose, before the updates."""
+    if reference is None:
+        return None
+    chosen = torch.tensor([bit for sample in kept for bit in sample.mask], dtype=torch.bool)
+    stats = scored[-1][1]
+    return float(kl_estimate((stats.logprobs - reference)[chosen], "k3").mean())
+
+
+def _metrics(
+    results: list[UpdateResult], gate: LogprobGate, batch: Batch, scored: list[Scored], kl: float | None
+) -> UpdateMetrics:
     differences = gate.differences
     kept = [part for part in scored if part[0] is not batch.dropped]
     # without the dropped samples a mean over "all" would be a mean over the kept ones under a wrong name
@@ -92,6 +109,7 @@ def _metrics(results: list[UpdateResult], gate: LogprobGate, batch: Batch, score
         num_updates=len(results),
         logprob_diff_max=float(differences.max()) if len(differences) else None,
         logprob_diff_mean=float(differences.mean()) if len(differences) else None,
+        kl=kl,
         entropy=_mean(everything, "entropies"),
         entropy_rollout=_mean(everything, "entropies_rollout"),
         entropy_kept=_mean(kept, "entropies"),

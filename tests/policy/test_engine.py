@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from egrc_mega.config.schema import LossSection, MegatronSection, PolicySection
 from egrc_mega.errors import ModelError, PolicyError
-from egrc_mega.policy.engine import Policy
+from egrc_mega.policy.engine import Policy, TokenStats
+from egrc_mega.policy.packing import Baselines
 from egrc_mega.testing.policy_worker import ragged_samples
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
 
@@ -86,7 +87,7 @@ def test_old_log_probs_equal_to_the_current_ones_change_nothing(tmp_path: Path) 
     folder, samples, loss = write_tiny_qwen2(tmp_path / "model"), ragged_samples(), LossSection(ratio="token")
     first, second = build(folder), build(folder)
     implicit = first.update(samples, 0.9, loss, lr=1e-3)
-    explicit = second.update(samples, 0.9, loss, lr=1e-3, old_logprobs=second.score(samples, 0.9).logprobs)
+    explicit = second.update(samples, 0.9, loss, lr=1e-3, baselines=Baselines(old=second.score(samples, 0.9).logprobs))
     assert explicit.grad_norm == pytest.approx(implicit.grad_norm, rel=1e-5)
     assert explicit.loss == pytest.approx(implicit.loss, rel=1e-5)
 
@@ -103,15 +104,20 @@ def test_the_inspector_can_stop_the_step_before_any_weight_moves(tmp_path: Path)
     assert all(torch.equal(tensor, before[name]) for name, tensor in policy.export_hf())
 
 
-def test_a_gradient_that_is_not_finite_stops_the_step_before_any_weight_moves(tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["loss", "gradient norm"])
+def test_what_is_not_finite_stops_the_step_before_any_weight_moves(tmp_path: Path, what: str) -> None:
     policy = build(write_tiny_qwen2(tmp_path / "model"))
+    if what == "loss":
+        policy.gpt.decoder.final_layernorm.weight.data[0] = math.nan
     before = {name: tensor.clone() for name, tensor in policy.export_hf()}
-    policy.gpt.decoder.final_layernorm.weight.data[0] = math.nan
-    with pytest.raises(PolicyError, match="gradient norm is nan"):
-        policy.update(ragged_samples(), 1.0, LossSection(), lr=1e-3)
-    after = dict(policy.export_hf())
-    unharmed = [name for name in before if name != "model.norm.weight"]
-    assert all(torch.equal(after[name], before[name]) for name in unharmed)
+
+    def spoil(_stats: TokenStats) -> None:
+        policy.model.buffers[0].grad_data[3] = math.inf
+
+    with pytest.raises(PolicyError, match=f"{what} is (nan|inf): the step is not taken"):
+        policy.update(ragged_samples(), 1.0, LossSection(), lr=1e-3, inspect=spoil)
+    for name, tensor in policy.export_hf():
+        assert torch.equal(tensor.view(torch.int32), before[name].view(torch.int32)), name
 
 
 def test_a_reset_optimizer_steps_like_a_fresh_one(tmp_path: Path) -> None:

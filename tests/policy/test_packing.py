@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from egrc_mega.policy.balance import plan_bins
-from egrc_mega.policy.packing import build_micro_batch, flat_offsets
+from egrc_mega.policy.packing import Baselines, build_micro_batch, flat_offsets
 from egrc_mega.testing.policy_worker import ragged_samples
 
 
@@ -13,22 +13,24 @@ def test_fewer_samples_than_ranks_are_filled_up_with_weightless_copies() -> None
     plans = plan_bins([samples[0].num_tokens], [1.0], 64, 2)
     assert sorted(bin_.is_filler for [bin_] in plans) == [False, True]
     [filler] = [bin_ for [bin_] in plans if bin_.is_filler]
-    batch = build_micro_batch(samples, filler, None, torch.device("cpu"))
+    batch = build_micro_batch(samples, filler, Baselines(), torch.device("cpu"))
     assert batch.spans == ()
-    assert float(batch.coefficients_R.abs().sum()) == 0.0
+    assert float(batch.rows.weights_R.abs().sum()) == 0.0
 
 
 def test_rows_point_at_the_tokens_before_the_outputs_and_positions_restart() -> None:
     samples = ragged_samples(7)
     [[bin_]] = plan_bins([s.num_tokens for s in samples], [1.0] * len(samples), 4096, 1)
     old = torch.arange(float(flat_offsets(samples)[-1]))
-    batch = build_micro_batch(samples, bin_, old, torch.device("cpu"))
+    batch = build_micro_batch(samples, bin_, Baselines(old=old), torch.device("cpu"))
     outputs = [token for i in bin_.indices for token in samples[i].output_ids]
     assert batch.targets_R.tolist() == outputs
     assert batch.input_ids_1T[0, batch.rows_R + 1].tolist() == outputs
     assert batch.position_ids_1T[0].tolist() == [p for i in bin_.indices for p in range(samples[i].num_tokens)]
     offsets = flat_offsets(samples)
     expected = [float(offsets[i] + t) for i in bin_.indices for t in range(len(samples[i].output_ids))]
-    assert batch.old_logprobs_R.tolist() == expected
-    weights = [samples[i].advantage * w for i in bin_.indices for w in samples[i].loss_weights]
-    assert batch.coefficients_R.tolist() == pytest.approx(weights)
+    assert batch.rows.old_logprobs_R.tolist() == expected
+    weights = [w for i in bin_.indices for w in samples[i].loss_weights]
+    assert batch.rows.weights_R.tolist() == pytest.approx(weights)
+    advantages = [samples[i].advantage for i in bin_.indices for _token in samples[i].output_ids]
+    assert batch.rows.advantages_R.tolist() == pytest.approx(advantages)

@@ -13,7 +13,7 @@ from egrc_kernels.logprob import logprob_entropy
 
 from egrc_mega.config.schema import CompressStage, ExploreStage, Stage
 from egrc_mega.methods.registry import build_method
-from egrc_mega.policy.loss import policy_loss
+from egrc_mega.policy.loss import LossRows, policy_loss
 from egrc_mega.testing.samples import make_group, make_sample
 from egrc_mega.training.batch import build_batch, decode, encode
 from egrc_mega.types import FinishReason, Grade, Group, Sample
@@ -123,9 +123,16 @@ def product_loss(
     rows = torch.cat([logits[id(s)] for s in samples])
     targets = torch.tensor([i for s in samples for i in s.completion.output_ids])
     logprob, _entropy = logprob_entropy(rows, targets, temperature=stage.rollout.temperature)
-    coefficient = torch.tensor([s.advantage * w for s in batch.updates[0] for w in s.loss_weights])
     flat_old = None if old is None else torch.cat([old[id(s)] for s in samples]).float()
-    return policy_loss(logprob, flat_old, coefficient, stage.loss)
+    sizes = [len(s.output_ids) for s in batch.updates[0]]
+    rows = LossRows(
+        advantages_R=torch.tensor([s.advantage for s in batch.updates[0] for _token in s.output_ids]),
+        weights_R=torch.tensor([w for s in batch.updates[0] for w in s.loss_weights]),
+        sequences_R=torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)),
+        rollout_logprobs_R=torch.full((sum(sizes),), torch.nan),
+        old_logprobs_R=flat_old,
+    )
+    return policy_loss(logprob, rows, stage.loss)
 
 
 def assert_same_loss_and_gradient(groups: list[Group], stage: Stage, advantage, *, off_policy: bool) -> None:

@@ -9,6 +9,7 @@ import torch
 from egrc_mega.config.schema import CompressStage, ExploreStage, MegatronSection, PolicySection
 from egrc_mega.errors import PolicyError
 from egrc_mega.policy.engine import Policy
+from egrc_mega.policy.packing import Baselines
 from egrc_mega.testing.policy_worker import ragged_samples
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
 from egrc_mega.training.batch import Batch
@@ -124,7 +125,7 @@ def test_several_updates_take_their_ratio_from_before_the_first(tmp_path: Path) 
     start = 0
     for update in batch.updates:
         end = start + sum(len(s.output_ids) for s in update)
-        by_hand.update(update, 0.7, STAGE.loss, 1e-3, old_logprobs=old[start:end])
+        by_hand.update(update, 0.7, STAGE.loss, 1e-3, Baselines(old=old[start:end]))
         start = end
     expected = weights(by_hand)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in together.export_hf())
