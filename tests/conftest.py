@@ -1,6 +1,7 @@
 """Options, and resources that many tests share."""
 
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +35,14 @@ def root() -> Path:
 def base_model() -> Path:
     """The miniature's base model, as shipped."""
     return ROOT / "egrc_mega" / "miniature" / "assets" / "base"
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="session")

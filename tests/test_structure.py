@@ -20,7 +20,7 @@ LAYERS = [
 """Lowest first. `testing` may import everything and is imported by tests only."""
 
 SEAMS = {
-    "megatron": ("policy", "checkpoint"),
+    "megatron": ("policy", "checkpoint", "testing"),
     "transformers": ("convert", "data", "rollout/embedded", "miniature", "testing"),
     "aiohttp": ("rollout",),
     "math_verify": ("grading",),

@@ -30,6 +30,8 @@ class ModelSection(Section):
 
     path: Path
     """Hugging Face folder: config.json, safetensors, tokenizer."""
+    expects: dict[str, int | float | bool | str] = {}
+    """Fields that config.json must have with these values: a recipe says which model it is for."""
 
 
 class DataSection(Section):

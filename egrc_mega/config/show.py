@@ -16,7 +16,7 @@ def _lines(value: dict[str, Any], indent: str, prefix: str, provenance: dict[str
     lines: list[str] = []
     for key, child in value.items():
         name = f"{prefix}{key}"
-        if isinstance(child, dict):
+        if isinstance(child, dict) and child:
             lines += [f"{indent}{key}:", *_lines(child, indent + "  ", f"{name}.", provenance)]
         elif isinstance(child, list) and child and isinstance(child[0], dict):
             lines.append(f"{indent}{key}:")

@@ -47,6 +47,8 @@ def transformer_config(architecture: Architecture, section: MegatronSection) -> 
         hidden_dropout=0.0,
         attention_dropout=0.0,
         use_cpu_initialization=not torch.cuda.is_available(),
+        # every weight comes from a checkpoint
+        perform_initialization=False,
         bias_activation_fusion=False,
         bias_dropout_fusion=False,
         masked_softmax_fusion=False,
@@ -85,7 +87,7 @@ class PolicyModel(GPTModel):
 
 
 def build_model(architecture: Architecture, config: TransformerConfig) -> PolicyModel:
-    """This rank's part of the model with random weights, on the device of the backend."""
+    """This rank's part of the model on the device of the backend, its weights not yet set."""
     extra: dict[str, Any] = architecture.model_fields
     model = PolicyModel(
         config=config,
@@ -97,7 +99,7 @@ def build_model(architecture: Architecture, config: TransformerConfig) -> Policy
         position_embedding_type="rope",
         **extra,
     )
-    return model.cuda() if torch.cuda.is_available() else model
+    return model.cuda() if torch.cuda.is_available() and not next(model.parameters()).is_meta else model
 
 
 def _block_spec(config: TransformerConfig) -> TransformerBlockSubmodules:

@@ -44,7 +44,7 @@ def test_the_options_are_the_documented_ones() -> None:
         if not children:
             found[name] = sorted(option for p in command.params for option in p.opts if option.startswith("--"))
     assert found == {
-        "egrc train": ["--config", "--fresh", "--nproc-per-node", "--resume", "--set"],
+        "egrc train": ["--config", "--dry-run", "--fresh", "--nnodes", "--nproc-per-node", "--resume", "--set"],
         "egrc eval": ["--config", "--out", "--set"],
         "egrc convert hf-to-megatron": [
             "--dtype",

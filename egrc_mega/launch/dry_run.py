@@ -1,0 +1,77 @@
+"""`egrc train --dry-run`: what a run would be, and each node's command. Starts and writes nothing."""
+
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from egrc_mega.config.load import load_config
+from egrc_mega.config.schema import Config, MegatronSection
+from egrc_mega.convert.families.registry import read_architecture
+from egrc_mega.convert.family import Architecture
+from egrc_mega.convert.hf_folder import INDEX, WEIGHTS
+from egrc_mega.convert.parallel import ParallelLayout, parameters_of_rank, stage_layers
+from egrc_mega.training.preflight import preflight
+
+SCRIPT = "scripts/launch/torchrun_7b.sh"
+
+
+def dry_run(config_file: Path, overrides: Sequence[str], *, num_nodes: int, num_processes: int) -> str:
+    """The page of a dry run.
+
+    Raises:
+        EgrcError: the run could not start: every problem of configuration, files and layout, at once.
+    """
+    config = load_config(config_file, list(overrides)).config
+    world_size = num_nodes * num_processes
+    preflight(config, world_size)
+    architecture = read_architecture(config.model.path)
+    lines = [*_run_lines(config), "", *_layout_lines(config.megatron, architecture, world_size), ""]
+    return "\n".join([*lines, *_commands(config_file, overrides, num_nodes, num_processes)])
+
+
+def _run_lines(config: Config) -> Iterator[str]:
+    path = config.model.path
+    has_weights = (path / WEIGHTS).exists() or (path / INDEX).exists()
+    yield f"model    {path}{'' if has_weights else ' (no weights there yet)'}"
+    yield f"data     {config.data.train}"
+    yield f"run      {config.run.dir}, seed {config.run.seed}"
+    servers = ", ".join(config.rollout.urls) or f"{config.rollout.num_servers} embedded"
+    yield f"servers  {servers}"
+    for stage in config.stages:
+        responses = config.rollout.prompts_per_step * stage.rollout.n
+        yield (
+            f"stage    {stage.name}: {stage.steps} steps of {config.rollout.prompts_per_step} prompts x "
+            f"{stage.rollout.n} = {responses} responses of at most {stage.max_new_tokens} tokens"
+        )
+
+
+def _layout_lines(section: MegatronSection, architecture: Architecture, world_size: int) -> Iterator[str]:
+    layout = ParallelLayout.of(section)
+    tensor, pipeline = layout.tensor_model_parallel_size, layout.pipeline_model_parallel_size
+    data = world_size // (tensor * pipeline)
+    expert = f", expert parallel {layout.expert_model_parallel_size}" if architecture.num_experts else ""
+    yield f"layout   {world_size} processes = tensor {tensor} x pipeline {pipeline} x data {data}{expert}"
+    for stage, layers in enumerate(stage_layers(architecture.num_layers, layout)):
+        count = parameters_of_rank(architecture, layout, stage)
+        weights, gradients, optimizer = (count * size / 2**30 for size in _bytes_per_parameter(section, data))
+        yield (
+            f"rank     stage {stage}, layers {layers.start} to {layers.stop - 1}: {count:,} parameters; "
+            f"{weights:.1f} GiB weights + {gradients:.1f} gradients + {optimizer:.1f} optimizer "
+            f"= {weights + gradients + optimizer:.1f} GiB before activations"
+        )
+
+
+def _bytes_per_parameter(section: MegatronSection, data: int) -> tuple[float, float, float]:
+    """Weights, gradient buffer (float32), optimizer: two moments, and float32 masters of bf16 weights."""
+    shards = data if section.use_distributed_optimizer else 1
+    return (2.0, 4.0, 12.0 / shards) if section.bf16 else (4.0, 4.0, 8.0 / shards)
+
+
+def _commands(config_file: Path, overrides: Sequence[str], num_nodes: int, num_processes: int) -> Iterator[str]:
+    arguments = shlex.join([part for override in overrides for part in ("--set", override)])
+    for node in range(num_nodes):
+        variables = (
+            f"NNODES={num_nodes} NODE_RANK={node} NPROC_PER_NODE={num_processes} CONFIG={shlex.quote(str(config_file))}"
+        )
+        address = "MASTER_ADDR=<address of node 0> " if num_nodes > 1 else ""
+        yield f"node {node}: {address}{variables} bash {SCRIPT} {arguments}".rstrip()

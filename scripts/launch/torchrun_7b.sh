@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Starts one node's share of a training run. Run it on every node, with the same values but for NODE_RANK.
+# `egrc train --dry-run --nnodes N --nproc-per-node 8 --config ...` prints each node's line.
+#
+#   NNODES          nodes in all (1)
+#   NODE_RANK       this one's number, from 0; node 0 holds the run folder's lock and talks to the servers (0)
+#   NPROC_PER_NODE  processes here, one per GPU (8)
+#   MASTER_ADDR     address of node 0 (127.0.0.1)
+#   MASTER_PORT     a free port there (29500)
+#   CONFIG          configuration (configs/r1_distill_qwen_7b.yaml); run.dir must be on a folder that all nodes share
+#
+# Further arguments go to the trainer, e.g. --set run.seed=2 or --resume.
+set -euo pipefail
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
+python="${PYTHON:-$root/.venv/bin/python}"
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+
+exec "$python" -P -m torch.distributed.run \
+    --nnodes "${NNODES:-1}" --node-rank "${NODE_RANK:-0}" --nproc-per-node "${NPROC_PER_NODE:-8}" \
+    --master-addr "${MASTER_ADDR:-127.0.0.1}" --master-port "${MASTER_PORT:-29500}" --max-restarts 0 \
+    -m egrc_mega.train --config "${CONFIG:-$root/configs/r1_distill_qwen_7b.yaml}" "$@"

@@ -1,0 +1,126 @@
+"""The recipes plan for the worlds they are meant for, and contradictions are told before anything starts."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from egrc_mega.convert.presets import PRESETS
+from egrc_mega.errors import EgrcError, ModelError
+from egrc_mega.launch.dry_run import dry_run
+
+RECIPES = {
+    "r1_distill_qwen_7b": "deepseek-r1-distill-qwen-7b",
+    "r1_distill_qwen_1p5b": "deepseek-r1-distill-qwen-1.5b",
+}
+SEVEN = "r1_distill_qwen_7b"
+
+
+@pytest.fixture
+def settings(root: Path, tmp_path: Path) -> dict[str, list[str]]:
+    """For each recipe: a folder with the model's config.json and no weights, and data that exists."""
+    assets, found = root / "egrc_mega/miniature/assets", {}
+    for recipe, preset in RECIPES.items():
+        folder = tmp_path / preset
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(PRESETS[preset]))
+        data = [f"data.train={assets / 'train.jsonl'}", f"evaluation.data={assets / 'eval.jsonl'}"]
+        found[recipe] = [f"model.path={folder}", f"run.dir={tmp_path / 'run'}", *data]
+    return found
+
+
+def plan(root: Path, recipe: str, overrides: list[str], num_nodes: int = 1) -> str:
+    return dry_run(root / f"configs/{recipe}.yaml", overrides, num_nodes=num_nodes, num_processes=8)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(("num_nodes", "world_size"), [(1, 8), (2, 16), (4, 32)])
+def test_a_recipe_plans_for_eight_sixteen_and_thirty_two_gpus(
+    recipe: str, num_nodes: int, world_size: int, root: Path, settings: dict, tmp_path: Path
+) -> None:
+    page = plan(root, recipe, settings[recipe], num_nodes)
+    tensor = 4 if recipe == SEVEN else 1
+    assert f"{world_size} processes = tensor {tensor} x pipeline 1 x data {world_size // tensor}" in page
+    assert "(no weights there yet)" in page
+    assert "compress: 200 steps of 128 prompts x 8 = 1024 responses of at most 4096 tokens" in page
+    commands = [line for line in page.splitlines() if line.startswith("node ")]
+    assert len(commands) == num_nodes
+    assert all(f"NODE_RANK={i} NPROC_PER_NODE=8" in line for i, line in enumerate(commands))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_plan_counts_parameters_and_bytes_of_a_rank(root: Path, settings: dict) -> None:
+    page = plan(root, SEVEN, settings[SEVEN])
+    count = 1_904_057_344
+    assert f"layers 0 to 27: {count:,} parameters" in page
+    # bf16 weights, float32 gradients, masters and two moments shared by two data-parallel ranks
+    weights, gradients, optimizer = (count * size / 2**30 for size in (2, 4, 12 / 2))
+    assert f"{weights:.1f} GiB weights + {gradients:.1f} gradients + {optimizer:.1f} optimizer" in page
+
+
+def test_another_model_than_the_recipes_is_an_error(root: Path, settings: dict) -> None:
+    with pytest.raises(ModelError, match=r"model\.expects\.hidden_size: 3584, but .*config\.json says 1536"):
+        plan(root, SEVEN, settings["r1_distill_qwen_1p5b"])
+
+
+@pytest.mark.parametrize("changes", [{"rope_theta": 1e6}, {"num_hidden_layers": 27}])
+def test_a_config_json_that_contradicts_the_recipe_is_an_error(
+    changes: dict, root: Path, settings: dict, tmp_path: Path
+) -> None:
+    file = tmp_path / "deepseek-r1-distill-qwen-7b/config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    [name] = changes
+    with pytest.raises(ModelError, match=rf"model\.expects\.{name}"):
+        plan(root, SEVEN, settings[SEVEN])
+
+
+def test_an_impossible_layout_is_told_with_everything_else(root: Path, settings: dict) -> None:
+    sizes = ["megatron.tensor_model_parallel_size=3", "megatron.pipeline_model_parallel_size=5"]
+    with pytest.raises(EgrcError) as error:
+        plan(root, SEVEN, [*settings[SEVEN], *sizes, "data.train=/nowhere.jsonl"])
+    for part in (
+        "3 does not divide the 28 attention heads",
+        "5 stages cannot share 28 layers",
+        "/nowhere.jsonl does not exist",
+        "no multiple of tensor x pipeline parallel size 15",
+    ):
+        assert part in str(error.value)
+
+
+def test_two_launchers_train_the_miniature_through_the_launch_script(
+    root: Path, tmp_path: Path, free_port: int
+) -> None:
+    """Two nodes on loopback, one process each."""
+    settings = (
+        f"run.dir={tmp_path / 'run'}",
+        "rollout.prompts_per_step=4",
+        "stages.compress.steps=1",
+        "stages.explore.steps=1",
+        "stages.compress.rollout.n=4",
+        "stages.explore.rollout.n=4",
+        "evaluation.num_problems=4",
+        "evaluation.max_new_tokens=20",
+        "grading.num_workers=1",
+    )
+    arguments = [part for setting in settings for part in ("--set", setting)]
+    command = ["bash", str(root / "scripts/launch/torchrun_7b.sh"), *arguments]
+    common = {"NNODES": "2", "NPROC_PER_NODE": "1", "MASTER_PORT": str(free_port), "PYTHON": sys.executable}
+    common["CONFIG"] = str(root / "configs/quickstart.yaml")
+    nodes = [
+        subprocess.Popen(
+            command,
+            env=os.environ | common | {"NODE_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    outputs = [node.communicate(timeout=150)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], "\n".join(outputs)
+    assert (tmp_path / "run/export/model.safetensors").exists()
+    assert "2/2 explore" in outputs[0]
+    assert "2/2 explore" not in outputs[1]
