@@ -46,6 +46,12 @@ def _config_problems(config: Config, world_size: int) -> Iterator[EgrcError]:
                 f"policy.max_tokens_per_micro_batch: {budget} cannot hold a prompt and the {stage.max_new_tokens} "
                 f"tokens of stage {stage.name}; raise it"
             )
+        updates = stage.steps * stage.optim.num_updates_per_rollout
+        if stage.optim.warmup_updates >= updates:
+            yield ConfigError(
+                f"stages.{stage.name}.optim.warmup_updates: {stage.optim.warmup_updates}, but the stage has {updates} "
+                f"updates; it must be fewer"
+            )
         if stage.optim.num_updates_per_rollout > config.rollout.prompts_per_step:
             yield ConfigError(
                 f"stages.{stage.name}.optim.num_updates_per_rollout: {stage.optim.num_updates_per_rollout} updates "

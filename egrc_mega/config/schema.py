@@ -142,6 +142,8 @@ class PolicySection(Section):
     """Compare the server's log-probs with the trainer's before the first optimizer step of each batch."""
     logprob_bound: PositiveFloat = 1e-2
     """Largest allowed absolute difference; above it the run stops. 1e-4 is met in fp32, bf16 needs about 0.1."""
+    peak_tflops: PositiveFloat | None = None
+    """A device's peak in the training dtype, e.g. 989 for an H100 in bf16; gives MFU in the metrics."""
     distributed_timeout_s: PositiveFloat = 1800.0
     """Deadline of a collective; must exceed the longest rollout."""
 
@@ -206,7 +208,13 @@ class OptimSection(Section):
     """The optimizer of a stage."""
 
     lr: PositiveFloat = 1e-6
-    """Constant learning rate."""
+    """Learning rate, after warm-up and before decay."""
+    warmup_updates: NonNegativeInt = 0
+    """Optimizer steps over which the rate rises from zero."""
+    decay: Literal["constant", "linear", "cosine"] = "constant"
+    """From the end of warm-up to the end of the stage, to `min_lr`."""
+    min_lr: NonNegativeFloat = 0.0
+    """Where a decay ends."""
     reset: bool = True
     """Forget the moments when the stage opens, as a restart from its checkpoint would."""
     num_updates_per_rollout: PositiveInt = 1

@@ -23,7 +23,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from egrc_mega.policy import optimizer as optim
 from egrc_mega.policy.balance import Bin, plan_bins
-from egrc_mega.policy.flops import FlopModel
+from egrc_mega.policy.flops import FlopModel, Work
 from egrc_mega.policy.loss import policy_loss
 from egrc_mega.policy.model import build_model, transformer_config
 from egrc_mega.policy.packing import Baselines, MicroBatch, build_micro_batch, flat_offsets
@@ -74,7 +74,7 @@ class Policy:
         self.section, self.megatron = policy, megatron
         source = open_source(model_path)
         self.architecture, self.companions = source.architecture, source.companions
-        self.flops = FlopModel.of(self.architecture)
+        self.flops, self.work = FlopModel.of(self.architecture), Work()
         check_source(source, any_dtype=True, more=layout_problems(self.architecture, ParallelLayout.of(megatron)))
         self.config = transformer_config(self.architecture, megatron)
         self.gpt = build_model(self.architecture, self.config)
@@ -196,6 +196,9 @@ class Policy:
             micro_batch_size=1,
             forward_only=forward_only,
         )
+        lengths = [sample.num_tokens for sample in samples]
+        count = self.flops.forward if forward_only else self.flops.training
+        self.work += Work(sum(lengths), count(lengths, num_outputs))
         if parallel_state.get_tensor_model_parallel_rank() != 0:
             collected.zero_()
         dist.all_reduce(collected)

@@ -52,3 +52,19 @@ class FlopModel:
     def training(self, lengths: Sequence[int], num_rows: int) -> int:
         """Forward and backward."""
         return FORWARD_AND_BACKWARD * self.forward(lengths, num_rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What has been computed, over all ranks."""
+
+    num_tokens: int = 0
+    """Through a forward, or a forward and a backward."""
+    flops: int = 0
+    """Useful ones: recomputation, padding and fillers do not count."""
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(self.num_tokens + other.num_tokens, self.flops + other.flops)
+
+    def __sub__(self, other: "Work") -> "Work":
+        return Work(self.num_tokens - other.num_tokens, self.flops - other.flops)

@@ -36,5 +36,12 @@ def make_record(step: int, *, total: int = 6, stage: str = "compress", **changes
         "time_train_s": 0.25,
         "time_sync_s": 0.02,
         "time_step_s": 0.78,
+        "kl": None,
+        "train_tokens": 9000,
+        "train_tokens_per_s": 36000.0,
+        "train_tflops": 0.02,
+        "mfu": None,
+        "memory_train_gib": 0.6,
+        "memory_sync_gib": 0.6,
     }
     return record | changes

@@ -12,14 +12,14 @@ from egrc_mega.types import Grade, Group
 
 
 def step_record(
-    step: Step, method: Method, groups: Sequence[Group], update: UpdateMetrics, times: dict[str, float], version: str
+    step: Step, method: Method, groups: Sequence[Group], update: UpdateMetrics, costs: dict[str, Any], version: str
 ) -> dict[str, Any]:
-    """Shares are over all samples; reward and accuracy over the graded ones."""
+    """Shares are over all samples; reward and accuracy over the graded ones. `costs`: see `accounting`."""
     samples = [sample for group in groups for sample in group.samples]
     graded = [sample for sample in samples if sample.grade is not Grade.UNGRADED]
     kept = sum(a != 0.0 for row in method.advantages(groups) for a in row)
     num_output_tokens = sum(sample.length for sample in samples)
-    time_step_s = sum(times.values())
+    measured = {name: value for name, value in asdict(update).items() if name != "work"}
     return {
         "step": step.index + 1,
         "total_steps": step.total,
@@ -31,13 +31,11 @@ def step_record(
         "kept": kept / len(samples),
         "ungraded": 1 - len(graded) / len(samples),
         "truncated": fmean(sample.completion.truncated for sample in samples),
-        **asdict(update),
+        **measured,
         "updated": update.num_updates > 0,
-        "lr": step.stage.optim.lr,
         "temperature": step.stage.rollout.temperature,
         "weight_version": version,
         "tokens": num_output_tokens,
-        "tokens_per_s": num_output_tokens / time_step_s,
-        **{f"time_{name}_s": seconds for name, seconds in times.items()},
-        "time_step_s": time_step_s,
+        "tokens_per_s": num_output_tokens / costs["time_step_s"],
+        **costs,
     }

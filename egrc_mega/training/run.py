@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,6 +23,7 @@ from egrc_mega.policy import distributed
 from egrc_mega.policy.engine import Policy
 from egrc_mega.run_folder import RunFolder
 from egrc_mega.sync.disk import DiskSync
+from egrc_mega.training.accounting import Accounting
 from egrc_mega.training.batch import Batch, build_batch, decode, encode
 from egrc_mega.training.coordinator import Coordinator
 from egrc_mega.training.metrics import step_record
@@ -40,7 +41,7 @@ class Run:
         self.config, self.resume = config, resume
         self.steps = schedule(config.stages)
         self.stack = ExitStack()
-        self.times: dict[str, float] = {}
+        self.accounting = Accounting()
         self.groups: list[Group] = []
 
     def __enter__(self) -> Self:
@@ -93,7 +94,7 @@ class Run:
     def remaining_steps(self) -> Iterator[Step]:
         """The steps that no checkpoint has, in order."""
         for step in self.steps[self.done :]:
-            self.times = {}
+            self.accounting = Accounting()
             yield step
 
     def evaluate(self, point: str) -> None:
@@ -121,28 +122,29 @@ class Run:
 
         def roll_out() -> bytes:
             assert self.coordinator is not None
-            self.groups = self.coordinator.collect(step, method, self.times)
+            self.groups = self.coordinator.collect(step, method, self.accounting.times)
             return encode(build_batch(self.groups, method, self.version))
 
         return decode(distributed.on_rank_0(roll_out))
 
     def update(self, batch: Batch, step: Step) -> UpdateMetrics:
         """The optimizer steps of the batch; with them the step is done."""
-        with self._timed("train"):
-            metrics = run_updates(self.policy, batch, step.stage, self.config.policy)
+        with self.accounting.phase("train"):
+            metrics = run_updates(self.policy, batch, step.stage, self.config.policy, step.index_in_stage)
         self.done = step.index + 1
         return metrics
 
     def publish_weights(self) -> None:
         """Move every server to the current weights, named after the number of steps they have seen."""
-        with self._timed("sync"):
+        with self.accounting.phase("sync"):
             architecture, dtype = self.policy.architecture, self.policy.dtype
             self._hand_out_weights(lambda tensors: self.sync.publish(tensors, architecture, dtype, self.version))
 
     def record(self, step: Step, method: Method, update: UpdateMetrics, version: str) -> None:
         """Write the step to `metrics.jsonl` and show its line."""
         if self.coordinator:
-            record = step_record(step, method, self.groups, update, self.times, version)
+            costs = self.accounting.record(update.work, self.config.policy.peak_tflops)
+            record = step_record(step, method, self.groups, update, costs, version)
             self.events.write("step", **record)
             self.printer.show(record)
 
@@ -189,9 +191,3 @@ class Run:
     def version(self) -> str:
         """Name of the policy's weights: how many steps they have seen."""
         return f"v{self.done}"
-
-    @contextmanager
-    def _timed(self, name: str) -> Iterator[None]:
-        started = time.monotonic()
-        yield
-        self.times[name] = time.monotonic() - started

@@ -14,6 +14,7 @@ class Step:
     """Over the whole run, from 0."""
     total: int
     """Steps of the whole run."""
+    index_in_stage: int
     stage: Stage
     opens_stage: bool
     closes_stage: bool
@@ -28,6 +29,6 @@ def schedule(stages: Sequence[Stage]) -> list[Step]:
     point = "base"
     for stage in stages:
         for i in range(stage.steps):
-            steps.append(Step(len(steps), total, stage, i == 0, i == stage.steps - 1, point))
+            steps.append(Step(len(steps), total, i, stage, i == 0, i == stage.steps - 1, point))
         point = stage.name
     return steps

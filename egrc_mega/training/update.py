@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -10,6 +10,8 @@ import torch
 from egrc_mega.config.schema import PolicySection, Stage
 from egrc_mega.errors import PolicyError
 from egrc_mega.policy.engine import Policy, TokenStats, UpdateResult
+from egrc_mega.policy.flops import Work
+from egrc_mega.policy.learning_rate import learning_rate
 from egrc_mega.policy.loss import kl_estimate
 from egrc_mega.policy.packing import Baselines
 from egrc_mega.training.batch import Batch
@@ -27,6 +29,10 @@ class UpdateMetrics:
     num_updates: int
     logprob_diff_max: float | None
     logprob_diff_mean: float | None
+    lr: float | None
+    """Of the last update."""
+    work: Work
+    """What the policy computed, scoring included, over all ranks."""
     kl: float | None
     """To the reference model (k3); None without a KL term."""
     entropy: float | None
@@ -35,13 +41,22 @@ class UpdateMetrics:
     entropy_rollout_kept: float | None
 
 
-def run_updates(policy: Policy, batch: Batch, stage: Stage, section: PolicySection) -> UpdateMetrics:
+def run_updates(
+    policy: Policy, batch: Batch, stage: Stage, section: PolicySection, index_in_stage: int = 0
+) -> UpdateMetrics:
     """Score what has no advantage, then one optimizer step per update of the batch.
+
+    Args:
+        index_in_stage: of the step, from 0; the learning rate follows from it.
 
     Raises:
         PolicyError: the server's and the trainer's log-probs differ by more than the bound; no weight has moved.
     """
     temperature = stage.rollout.temperature
+    per_step = stage.optim.num_updates_per_rollout
+    first, total = index_in_stage * per_step, stage.steps * per_step
+    rates = [learning_rate(stage.optim, first + i, total) for i in range(max(1, len(batch.updates)))]
+    work_before = policy.work
     gate = LogprobGate(section)
     scored: list[Scored] = []
 
@@ -57,14 +72,16 @@ def run_updates(policy: Policy, batch: Batch, stage: Stage, section: PolicySecti
     if len(batch.updates) == 1:
         # its own forward is the score, and the ratio is 1
         baselines, inspect = Baselines(reference=reference), partial(note, kept)
-        results.append(policy.update(kept, temperature, stage.loss, stage.optim.lr, baselines, inspect))
+        results.append(policy.update(kept, temperature, stage.loss, rates[0], baselines, inspect))
     elif kept:
         stats = policy.score(kept, temperature)
         note(kept, stats)
         sizes = [sum(len(sample.output_ids) for sample in update) for update in batch.updates]
-        for update, baselines in zip(batch.updates, Baselines(stats.logprobs, reference).split(sizes), strict=True):
-            results.append(policy.update(update, temperature, stage.loss, stage.optim.lr, baselines))
-    return _metrics(results, gate, batch, scored, _kl(kept, scored, reference))
+        parts = Baselines(stats.logprobs, reference).split(sizes)
+        for update, baselines, rate in zip(batch.updates, parts, rates, strict=True):
+            results.append(policy.update(update, temperature, stage.loss, rate, baselines))
+    metrics = _metrics(results, gate, batch, scored, _kl(kept, scored, reference))
+    return replace(metrics, lr=rates[-1], work=policy.work - work_before)
 
 
 class LogprobGate:
@@ -109,6 +126,8 @@ def _metrics(
         num_updates=len(results),
         logprob_diff_max=float(differences.max()) if len(differences) else None,
         logprob_diff_mean=float(differences.mean()) if len(differences) else None,
+        lr=None,
+        work=Work(),
         kl=kl,
         entropy=_mean(everything, "entropies"),
         entropy_rollout=_mean(everything, "entropies_rollout"),

@@ -1,0 +1,30 @@
+"""Learning rates of a stage."""
+
+import math
+
+import pytest
+
+from egrc_mega.config.schema import OptimSection
+from egrc_mega.policy.learning_rate import learning_rate
+
+
+def rates(total: int, **options: object) -> list[float]:
+    section = OptimSection(lr=1e-3, **options)
+    return [learning_rate(section, update, total) for update in range(total)]
+
+
+def test_the_default_is_constant_to_the_bit() -> None:
+    assert rates(7) == [1e-3] * 7
+
+
+def test_warm_up_rises_evenly_from_above_zero() -> None:
+    assert rates(6, warmup_updates=4) == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3, 1e-3])
+
+
+def test_linear_decay_ends_at_the_minimum() -> None:
+    assert rates(4, decay="linear", min_lr=2e-4) == pytest.approx([8e-4, 6e-4, 4e-4, 2e-4])
+
+
+def test_cosine_decay_follows_warm_up() -> None:
+    expected = [5e-4, 1e-3, *(0.5e-3 * (1 + math.cos(math.pi * i / 4)) for i in range(1, 5))]
+    assert rates(6, warmup_updates=2, decay="cosine") == pytest.approx(expected, abs=1e-12)
