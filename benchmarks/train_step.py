@@ -1,0 +1,160 @@
+"""One training step of the policy against Hugging Face with torch.compile, side by side: time, operations, memory.
+
+Random weights, one device, packed micro-batches of responses without prompts. On a GPU the default is
+R1-Distill-Qwen-1.5B with 16384 tokens in a micro-batch; on a CPU a toy model runs, and says so.
+
+Usage: python benchmarks/train_step.py [--preset NAME] [--tokens 16384] [--length 4096] [--rounds 5] [--peak-tflops 989]
+"""
+
+import argparse
+import json
+import platform
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from egrc_mega.config.schema import LossSection, MegatronSection, PolicySection
+from egrc_mega.convert.families.registry import architecture_of
+from egrc_mega.convert.hf_config import HfConfig
+from egrc_mega.convert.hf_folder import write_folder
+from egrc_mega.convert.presets import PRESETS
+from egrc_mega.policy import distributed
+from egrc_mega.policy.engine import Policy
+from egrc_mega.policy.flops import FlopModel
+from egrc_mega.types import TrainSample
+
+TOY = PRESETS["deepseek-r1-distill-qwen-1.5b"] | {
+    "hidden_size": 128,
+    "intermediate_size": 320,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 4000,
+    "torch_dtype": "float32",
+}
+LR = 1e-6
+
+
+def main() -> None:
+    """Print one JSON object."""
+    has_gpu = torch.cuda.is_available()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--preset", default="deepseek-r1-distill-qwen-1.5b" if has_gpu else "toy")
+    parser.add_argument("--tokens", type=int, default=16384 if has_gpu else 512)
+    parser.add_argument("--length", type=int, default=4096 if has_gpu else 128)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--peak-tflops", type=float, default=None)
+    arguments = parser.parse_args()
+    fields = TOY if arguments.preset == "toy" else PRESETS[arguments.preset]
+    samples = _samples(arguments.tokens // arguments.length, arguments.length, fields["vocab_size"])
+    with tempfile.TemporaryDirectory() as name:
+        folder = _write_random_model(Path(name) / "model", fields)
+        ours = _measure(_our_step(folder, samples, fields), arguments.rounds)
+        peer = _measure(_peer_step(folder, samples), arguments.rounds)
+    flops = FlopModel.of(architecture_of(HfConfig(dict(fields))))
+    useful = flops.training([arguments.length] * len(samples), len(samples) * (arguments.length - 1))
+    result: dict[str, Any] = {
+        "preset": arguments.preset,
+        "tokens": arguments.tokens,
+        "length": arguments.length,
+        "ours": _figures(ours, useful, arguments.peak_tflops),
+        "hugging_face_compiled": _figures(peer, useful, arguments.peak_tflops),
+        "peer_time_over_ours": peer["seconds"] / ours["seconds"],
+        "versions": {package: version(package) for package in ("torch", "megatron-core", "transformers")},
+        "device": torch.cuda.get_device_name() if has_gpu else platform.machine(),
+    }
+    if not has_gpu:
+        result["note"] = "toy size on a CPU: the figures mean nothing"
+    print(json.dumps(result, indent=1))
+
+
+def _samples(count: int, length: int, vocab_size: int) -> list[TrainSample]:
+    rng = random.Random(0)
+    weight = 1 / (count * (length - 1))
+    return [
+        TrainSample(
+            prompt_ids=(1,),
+            output_ids=tuple(rng.randrange(vocab_size) for _ in range(length - 1)),
+            mask=(1,) * (length - 1),
+            loss_weights=(weight,) * (length - 1),
+            advantage=1.0,
+            rollout_logprobs=(0.0,) * (length - 1),
+        )
+        for _ in range(count)
+    ]
+
+
+def _write_random_model(folder: Path, fields: dict[str, Any]) -> Path:
+    source = folder.with_name("source")
+    source.mkdir(parents=True)
+    (source / "config.json").write_text(json.dumps(fields))
+    architecture = architecture_of(HfConfig(dict(fields)))
+    dtype = getattr(torch, fields["torch_dtype"])
+
+    def tensors() -> Iterator[tuple[str, torch.Tensor]]:
+        for name, shape in architecture.hf_shapes():
+            yield name, torch.ones(shape, dtype=dtype) if "norm" in name else torch.randn(shape).mul_(0.02).to(dtype)
+
+    write_folder(folder, tensors(), architecture=architecture, source=source, dtype=dtype)
+    return folder
+
+
+def _our_step(folder: Path, samples: list[TrainSample], fields: dict[str, Any]) -> Callable[[], object]:
+    section = MegatronSection(bf16=fields["torch_dtype"] == "bfloat16")
+    distributed.initialize(section, timeout_s=600)
+    budget = sum(sample.num_tokens for sample in samples)
+    policy = Policy(folder, section, PolicySection(max_tokens_per_micro_batch=budget))
+    return lambda: policy.update(samples, 1.0, LossSection(), LR)
+
+
+def _peer_step(folder: Path, samples: list[TrainSample]) -> Callable[[], object]:
+    from transformers import AutoModelForCausalLM
+
+    device = distributed.device()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), LR, fused=torch.cuda.is_available())
+    ids = torch.tensor([sample.prompt_ids + sample.output_ids for sample in samples], device=device)
+    compiled = torch.compile(model) if torch.cuda.is_available() else model
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        logits = compiled(ids).logits[:, :-1].flatten(0, 1)
+        torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:].flatten()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    return step
+
+
+def _measure(step: Callable[[], object], rounds: int) -> dict[str, float]:
+    times = []
+    for number in range(rounds + 2):
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+        started = time.monotonic()
+        step()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        if number >= 2:  # the first rounds compile and warm up
+            times.append(time.monotonic() - started)
+    peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else float("nan")
+    return {"seconds": median(times), "peak_gib": peak}
+
+
+def _figures(measured: dict[str, float], useful: int, peak_tflops: float | None) -> dict[str, float | None]:
+    tflops = useful / measured["seconds"] / 1e12
+    memory = None if measured["peak_gib"] != measured["peak_gib"] else measured["peak_gib"]
+    mfu = tflops / peak_tflops if peak_tflops else None
+    return {"seconds_median": measured["seconds"], "tflops": tflops, "mfu": mfu, "peak_gib": memory}
+
+
+if __name__ == "__main__":
+    main()
