@@ -9,7 +9,8 @@ from egrc_mega.errors import ConfigError, DataError, EgrcError
 def problems(config: Config, world_size: int) -> Iterator[EgrcError]:
     """What cannot run, one error for each."""
     yield from _data_problems(config)
-    yield from _config_problems(config, world_size)
+    yield from _layout_problems(config, world_size)
+    yield from _config_problems(config)
 
 
 def _data_problems(config: Config) -> Iterator[EgrcError]:
@@ -18,20 +19,31 @@ def _data_problems(config: Config) -> Iterator[EgrcError]:
             yield DataError(f"{name}: {path} does not exist")
 
 
-def _config_problems(config: Config, world_size: int) -> Iterator[EgrcError]:
-    tensor, pipeline = config.megatron.tensor_model_parallel_size, config.megatron.pipeline_model_parallel_size
-    model_size = tensor * pipeline
-    if config.megatron.sequence_parallel and tensor == 1:
+def _layout_problems(config: Config, world_size: int) -> Iterator[EgrcError]:
+    megatron = config.megatron
+    layer_size = megatron.tensor_model_parallel_size * megatron.pipeline_model_parallel_size
+    model_size = layer_size * megatron.context_parallel_size
+    experts_size = layer_size * megatron.expert_model_parallel_size
+    if megatron.sequence_parallel and megatron.tensor_model_parallel_size == 1:
         yield ConfigError("megatron.sequence_parallel: true, but tensor_model_parallel_size is 1; set it to false")
     if world_size % model_size:
         yield ConfigError(
-            f"--nproc-per-node: {world_size} is no multiple of tensor x pipeline parallel size {model_size}"
+            f"--nproc-per-node: {world_size} is no multiple of tensor x pipeline x context parallel size {model_size}"
         )
-    elif world_size % (model_size * config.megatron.expert_model_parallel_size):
+    elif world_size % experts_size:
         yield ConfigError(
             f"megatron.expert_model_parallel_size: {world_size} processes are no multiple of tensor x pipeline x "
-            f"expert parallel size {model_size * config.megatron.expert_model_parallel_size}"
+            f"expert parallel size {experts_size}"
         )
+    for stage in config.stages:
+        if megatron.context_parallel_size > 1 and stage.loss.ratio == "sequence":
+            yield ConfigError(
+                f"stages.{stage.name}.loss.ratio: sequence needs whole responses on a rank; set "
+                f"megatron.context_parallel_size to 1"
+            )
+
+
+def _config_problems(config: Config) -> Iterator[EgrcError]:
     names = [stage.name for stage in config.stages]
     if len(set(names)) < len(names):
         yield ConfigError(f"stages: {names} names a stage twice; each may stand once")

@@ -101,6 +101,8 @@ class MegatronSection(Section):
     """Ranks that share each layer."""
     pipeline_model_parallel_size: PositiveInt = 1
     """Ranks that share the depth."""
+    context_parallel_size: PositiveInt = 1
+    """Ranks that share the tokens of each sequence; keys and values are gathered."""
     sequence_parallel: bool = False
     """Split tokens over the tensor-parallel ranks between layers; saves activations, and experts need it to train."""
     expert_model_parallel_size: PositiveInt = 1

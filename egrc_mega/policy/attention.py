@@ -5,9 +5,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from megatron.core import parallel_state
 from megatron.core.packed_seq_params import PackedSeqParams
+from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.transformer_config import TransformerConfig
+from torch.nn.attention.bias import causal_lower_right
+
+from egrc_mega.policy.context import chunks, places_after_gathering
 
 
 class PackedAttention(torch.nn.Module):
@@ -28,6 +33,8 @@ class PackedAttention(torch.nn.Module):
         assert config.attention_dropout == 0.0, "packed attention has no dropout"
         assert attn_mask_type == AttnMaskType.causal, "packed attention is causal"
         self.scale = config.softmax_scale
+        self.group = parallel_state.get_context_parallel_group(check_initialized=False)
+        self.context_size = config.context_parallel_size
 
     def forward(
         self,
@@ -39,18 +46,36 @@ class PackedAttention(torch.nn.Module):
         packed_seq_params: PackedSeqParams,
         **_unused: Any,
     ) -> torch.Tensor:
-        """[T, heads, dim], [T, groups, dim] twice -> [T, heads * dim]; T packs sequences at `cu_seqlens_q`."""
+        """[T, heads, dim], [T, groups, dim] twice -> [T, heads * dim]; the whole packs sequences at `cu_seqlens_q`.
+
+        With context parallelism T is this rank's share: keys and values of the whole are gathered.
+        """
         boundaries = packed_seq_params.cu_seqlens_q.tolist()
+        if self.context_size == 1:
+            parts = [(start, start, end) for start, end in pairwise(boundaries)]
+        else:
+            parts = chunks(boundaries, self.context_size, self.group.rank())
+            places = torch.tensor(places_after_gathering(boundaries, self.context_size), device=query_TND.device)
+            key_TGD, value_TGD = (
+                gather_from_sequence_parallel_region(x.contiguous(), group=self.group)[places]
+                for x in (key_TGD, value_TGD)
+            )
+        queries = query_TND.split([end - begin for _start, begin, end in parts])
         outputs = [
-            _causal_attention(query_TND[start:end], key_TGD[start:end], value_TGD[start:end], self.scale)
-            for start, end in pairwise(boundaries)
+            _causal_attention(query, key_TGD[start:end], value_TGD[start:end], self.scale)
+            for query, (start, _begin, end) in zip(queries, parts, strict=True)
         ]
         return torch.cat(outputs).flatten(1)
 
 
 def _causal_attention(
-    query_SND: torch.Tensor, key_SGD: torch.Tensor, value_SGD: torch.Tensor, scale: float | None
+    query_SND: torch.Tensor, key_PGD: torch.Tensor, value_PGD: torch.Tensor, scale: float | None
 ) -> torch.Tensor:
-    query, key, value = (x.transpose(0, 1).unsqueeze(0) for x in (query_SND, key_SGD, value_SGD))
-    output_1NSD = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
+    """The last S of P tokens attend to those before them and to themselves."""
+    query, key, value = (x.transpose(0, 1).unsqueeze(0) for x in (query_SND, key_PGD, value_PGD))
+    is_whole = query_SND.shape[0] == key_PGD.shape[0]
+    mask = None if is_whole else causal_lower_right(query_SND.shape[0], key_PGD.shape[0])
+    output_1NSD = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=is_whole, scale=scale, enable_gqa=True
+    )
     return output_1NSD[0].transpose(0, 1)

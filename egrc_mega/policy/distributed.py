@@ -25,12 +25,13 @@ def initialize(section: MegatronSection, timeout_s: float) -> None:
     Raises:
         ConfigError: the world's size is no multiple of tensor x pipeline parallel size.
     """
-    model_size = section.tensor_model_parallel_size * section.pipeline_model_parallel_size
-    experts_size = model_size * section.expert_model_parallel_size
+    layer_size = section.tensor_model_parallel_size * section.pipeline_model_parallel_size
+    model_size = layer_size * section.context_parallel_size
+    experts_size = layer_size * section.expert_model_parallel_size
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     if world_size % model_size:
         raise ConfigError(
-            f"world size {world_size} is no multiple of tensor x pipeline parallel size {model_size}: "
+            f"world size {world_size} is no multiple of tensor x pipeline x context parallel size {model_size}: "
             f"change --nproc-per-node or the megatron section"
         )
     if world_size % experts_size:
@@ -60,6 +61,7 @@ def split_world(section: MegatronSection, timeout_s: float) -> None:
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=section.tensor_model_parallel_size,
         pipeline_model_parallel_size=section.pipeline_model_parallel_size,
+        context_parallel_size=section.context_parallel_size,
         expert_model_parallel_size=section.expert_model_parallel_size,
         distributed_timeout_minutes=max(1, round(timeout_s / 60)),
     )

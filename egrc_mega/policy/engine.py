@@ -23,6 +23,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from egrc_mega.policy import optimizer as optim
 from egrc_mega.policy.balance import Bin, plan_bins
+from egrc_mega.policy.context import TokenSplit
 from egrc_mega.policy.flops import FlopModel, Work
 from egrc_mega.policy.loss import policy_loss
 from egrc_mega.policy.model import build_model, transformer_config
@@ -74,6 +75,11 @@ class Policy:
         self.section, self.megatron = policy, megatron
         source = open_source(model_path)
         self.architecture, self.companions = source.architecture, source.companions
+        self.split = TokenSplit(
+            context_size=parallel_state.get_context_parallel_world_size(),
+            context_rank=parallel_state.get_context_parallel_rank(),
+            sequence_size=megatron.tensor_model_parallel_size if megatron.sequence_parallel else 1,
+        )
         self.flops, self.work = FlopModel.of(self.architecture), Work()
         check_source(source, any_dtype=True, more=layout_problems(self.architecture, ParallelLayout.of(megatron)))
         self.config = transformer_config(self.architecture, megatron)
@@ -178,10 +184,7 @@ class Policy:
         forward_only: bool,
     ) -> tuple[float, TokenStats]:
         """All micro-batches of this rank through megatron's schedule; loss and statistics summed over the world."""
-        # sequence parallelism deals tokens out evenly
-        multiple = self.megatron.tensor_model_parallel_size if self.megatron.sequence_parallel else 1
-        bins = self._plan(samples)
-        batches = [build_micro_batch(samples, bin_, baselines, device(), multiple) for bin_ in bins]
+        batches = [build_micro_batch(samples, bin_, baselines, device(), self.split) for bin_ in self._plan(samples)]
         # one buffer, one all-reduce: the loss, then log-probs and both entropies of every output token
         num_outputs = flat_offsets(samples)[-1]
         collected = torch.zeros(1 + 3 * num_outputs, device=device())
@@ -235,9 +238,8 @@ class Policy:
         )
         scalar = policy_loss(stats.logprob_T, batch.rows, loss)
         collected[0] += scalar.detach()
-        flat = collected[1:].view(3, num_outputs)
-        values = torch.stack([stats.logprob_T.detach(), stats.entropy_T, stats.entropy_at_one_T])
-        for begin, end, start in batch.spans:
-            flat[:, start : start + end - begin] = values[:, begin:end]
+        if not batch.is_filler:
+            values = torch.stack([stats.logprob_T.detach(), stats.entropy_T, stats.entropy_at_one_T])
+            collected[1:].view(3, num_outputs)[:, batch.flat_R] = values
         # the count is unused: the loss is normalised already (optimizer._sum_gradients)
         return scalar, torch.ones((), dtype=torch.int), {}

@@ -18,6 +18,7 @@ def packed_logits(model: PolicyModel, architecture: Architecture, sequences: Seq
 
     Every data-parallel rank computes the same.
     """
+    assert model.config.context_parallel_size == 1, "logits of shared sequences are not gathered"
     num_tokens = sum(map(len, sequences))
     tensor = parallel_state.get_tensor_model_parallel_world_size()
     padding = -num_tokens % tensor if model.config.sequence_parallel else 0

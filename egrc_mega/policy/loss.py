@@ -10,7 +10,8 @@ With A the advantage, w the token weight, lp the log-prob, and d = lp - old:
     KL         + coef w k(lp - ref)    k1 = x    k2 = x^2 / 2    k3 = exp(-x) - 1 + x      joschu.net/blog/kl-approx
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 
@@ -32,6 +33,14 @@ class LossRows:
     """The trainer's before the first update of the batch; None: this is the first, where they are the present ones."""
     reference_logprobs_R: torch.Tensor | None = None
     """The reference model's, for the KL term."""
+
+    def where(self, is_kept_R: torch.Tensor) -> "LossRows":
+        """Some of the rows."""
+        kept: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            kept[field.name] = None if value is None else value[is_kept_R]
+        return LossRows(**kept)
 
 
 def policy_loss(logprobs_R: torch.Tensor, rows: LossRows, loss: LossSection) -> torch.Tensor:

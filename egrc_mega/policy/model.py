@@ -24,6 +24,7 @@ SECTION_FIELDS = (
     "tensor_model_parallel_size",
     "pipeline_model_parallel_size",
     "expert_model_parallel_size",
+    "context_parallel_size",
     "sequence_parallel",
     "num_layers_in_first_pipeline_stage",
     "num_layers_in_last_pipeline_stage",
@@ -47,8 +48,9 @@ def transformer_config(architecture: Architecture, section: MegatronSection) -> 
         hidden_dropout=0.0,
         attention_dropout=0.0,
         use_cpu_initialization=not torch.cuda.is_available(),
-        # every weight comes from a checkpoint
-        perform_initialization=False,
+        # wasted work, for every weight comes from a checkpoint; but only then does megatron mark weights as split,
+        # and without the marks the gradient norm counts them wrongly
+        perform_initialization=True,
         bias_activation_fusion=False,
         bias_dropout_fusion=False,
         masked_softmax_fusion=False,

@@ -6,19 +6,25 @@ sample with weight zero, because a rank without a micro-batch would leave the co
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import count, pairwise
 
 import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 
 from egrc_mega.policy.balance import Bin
+from egrc_mega.policy.context import TokenSplit, held_tokens
 from egrc_mega.policy.loss import LossRows
 from egrc_mega.types import TrainSample
+
+WHOLE = TokenSplit()
 
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """One packed forward. T tokens in all, R output tokens (the rows whose log-prob is wanted)."""
+    """One packed forward. T tokens are here, of them R whose logits predict an output token.
+
+    With context parallelism both are this rank's share; `packed` describes the whole.
+    """
 
     input_ids_1T: torch.Tensor
     position_ids_1T: torch.Tensor
@@ -27,16 +33,9 @@ class MicroBatch:
     """Positions in T whose logits predict the output tokens."""
     targets_R: torch.Tensor
     rows: LossRows
-    spans: tuple[tuple[int, int, int], ...]
-    """(start in R, end in R, start in the batch's flat output) of each sample; empty for a filler."""
-
-
-def flat_offsets(samples: Sequence[TrainSample]) -> list[int]:
-    """Start of each sample's outputs in the concatenation of all outputs, and the total at the end."""
-    offsets = [0]
-    for sample in samples:
-        offsets.append(offsets[-1] + len(sample.output_ids))
-    return offsets
+    flat_R: torch.Tensor
+    """Place of each row among the outputs of all samples of the batch."""
+    is_filler: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,62 +60,75 @@ def build_micro_batch(
     bin_: Bin,
     baselines: Baselines,
     device: torch.device,
-    multiple_of: int = 1,
+    split: TokenSplit = WHOLE,
 ) -> MicroBatch:
-    """The tensors of a bin. T is padded to `multiple_of` by a sequence of its own, which no row of the outputs sees."""
-    offsets = flat_offsets(samples)
+    """The tensors of a bin, or of this rank's part of it.
+
+    Sequences are padded as the split demands, and all tokens by a sequence of its own at the end; no row sees padding.
+    """
     ids: list[int] = []
     positions: list[int] = []
     rows: list[int] = []
-    boundaries, spans = [0], []
-    for index in bin_.indices:
-        sample = samples[index]
-        spans.append((len(rows), len(rows) + len(sample.output_ids), offsets[index]))
+    boundaries = [0]
+
+    def close_sequence(length: int) -> None:
+        positions.extend(range(length))
+        ids.extend([0] * (len(positions) - len(ids)))
+        boundaries.append(len(ids))
+
+    for sample in (samples[index] for index in bin_.indices):
         first = len(ids) + len(sample.prompt_ids) - 1
         rows.extend(range(first, first + len(sample.output_ids)))
         ids.extend(sample.prompt_ids + sample.output_ids)
-        positions.extend(range(sample.num_tokens))
-        boundaries.append(len(ids))
-    if padding := -len(ids) % multiple_of:
-        ids.extend([0] * padding)
-        positions.extend(range(padding))
-        boundaries.append(len(ids))
-    input_ids_1T = torch.tensor([ids], device=device)
-    rows_R = torch.tensor(rows, device=device)
+        close_sequence(sample.num_tokens + -sample.num_tokens % split.sequence_multiple)
+    padding = next(n for n in count(0, split.sequence_multiple) if (len(ids) + n) % split.total_multiple == 0)
+    if padding:
+        close_sequence(padding)
+    held_T = torch.tensor(held_tokens(boundaries, split.context_size, split.context_rank), device=device)
+    ids_W, rows_W = torch.tensor(ids, device=device), torch.tensor(rows, device=device)
+    # a token of the whole -> its place here, or -1
+    places_W = torch.full_like(ids_W, -1).index_copy(0, held_T, torch.arange(len(held_T), device=device))
+    is_here_W = places_W[rows_W] >= 0
     return MicroBatch(
-        input_ids_1T=input_ids_1T,
-        position_ids_1T=torch.tensor([positions], device=device),
+        input_ids_1T=ids_W[held_T][None],
+        position_ids_1T=torch.tensor(positions, device=device)[held_T][None],
         packed=packed_params(boundaries, device),
-        rows_R=rows_R,
-        targets_R=input_ids_1T[0, rows_R + 1],
-        rows=_loss_rows([samples[index] for index in bin_.indices], spans, bin_, baselines, device),
-        spans=() if bin_.is_filler else tuple(spans),
+        rows_R=places_W[rows_W][is_here_W],
+        targets_R=ids_W[rows_W + 1][is_here_W],
+        rows=_loss_rows(samples, bin_, baselines, device).where(is_here_W),
+        flat_R=_flat_positions(samples, bin_, device)[is_here_W],
+        is_filler=bin_.is_filler,
     )
 
 
-def _loss_rows(
-    samples: Sequence[TrainSample],
-    spans: Sequence[tuple[int, int, int]],
-    bin_: Bin,
-    baselines: Baselines,
-    device: torch.device,
-) -> LossRows:
+def flat_offsets(samples: Sequence[TrainSample]) -> list[int]:
+    """Start of each sample's outputs in the concatenation of all outputs, and the total at the end."""
+    offsets = [0]
+    for sample in samples:
+        offsets.append(offsets[-1] + len(sample.output_ids))
+    return offsets
+
+
+def _flat_positions(samples: Sequence[TrainSample], bin_: Bin, device: torch.device) -> torch.Tensor:
+    """Of every output token of the bin, its place among the outputs of all samples."""
+    offsets = flat_offsets(samples)
+    return torch.tensor([i for index in bin_.indices for i in range(offsets[index], offsets[index + 1])], device=device)
+
+
+def _loss_rows(samples: Sequence[TrainSample], bin_: Bin, baselines: Baselines, device: torch.device) -> LossRows:
+    own = [samples[index] for index in bin_.indices]
+    flat = _flat_positions(samples, bin_, torch.device("cpu"))
+
     def floats(values: Iterable[float]) -> torch.Tensor:
         return torch.tensor(list(values), dtype=torch.float32, device=device)
 
-    def pick(flat: torch.Tensor | None) -> torch.Tensor | None:
-        if flat is None:
-            return None
-        return torch.cat([flat[start : start + end - begin] for begin, end, start in spans]).to(device)
-
-    sequences = [i for i, sample in enumerate(samples) for _token in sample.output_ids]
     return LossRows(
-        advantages_R=floats(sample.advantage for sample in samples for _token in sample.output_ids),
-        weights_R=floats(0.0 if bin_.is_filler else w for sample in samples for w in sample.loss_weights),
-        sequences_R=torch.tensor(sequences, device=device),
-        rollout_logprobs_R=floats(logprob for sample in samples for logprob in sample.rollout_logprobs),
-        old_logprobs_R=pick(baselines.old),
-        reference_logprobs_R=pick(baselines.reference),
+        advantages_R=floats(sample.advantage for sample in own for _token in sample.output_ids),
+        weights_R=floats(0.0 if bin_.is_filler else w for sample in own for w in sample.loss_weights),
+        sequences_R=torch.tensor([i for i, s in enumerate(own) for _token in s.output_ids], device=device),
+        rollout_logprobs_R=floats(logprob for sample in own for logprob in sample.rollout_logprobs),
+        old_logprobs_R=None if baselines.old is None else baselines.old[flat].to(device),
+        reference_logprobs_R=None if baselines.reference is None else baselines.reference[flat].to(device),
     )
 
 

@@ -85,7 +85,7 @@ def test_an_impossible_layout_is_told_with_everything_else(root: Path, settings:
         "3 does not divide the 28 attention heads",
         "5 stages cannot share 28 layers",
         "/nowhere.jsonl does not exist",
-        "no multiple of tensor x pipeline parallel size 15",
+        "no multiple of tensor x pipeline x context parallel size 15",
     ):
         assert part in str(error.value)
 

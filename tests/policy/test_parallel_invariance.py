@@ -15,6 +15,7 @@ from egrc_mega.testing.tiny_model import write_tiny_model
 TP2 = {"tensor_model_parallel_size": 2}
 PP2 = {"pipeline_model_parallel_size": 2}
 SP = {"sequence_parallel": True}
+CP2 = {"context_parallel_size": 2}
 FULL = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
 # a small budget: several micro-batches per rank
 LAYOUTS: dict[int, dict[str, tuple[dict, int]]] = {
@@ -29,6 +30,8 @@ LAYOUTS: dict[int, dict[str, tuple[dict, int]]] = {
         "tp2-sp": (TP2 | SP, 64),
         "tp2-sp-full-recompute": (TP2 | SP | FULL, 64),
         "pp2": (PP2, 64),
+        "cp2": (CP2, 64),
+        "cp2-full-recompute": (CP2 | FULL, 64),
         "dp2": ({}, 64),
         "dp2-plain-optimizer": ({"use_distributed_optimizer": False}, 64),
     },
@@ -36,6 +39,10 @@ LAYOUTS: dict[int, dict[str, tuple[dict, int]]] = {
         "tp2-pp2-sp": (TP2 | PP2 | SP, 64),
         "tp2-sp-dp2": (TP2 | SP, 64),
         "pp2-dp2": (PP2, 64),
+        "cp4": ({"context_parallel_size": 4}, 64),
+        "cp2-tp2-sp": (CP2 | TP2 | SP, 64),
+        "cp2-pp2": (CP2 | PP2, 64),
+        "cp2-dp2": (CP2, 64),
         "dp4": ({}, 64),
         "tp4-of-two-groups": ({"tensor_model_parallel_size": 4}, 64),
     },
