@@ -1,6 +1,7 @@
 """The models of the recipes at their real size, on the meta device: every parameter is accounted for."""
 
 import math
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -19,26 +20,33 @@ from egrc_mega.testing.meta_worker import parameters_by_rank
 TP, PP, DP = 2, 2, 2
 
 
-@pytest.mark.parametrize(
-    ("preset", "changes"),
-    [
-        ("deepseek-r1-distill-qwen-7b", {}),
-        # an odd vocabulary is padded; tied embeddings have a copy on the last stage
-        ("deepseek-r1-distill-qwen-1.5b", {"vocab_size": 151937}),
-        ("deepseek-r1-distill-qwen-1.5b", {"tie_word_embeddings": True}),
-        ("deepseek-r1-distill-llama-8b", {}),
-    ],
+CASES: list[tuple[str, dict]] = [
+    ("deepseek-r1-distill-qwen-7b", {}),
+    # an odd vocabulary is padded; tied embeddings have a copy on the last stage
+    ("deepseek-r1-distill-qwen-1.5b", {"vocab_size": 151937}),
+    ("deepseek-r1-distill-qwen-1.5b", {"tie_word_embeddings": True}),
+    ("deepseek-r1-distill-llama-8b", {}),
+]
+SECTION = MegatronSection(
+    tensor_model_parallel_size=TP, pipeline_model_parallel_size=PP, sequence_parallel=True, bf16=True
 )
-def test_the_ranks_of_a_world_hold_the_model_to_the_parameter(preset: str, changes: dict) -> None:
+
+
+@pytest.fixture(scope="module")
+def pretender() -> Iterator[ProcessPoolExecutor]:
+    """A process of its own that pretends to be eight ranks."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        yield pool
+
+
+@pytest.mark.parametrize(("preset", "changes"), CASES)
+def test_the_ranks_of_a_world_hold_the_model_to_the_parameter(
+    preset: str, changes: dict, pretender: ProcessPoolExecutor
+) -> None:
     fields = PRESETS[preset] | changes
     architecture = architecture_of(HfConfig(fields))
-    section = MegatronSection(
-        tensor_model_parallel_size=TP, pipeline_model_parallel_size=PP, sequence_parallel=True, bf16=True
-    )
-    # a process of its own: it pretends to be eight ranks
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        ranks = pool.submit(parameters_by_rank, architecture, section, TP * PP * DP).result(timeout=150)
-    layout = ParallelLayout.of(section)
+    ranks = pretender.submit(parameters_by_rank, architecture, SECTION, TP * PP * DP).result(timeout=150)
+    layout = ParallelLayout.of(SECTION)
     assert [count for _stage, count in ranks] == [parameters_of_rank(architecture, layout, s) for s, _count in ranks]
 
     config = transformers.AutoConfig.for_model(**fields)
