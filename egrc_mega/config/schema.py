@@ -101,6 +101,8 @@ class MegatronSection(Section):
     """Ranks that share each layer."""
     pipeline_model_parallel_size: PositiveInt = 1
     """Ranks that share the depth."""
+    virtual_pipeline_model_parallel_size: Annotated[int, Field(ge=2)] | None = None
+    """Pieces of the depth on each pipeline stage, interleaved for a smaller bubble; from three stages on."""
     context_parallel_size: PositiveInt = 1
     """Ranks that share the tokens of each sequence; keys and values are gathered."""
     sequence_parallel: bool = False

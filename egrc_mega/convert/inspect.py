@@ -8,6 +8,7 @@ from egrc_mega.convert.family import Architecture, Entry
 from egrc_mega.convert.hf_config import HfConfig
 from egrc_mega.convert.parallel import (
     ParallelLayout,
+    layers_text,
     layout_problems,
     parameters_of_rank,
     rank_shape,
@@ -79,7 +80,7 @@ def _stages(architecture: Architecture, layout: ParallelLayout) -> list[str]:
         f"parameters on each rank: tensor {layout.tensor_model_parallel_size}, "
         f"pipeline {layout.pipeline_model_parallel_size}, expert {layout.expert_model_parallel_size}"
     ]
-    for stage, layers in enumerate(stages):
+    for stage, pieces in enumerate(stages):
         count = parameters_of_rank(architecture, layout, stage)
-        lines.append(f"  stage {stage}, layers {layers.start} to {layers.stop - 1}: {count:,}")
+        lines.append(f"  stage {stage}, {layers_text(pieces)}: {count:,}")
     return lines

@@ -18,6 +18,7 @@ class ParallelLayout:
     expert_model_parallel_size: int = 1
     num_layers_in_first_pipeline_stage: int | None = None
     num_layers_in_last_pipeline_stage: int | None = None
+    virtual_pipeline_model_parallel_size: int | None = None
 
     @classmethod
     def of(cls, section: Any) -> Self:
@@ -49,6 +50,8 @@ def _pipeline_problems(num_layers: int, layout: ParallelLayout) -> Iterator[str]
     pipeline = layout.pipeline_model_parallel_size
     first, last = layout.num_layers_in_first_pipeline_stage, layout.num_layers_in_last_pipeline_stage
     given = [size for size in (first, last) if size is not None]
+    if layout.virtual_pipeline_model_parallel_size is not None:
+        yield from _virtual_problems(num_layers, layout, given)
     if given and pipeline <= 1:
         yield "num_layers_in_first/last_pipeline_stage: given, but pipeline_model_parallel_size is 1"
         return
@@ -64,8 +67,37 @@ def _pipeline_problems(num_layers: int, layout: ParallelLayout) -> Iterator[str]
         )
 
 
-def stage_layers(num_layers: int, layout: ParallelLayout) -> list[range]:
-    """The layers of each pipeline stage, of a layout without problems."""
+def _virtual_problems(num_layers: int, layout: ParallelLayout, given: list[int]) -> Iterator[str]:
+    pipeline, virtual = layout.pipeline_model_parallel_size, layout.virtual_pipeline_model_parallel_size or 1
+    name = "virtual_pipeline_model_parallel_size"
+    if pipeline < 3:
+        yield (
+            f"{name}: {virtual} needs pipeline_model_parallel_size 3 or more, not {pipeline}: with two stages both "
+            f"neighbours are the same rank and their messages would be mixed up; leave it out"
+        )
+    if given:
+        yield f"{name}: {virtual} shares layers evenly; leave out num_layers_in_first/last_pipeline_stage"
+    elif num_layers % (pipeline * virtual):
+        yield f"{name}: {pipeline} stages x {virtual} pieces cannot share {num_layers} layers evenly"
+
+
+def stage_layers(num_layers: int, layout: ParallelLayout) -> list[tuple[range, ...]]:
+    """The layers of each pipeline stage, of a layout without problems: one range for each piece of a stage."""
+    pieces = layout.virtual_pipeline_model_parallel_size
+    if pieces is None:
+        return [(layers,) for layers in _whole_stages(num_layers, layout)]
+    pipeline = layout.pipeline_model_parallel_size
+    share = num_layers // (pipeline * pieces)
+    starts = [[(piece * pipeline + stage) * share for piece in range(pieces)] for stage in range(pipeline)]
+    return [tuple(range(start, start + share) for start in stage) for stage in starts]
+
+
+def layers_text(pieces: tuple[range, ...]) -> str:
+    """The layers of a stage for people: "layers 0 to 3 and 8 to 11"."""
+    return "layers " + " and ".join(f"{piece.start} to {piece.stop - 1}" for piece in pieces)
+
+
+def _whole_stages(num_layers: int, layout: ParallelLayout) -> list[range]:
     pipeline = layout.pipeline_model_parallel_size
     sizes: list[int | None] = [None] * pipeline
     if layout.num_layers_in_first_pipeline_stage is not None:
@@ -81,10 +113,10 @@ def stage_layers(num_layers: int, layout: ParallelLayout) -> list[range]:
     return stages
 
 
-def is_on_stage(entry: Entry, stage: int, stages: list[range], *, tied: bool) -> bool:
+def is_on_stage(entry: Entry, stage: int, stages: list[tuple[range, ...]], *, tied: bool) -> bool:
     """True when a pipeline stage holds the parameter: layers by number, the ends at the ends."""
     if entry.index:
-        return entry.index[0] in stages[stage]
+        return any(entry.index[0] in layers for layers in stages[stage])
     is_last = stage == len(stages) - 1
     if entry.name.startswith("embedding."):
         # a tied output layer is a second copy of the embedding

@@ -9,7 +9,7 @@ from egrc_mega.config.schema import Config, MegatronSection
 from egrc_mega.convert.families.registry import read_architecture
 from egrc_mega.convert.family import Architecture
 from egrc_mega.convert.hf_folder import INDEX, WEIGHTS
-from egrc_mega.convert.parallel import ParallelLayout, parameters_of_rank, stage_layers
+from egrc_mega.convert.parallel import ParallelLayout, layers_text, parameters_of_rank, stage_layers
 from egrc_mega.training.preflight import preflight
 
 SCRIPT = "scripts/launch/torchrun_7b.sh"
@@ -51,11 +51,11 @@ def _layout_lines(section: MegatronSection, architecture: Architecture, world_si
     data = world_size // (tensor * pipeline)
     expert = f", expert parallel {layout.expert_model_parallel_size}" if architecture.num_experts else ""
     yield f"layout   {world_size} processes = tensor {tensor} x pipeline {pipeline} x data {data}{expert}"
-    for stage, layers in enumerate(stage_layers(architecture.num_layers, layout)):
+    for stage, pieces in enumerate(stage_layers(architecture.num_layers, layout)):
         count = parameters_of_rank(architecture, layout, stage)
         weights, gradients, optimizer = (count * size / 2**30 for size in _bytes_per_parameter(section, data))
         yield (
-            f"rank     stage {stage}, layers {layers.start} to {layers.stop - 1}: {count:,} parameters; "
+            f"rank     stage {stage}, {layers_text(pieces)}: {count:,} parameters; "
             f"{weights:.1f} GiB weights + {gradients:.1f} gradients + {optimizer:.1f} optimizer "
             f"= {weights + gradients + optimizer:.1f} GiB before activations"
         )

@@ -20,13 +20,16 @@ class Bin:
     is_filler: bool = False
 
 
-def plan_bins(num_tokens: Sequence[int], costs: Sequence[float], budget: int, num_ranks: int) -> list[list[Bin]]:
+def plan_bins(
+    num_tokens: Sequence[int], costs: Sequence[float], budget: int, num_ranks: int, multiple: int = 1
+) -> list[list[Bin]]:
     """The micro-batches of every rank: as many on each, none empty, none above the budget of tokens.
 
     Args:
         num_tokens: of each sample.
         costs: of each sample, in any unit.
         budget: tokens in a micro-batch.
+        multiple: of which the number of micro-batches is one.
 
     Raises:
         PolicyError: a sample is longer than the budget.
@@ -39,9 +42,10 @@ def plan_bins(num_tokens: Sequence[int], costs: Sequence[float], budget: int, nu
             f"raise it, or lower the stage's max_new_tokens"
         )
     shares = partition(costs, num_ranks)
-    per_rank = max(1, -(-max(sum(num_tokens[i] for i in share) for share in shares) // budget))
+    fewest = max(1, -(-max(sum(num_tokens[i] for i in share) for share in shares) // budget))
+    per_rank = fewest + -fewest % multiple
     while (packed := _pack_all(shares, num_tokens, budget, per_rank)) is None:
-        per_rank += 1
+        per_rank += multiple
     shortest = min(range(len(num_tokens)), key=num_tokens.__getitem__)
     filler = Bin((shortest,), is_filler=True)
     return [[Bin(tuple(sorted(indices))) if indices else filler for indices in bins] for bins in packed]

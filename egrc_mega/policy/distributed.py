@@ -61,6 +61,7 @@ def split_world(section: MegatronSection, timeout_s: float) -> None:
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=section.tensor_model_parallel_size,
         pipeline_model_parallel_size=section.pipeline_model_parallel_size,
+        virtual_pipeline_model_parallel_size=section.virtual_pipeline_model_parallel_size,
         context_parallel_size=section.context_parallel_size,
         expert_model_parallel_size=section.expert_model_parallel_size,
         distributed_timeout_minutes=max(1, round(timeout_s / 60)),

@@ -27,7 +27,7 @@ from egrc_mega.policy.context import TokenSplit
 from egrc_mega.policy.flops import FlopModel, Work
 from egrc_mega.policy.loss import policy_loss
 from egrc_mega.policy.model import build_model, transformer_config
-from egrc_mega.policy.packing import Baselines, MicroBatch, build_micro_batch, flat_offsets
+from egrc_mega.policy.packing import Baselines, MicroBatch, build_micro_batch, flat_offsets, packed_length
 from egrc_mega.policy.reference import Reference
 from egrc_mega.policy.weights import export_hf, import_hf
 from egrc_mega.types import TrainSample
@@ -83,15 +83,16 @@ class Policy:
         self.flops, self.work = FlopModel.of(self.architecture), Work()
         check_source(source, any_dtype=True, more=layout_problems(self.architecture, ParallelLayout.of(megatron)))
         self.config = transformer_config(self.architecture, megatron)
-        self.gpt = build_model(self.architecture, self.config)
-        import_hf(self.gpt, source)
-        self.reference = Reference(self.gpt) if keeps_reference else None
-        self.model = optim.wrap_model(self.gpt, self.config, megatron)
+        self.pieces = build_model(self.architecture, self.config)
+        import_hf(self.pieces, source)
+        self.reference = Reference(self.pieces) if keeps_reference else None
+        self.model = optim.wrap_model(self.pieces, self.config, megatron)
         self.optimizer = optim.build_optimizer(self.model, megatron)
 
     def score(self, samples: Sequence[TrainSample], temperature: float) -> TokenStats:
         """Log-probs and entropies of the outputs, without gradient."""
-        self.model.eval()
+        for piece in self.model:
+            piece.eval()
         with torch.no_grad():
             _loss, stats = self._run(samples, temperature, LossSection(), NO_BASELINES, forward_only=True)
         return stats
@@ -120,8 +121,9 @@ class Policy:
         Raises:
             PolicyError: a sample exceeds the packing budget, or loss or gradient norm is not finite; nothing has moved.
         """
-        self.model.train()
-        self.model.zero_grad_buffer()
+        for piece in self.model:
+            piece.train()
+            piece.zero_grad_buffer()
         self.optimizer.zero_grad()
         total_loss, stats = self._run(samples, temperature, loss, baselines, forward_only=False)
         if inspect is not None:
@@ -150,13 +152,13 @@ class Policy:
 
     def sharded_model(self) -> dict[str, Any]:
         """The weights alone as megatron's sharded state dict."""
-        state: dict[str, Any] = self.gpt.sharded_state_dict()
-        return state
+        return {str(place): piece.sharded_state_dict() for place, piece in enumerate(self.pieces)}
 
     def load_model(self, state: dict[str, Any]) -> None:
         """Take over weights that were loaded into `sharded_model`."""
-        # strict would miss the `_extra_state` of Transformer Engine's modules, which the local spec does not have
-        self.gpt.load_state_dict(state, strict=False)
+        for place, piece in enumerate(self.pieces):
+            # strict would miss the `_extra_state` of Transformer Engine's modules, which the local spec does not have
+            piece.load_state_dict(state[str(place)], strict=False)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -166,14 +168,16 @@ class Policy:
 
     def export_hf(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Hugging Face tensors of the current weights; see `weights.export_hf`."""
-        return export_hf(self.gpt, self.architecture)
+        return export_hf(self.pieces, self.architecture)
 
     def _plan(self, samples: Sequence[TrainSample]) -> list[Bin]:
         """This rank's micro-batches: all ranks have as many, and nearly the same work."""
         lengths = [sample.num_tokens for sample in samples]
         costs = [self.flops.forward([sample.num_tokens], len(sample.output_ids)) for sample in samples]
         ranks, rank = parallel_state.get_data_parallel_world_size(), parallel_state.get_data_parallel_rank()
-        return plan_bins(lengths, costs, self.section.max_tokens_per_micro_batch, ranks)[rank]
+        # the interleaved schedule takes micro-batches in groups of as many as there are stages
+        multiple = self.config.pipeline_model_parallel_size if len(self.pieces) > 1 else 1
+        return plan_bins(lengths, costs, self.section.max_tokens_per_micro_batch, ranks, multiple)[rank]
 
     def _run(
         self,
@@ -184,7 +188,11 @@ class Policy:
         forward_only: bool,
     ) -> tuple[float, TokenStats]:
         """All micro-batches of this rank through megatron's schedule; loss and statistics summed over the world."""
-        batches = [build_micro_batch(samples, bin_, baselines, device(), self.split) for bin_ in self._plan(samples)]
+        bins = self._plan(samples)
+        longest = max(packed_length(samples, bin_, self.split) for bin_ in bins)
+        # see variable_seq_lengths in `transformer_config`
+        length = None if self.config.variable_seq_lengths else longest
+        batches = [build_micro_batch(samples, bin_, baselines, device(), self.split, length) for bin_ in bins]
         # one buffer, one all-reduce: the loss, then log-probs and both entropies of every output token
         num_outputs = flat_offsets(samples)[-1]
         collected = torch.zeros(1 + 3 * num_outputs, device=device())
@@ -192,10 +200,10 @@ class Policy:
             forward_step_func=partial(
                 self._forward_step, temperature=temperature, loss=loss, collected=collected, num_outputs=num_outputs
             ),
-            data_iterator=iter(batches),
+            data_iterator=[iter(batches) for _piece in self.pieces],
             model=self.model,
             num_microbatches=len(batches),
-            seq_length=max(batch.input_ids_1T.shape[1] for batch in batches),
+            seq_length=longest,
             micro_batch_size=1,
             forward_only=forward_only,
         )
@@ -225,7 +233,7 @@ class Policy:
         collected: torch.Tensor,
         num_outputs: int,
     ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-        weight_VH = self.gpt.output_weight_VH
+        weight_VH = self.pieces[-1].output_weight_VH
         stats = linear_logprob(
             hidden_TH[batch.rows_R].to(weight_VH.dtype),
             weight_VH,

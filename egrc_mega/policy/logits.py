@@ -13,15 +13,19 @@ from egrc_mega.policy.model import PolicyModel
 from egrc_mega.policy.packing import packed_params
 
 
-def packed_logits(model: PolicyModel, architecture: Architecture, sequences: Sequence[Sequence[int]]) -> torch.Tensor:
+def packed_logits(
+    model: Sequence[PolicyModel], architecture: Architecture, sequences: Sequence[Sequence[int]]
+) -> torch.Tensor:
     """All sequences packed into one forward pass: float32 [tokens, vocabulary], padding rows cut. Collective.
 
     Every data-parallel rank computes the same.
     """
-    assert model.config.context_parallel_size == 1, "logits of shared sequences are not gathered"
+    config = model[0].config
+    assert config.context_parallel_size == 1, "logits of shared sequences are not gathered"
+    assert len(model) == 1, "logits are not computed with virtual pipeline stages"
     num_tokens = sum(map(len, sequences))
     tensor = parallel_state.get_tensor_model_parallel_world_size()
-    padding = -num_tokens % tensor if model.config.sequence_parallel else 0
+    padding = -num_tokens % tensor if config.sequence_parallel else 0
     padded = [*map(list, sequences), [0] * padding] if padding else [*map(list, sequences)]
     ids = torch.tensor([[token for sequence in padded for token in sequence]], device=device())
     positions = torch.tensor([[i for sequence in padded for i in range(len(sequence))]], device=device())
@@ -29,19 +33,19 @@ def packed_logits(model: PolicyModel, architecture: Architecture, sequences: Seq
     outputs: list[torch.Tensor] = []
 
     def keep(hidden_TH: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        weight_VH = model.output_weight_VH
+        weight_VH = model[-1].output_weight_VH
         outputs.append((hidden_TH.to(weight_VH.dtype) @ weight_VH.T).float())
         return torch.zeros(()), {}
 
     def forward(_data: object, stage: PolicyModel) -> object:
         return stage(ids, positions, None, packed_seq_params=packed), keep
 
-    model.eval()
+    model[0].eval()
     with torch.no_grad():
         get_forward_backward_func()(
             forward_step_func=forward,
             data_iterator=iter(()),
-            model=model,
+            model=list(model),
             num_microbatches=1,
             seq_length=ids.shape[1],
             micro_batch_size=1,

@@ -23,6 +23,7 @@ from egrc_mega.policy.norm import RMSNorm
 SECTION_FIELDS = (
     "tensor_model_parallel_size",
     "pipeline_model_parallel_size",
+    "virtual_pipeline_model_parallel_size",
     "expert_model_parallel_size",
     "context_parallel_size",
     "sequence_parallel",
@@ -55,8 +56,9 @@ def transformer_config(architecture: Architecture, section: MegatronSection) -> 
         bias_dropout_fusion=False,
         masked_softmax_fusion=False,
         gradient_accumulation_fusion=False,
-        # packed micro-batches differ in length; the default dispatcher refuses that
-        variable_seq_lengths=True,
+        # packed micro-batches differ in length, and the default dispatcher refuses that. Interleaved stages get them of
+        # one length (engine): where sends wait for their receiver, as gloo's do, their exchange of shapes deadlocks
+        variable_seq_lengths=section.virtual_pipeline_model_parallel_size is None,
         moe_token_dispatcher_type="alltoall",
         # our loss is normalised over the whole batch already: gradients are summed, never averaged
         calculate_per_token_loss=True,
@@ -88,23 +90,32 @@ class PolicyModel(GPTModel):
         return self.output_layer.weight
 
 
-def build_model(architecture: Architecture, config: TransformerConfig) -> PolicyModel:
-    """This rank's part of the model on the device of the backend, its weights not yet set."""
+def build_model(architecture: Architecture, config: TransformerConfig) -> list[PolicyModel]:
+    """This rank's part of the model on the device of the backend, its weights not yet set.
+
+    One model, or with virtual pipeline stages as many as those, in the order in which tokens pass them.
+    """
+    pieces = config.virtual_pipeline_model_parallel_size
+    return [_build_piece(architecture, config, piece) for piece in (range(pieces) if pieces else [None])]
+
+
+def _build_piece(architecture: Architecture, config: TransformerConfig, piece: int | None) -> PolicyModel:
     extra: dict[str, Any] = architecture.model_fields
     model = PolicyModel(
         config=config,
-        transformer_layer_spec=_block_spec(config),
+        transformer_layer_spec=_block_spec(config, piece),
         vocab_size=architecture.padded_vocab_size(config.tensor_model_parallel_size),
-        pre_process=parallel_state.is_pipeline_first_stage(),
-        post_process=parallel_state.is_pipeline_last_stage(),
+        pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=piece),
+        post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=piece),
         parallel_output=True,
         position_embedding_type="rope",
+        vp_stage=piece,
         **extra,
     )
     return model.cuda() if torch.cuda.is_available() and not next(model.parameters()).is_meta else model
 
 
-def _block_spec(config: TransformerConfig) -> TransformerBlockSubmodules:
+def _block_spec(config: TransformerConfig, piece: int | None) -> TransformerBlockSubmodules:
     """megatron's local layer spec with our packed attention and norm, once for each layer of this rank."""
     layer = get_gpt_layer_local_spec(
         num_experts=config.num_moe_experts, normalization=config.normalization, qk_layernorm=config.qk_layernorm
@@ -120,4 +131,4 @@ def _block_spec(config: TransformerConfig) -> TransformerBlockSubmodules:
         vars(moe_utils).setdefault("te_general_gemm", None)
         # before experts Transformer Engine's spec keeps the norm apart; checkpoints should have that spec's names
         parts.sharded_state_dict_keys_map.pop("pre_mlp_layernorm.")
-    return TransformerBlockSubmodules([layer] * get_num_layers_to_build(config), RMSNorm)
+    return TransformerBlockSubmodules([layer] * get_num_layers_to_build(config, piece), RMSNorm)

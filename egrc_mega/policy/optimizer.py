@@ -1,6 +1,7 @@
 """megatron-core's DDP wrapper and optimizer, and one guarded optimizer step."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,15 +16,16 @@ from egrc_mega.config.schema import MegatronSection
 from egrc_mega.errors import PolicyError
 
 
-def wrap_model(model: GPTModel, config: TransformerConfig, section: MegatronSection) -> DistributedDataParallel:
+def wrap_model(
+    model: Sequence[GPTModel], config: TransformerConfig, section: MegatronSection
+) -> list[DistributedDataParallel]:
     """Megatron's DDP: one gradient buffer in fp32; sums over data-parallel ranks (see `calculate_per_token_loss`)."""
     ddp_config = DistributedDataParallelConfig(
         grad_reduce_in_fp32=True, use_distributed_optimizer=section.use_distributed_optimizer
     )
-    module = Float16Module(config, model) if section.bf16 else model
-    wrapped = DistributedDataParallel(config, ddp_config, module)
     config.finalize_model_grads_func = _sum_gradients
-    return wrapped
+    modules = [Float16Module(config, piece) if section.bf16 else piece for piece in model]
+    return [DistributedDataParallel(config, ddp_config, module) for module in modules]
 
 
 def _sum_gradients(model: list[DistributedDataParallel], _num_tokens: torch.Tensor, **kwargs: object) -> None:
@@ -31,7 +33,7 @@ def _sum_gradients(model: list[DistributedDataParallel], _num_tokens: torch.Tens
     finalize_model_grads(model, None, **kwargs)
 
 
-def build_optimizer(model: DistributedDataParallel, section: MegatronSection) -> MegatronOptimizer:
+def build_optimizer(model: list[DistributedDataParallel], section: MegatronSection) -> MegatronOptimizer:
     """AdamW, its state sharded over data-parallel ranks when the section says so."""
     config = OptimizerConfig(
         optimizer="adam",
@@ -45,7 +47,7 @@ def build_optimizer(model: DistributedDataParallel, section: MegatronSection) ->
         params_dtype=torch.bfloat16 if section.bf16 else torch.float32,
         use_distributed_optimizer=section.use_distributed_optimizer,
     )
-    optimizer = get_megatron_optimizer(config, [model])
+    optimizer = get_megatron_optimizer(config, model)
     _allocate_moments(optimizer)
     return optimizer
 

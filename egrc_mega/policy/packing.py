@@ -4,9 +4,10 @@ Every micro-batch holds at least one sample: where there are fewer samples than 
 sample with weight zero, because a rank without a micro-batch would leave the collectives hanging.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import count, pairwise
+from itertools import pairwise
 
 import torch
 from megatron.core.packed_seq_params import PackedSeqParams
@@ -61,10 +62,12 @@ def build_micro_batch(
     baselines: Baselines,
     device: torch.device,
     split: TokenSplit = WHOLE,
+    num_tokens: int | None = None,
 ) -> MicroBatch:
     """The tensors of a bin, or of this rank's part of it.
 
-    Sequences are padded as the split demands, and all tokens by a sequence of its own at the end; no row sees padding.
+    Sequences are padded as the split demands, and all tokens by a sequence of its own at the end, to `num_tokens` or
+    to `packed_length`; no row sees padding.
     """
     ids: list[int] = []
     positions: list[int] = []
@@ -80,8 +83,8 @@ def build_micro_batch(
         first = len(ids) + len(sample.prompt_ids) - 1
         rows.extend(range(first, first + len(sample.output_ids)))
         ids.extend(sample.prompt_ids + sample.output_ids)
-        close_sequence(sample.num_tokens + -sample.num_tokens % split.sequence_multiple)
-    padding = next(n for n in count(0, split.sequence_multiple) if (len(ids) + n) % split.total_multiple == 0)
+        close_sequence(round_up(sample.num_tokens, split.sequence_multiple))
+    padding = (num_tokens or packed_length(samples, bin_, split)) - len(ids)
     if padding:
         close_sequence(padding)
     held_T = torch.tensor(held_tokens(boundaries, split.context_size, split.context_rank), device=device)
@@ -99,6 +102,17 @@ def build_micro_batch(
         flat_R=_flat_positions(samples, bin_, device)[is_here_W],
         is_filler=bin_.is_filler,
     )
+
+
+def packed_length(samples: Sequence[TrainSample], bin_: Bin, split: TokenSplit = WHOLE) -> int:
+    """Tokens of a bin on all ranks that share it, padding included."""
+    own = sum(round_up(samples[index].num_tokens, split.sequence_multiple) for index in bin_.indices)
+    return round_up(own, math.lcm(split.sequence_multiple, split.total_multiple))
+
+
+def round_up(number: int, multiple: int) -> int:
+    """The next multiple, or the number itself."""
+    return number + -number % multiple
 
 
 def flat_offsets(samples: Sequence[TrainSample]) -> list[int]:

@@ -1,6 +1,6 @@
 """A reference without a second model: weights in host memory that take the policy's place in turn."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -9,9 +9,9 @@ import torch
 class Reference:
     """The weights of a model at the moment of construction."""
 
-    def __init__(self, model: torch.nn.Module) -> None:
-        self.model = model
-        self.weights = {name: _host_copy(parameter) for name, parameter in model.named_parameters()}
+    def __init__(self, model: Sequence[torch.nn.Module]) -> None:
+        self.live = [parameter for piece in model for parameter in piece.parameters()]
+        self.kept = [_host_copy(parameter) for parameter in self.live]
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -25,10 +25,10 @@ class Reference:
     @torch.no_grad()
     def _swap(self) -> None:
         """One parameter at a time: the extra memory is that of the largest."""
-        for name, parameter in self.model.named_parameters():
+        for parameter, kept in zip(self.live, self.kept, strict=True):
             own = parameter.detach().clone()
-            parameter.copy_(self.weights[name])
-            self.weights[name].copy_(own)
+            parameter.copy_(kept)
+            kept.copy_(own)
 
 
 def _host_copy(parameter: torch.Tensor) -> torch.Tensor:

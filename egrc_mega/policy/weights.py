@@ -1,6 +1,6 @@
 """Weights into and out of the live, sharded model, by the family's table."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from egrc_mega.convert.source import Source
 from egrc_mega.policy.distributed import device
 
 
-def import_hf(model: GPTModel, source: Source) -> None:
+def import_hf(model: Sequence[GPTModel], source: Source) -> None:
     """Fill this rank's parameters from a checkpoint that `convert.source.check_source` has passed, no intermediate."""
     parameters, architecture = local_parameters(model), source.architecture
     for entry in architecture.entries():
@@ -27,13 +27,19 @@ def import_hf(model: GPTModel, source: Source) -> None:
     assert not parameters, f"the family's table does not produce {sorted(parameters)}"
 
 
-def local_parameters(model: GPTModel) -> dict[str, torch.nn.Parameter]:
+def local_parameters(model: Sequence[GPTModel]) -> dict[str, torch.nn.Parameter]:
     """This rank's parameters by the names of the table: layers and experts count over all ranks.
 
     With tied embeddings a pipeline's last stage holds a copy of the embedding as its output layer: one name for both.
+
+    Args:
+        model: the rank's pieces of the model, see `policy.model.build_model`.
     """
+    return {name: parameter for piece in model for name, parameter in _parameters_of_piece(piece)}
+
+
+def _parameters_of_piece(model: GPTModel) -> Iterator[tuple[str, torch.nn.Parameter]]:
     layers = {str(i): layer for i, layer in enumerate(model.decoder.layers)}
-    result = {}
     for name, parameter in model.named_parameters():
         parts = name.split(".")
         if parts[:2] == ["decoder", "layers"]:
@@ -45,8 +51,7 @@ def local_parameters(model: GPTModel) -> dict[str, torch.nn.Parameter]:
             name = f"decoder.layers.{layer.layer_number - 1}.{_global_expert(renamed, layer)}"
         elif name == "output_layer.weight" and model.share_embeddings_and_output_weights:
             name = "embedding.word_embeddings.weight"
-        result[name] = parameter
-    return result
+        yield name, parameter
 
 
 def _global_expert(name: str, layer: Any) -> str:
@@ -58,7 +63,7 @@ def _global_expert(name: str, layer: Any) -> str:
     return f"{prefix}mlp.experts.experts.{first + int(local)}.{module}"
 
 
-def export_hf(model: GPTModel, architecture: Architecture) -> Iterator[tuple[str, torch.Tensor]]:
+def export_hf(model: Sequence[GPTModel], architecture: Architecture) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield every Hugging Face tensor of the live model, in table order. Collective: every rank must exhaust it.
 
     The tensors are whole on every rank of the first data-parallel replica, in the training dtype.

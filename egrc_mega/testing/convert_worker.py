@@ -41,10 +41,10 @@ def run_jobs(jobs: list[Job]) -> None:
         distributed.split_world(section, timeout_s=60)
         prompts = [[token % job.vocab for token in prompt] for prompt in PROMPTS]
         direct = Policy(job.source, section, PolicySection())
-        logits = {"direct": packed_logits(direct.gpt, direct.architecture, prompts)}
+        logits = {"direct": packed_logits(direct.pieces, direct.architecture, prompts)}
         loaded = Policy(job.other, section, PolicySection())
         load_model(job.checkpoint, loaded)
-        logits["loaded"] = packed_logits(loaded.gpt, loaded.architecture, prompts)
+        logits["loaded"] = packed_logits(loaded.pieces, loaded.architecture, prompts)
         saved = job.out / "saved"
         saved.mkdir(parents=True, exist_ok=True)
         save_model(saved, loaded)

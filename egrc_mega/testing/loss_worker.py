@@ -50,7 +50,7 @@ def two_updates(model: Path, reference: Path, megatron: dict[str, Any], losses: 
         other = Policy(reference, section, PolicySection(max_tokens_per_micro_batch=150), keeps_reference=True)
         # as if the run had begun with `reference` and come to `model`
         assert policy.reference is not None and other.reference is not None
-        policy.reference.weights = other.reference.weights
+        policy.reference.kept = other.reference.kept
         result: dict[str, torch.Tensor] = {}
         before = policy.score(samples, TEMPERATURE)
         kept = policy.score_reference(samples, TEMPERATURE)

@@ -24,12 +24,13 @@ def parameters_by_rank(architecture: Architecture, section: MegatronSection, wor
         parallel_state.initialize_model_parallel(
             section.tensor_model_parallel_size,
             section.pipeline_model_parallel_size,
+            section.virtual_pipeline_model_parallel_size,
             create_gloo_process_groups=False,
         )
         with torch.device("meta"):
-            model = build_model(architecture, transformer_config(architecture, section))
+            pieces = build_model(architecture, transformer_config(architecture, section))
         stage = parallel_state.get_pipeline_model_parallel_rank()
-        found.append((stage, sum(parameter.numel() for parameter in model.parameters())))
+        found.append((stage, sum(parameter.numel() for piece in pieces for parameter in piece.parameters())))
         parallel_state.destroy_model_parallel()
         dist.destroy_process_group()
     return found

@@ -1,6 +1,7 @@
 """What the ranks of the policy tests do: one update on a fixed batch, gradients and weights written down."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
+from egrc_mega.checkpoint.store import CheckpointStore, load
 from egrc_mega.config.schema import LossSection, MegatronSection, PolicySection
 from egrc_mega.policy import distributed
 from egrc_mega.policy.engine import Policy, TokenStats
@@ -36,17 +38,57 @@ def ragged_samples(count: int = 13, *, seed: int = 0, vocab_size: int = 40) -> l
     return samples
 
 
-def first_updates(model_path: Path, layouts: dict[str, tuple[dict[str, Any], int]], out: Path) -> None:
-    """`first_update` at each layout (megatron section, budget) in turn, in one world; writes `out`/<layout>."""
+def one_positive_sample() -> list[TrainSample]:
+    """The same samples, only one with an advantage: all data-parallel ranks but one have nothing to learn."""
+    samples = ragged_samples()
+    return [replace(sample, advantage=1.25 if i == 7 else 0.0) for i, sample in enumerate(samples)]
+
+
+def reversed_samples() -> list[TrainSample]:
+    """The same samples from last to first."""
+    return ragged_samples()[::-1]
+
+
+BATCHES = {"ragged": ragged_samples, "reversed": reversed_samples, "one positive": one_positive_sample}
+
+
+def first_updates(model_path: Path, layouts: dict[str, tuple[dict[str, Any], int, str]], out: Path) -> None:
+    """`first_update` at each layout (megatron section, budget, batch), in one world; writes `out`/<layout>."""
     distributed.initialize(MegatronSection(), timeout_s=60)
-    for name, (megatron, budget) in layouts.items():
+    for name, (megatron, budget, batch) in layouts.items():
         section = MegatronSection(**megatron)
         distributed.split_world(section, timeout_s=60)
-        first_update(model_path, section, budget, out / f"{name}.safetensors")
+        first_update(model_path, section, budget, BATCHES[batch](), out / f"{name}.safetensors")
     distributed.finalize()
 
 
-def first_update(model_path: Path, section: MegatronSection, budget: int, out: Path) -> None:
+def resumed_updates(model_path: Path, megatron: dict[str, Any], out: Path) -> None:
+    """Two updates, a commit, a third; the same third from the commit. Writes both ends, whole, to `out`."""
+    section = MegatronSection(**megatron)
+    distributed.initialize(section, timeout_s=60)
+    store = CheckpointStore(out / "checkpoints", keep=1)
+
+    def update(policy: Policy, times: int) -> dict[str, torch.Tensor]:
+        for _ in range(times):
+            policy.update(ragged_samples(), 1.0, LossSection(), lr=1e-3)
+        return {name: weight.clone() for name, weight in policy.export_hf()}
+
+    undisturbed = Policy(model_path, section, PolicySection())
+    update(undisturbed, 2)
+    store.save(2, undisturbed, {})
+    ends = {"undisturbed": update(undisturbed, 1)}
+    resumed = Policy(model_path, section, PolicySection())
+    load(out / "checkpoints" / "step_000002", resumed)
+    ends["resumed"] = update(resumed, 1)
+    if distributed.is_rank_0():
+        for name, weights in ends.items():
+            save_file({key: weight.contiguous() for key, weight in weights.items()}, out / f"{name}.safetensors")
+    distributed.finalize()
+
+
+def first_update(
+    model_path: Path, section: MegatronSection, budget: int, samples: list[TrainSample], out: Path
+) -> None:
     """One update; rank 0 writes loss, gradient norm, log-probs, gradients and new weights to `out` (safetensors)."""
     policy = Policy(model_path, section, PolicySection(max_tokens_per_micro_batch=budget))
     result: dict[str, torch.Tensor] = {}
@@ -55,12 +97,12 @@ def first_update(model_path: Path, section: MegatronSection, budget: int, out: P
         result["logprobs"] = stats.logprobs
         result["entropies"] = stats.entropies
         _complete_sharded_gradients(policy)
-        parameters: dict[str, Any] = dict(local_parameters(policy.gpt))
+        parameters: dict[str, Any] = dict(local_parameters(policy.pieces))
         gradients = {name: parameter.main_grad for name, parameter in parameters.items()}
         for name, gradient in gather_hf(gradients, policy.architecture):
             result[f"grad/{name}"] = gradient.clone()
 
-    update = policy.update(ragged_samples(), 0.7, LossSection(ratio="token"), lr=1e-3, inspect=note_gradients)
+    update = policy.update(samples, 0.7, LossSection(ratio="token"), lr=1e-3, inspect=note_gradients)
     result["loss"] = torch.tensor(update.loss)
     result["grad_norm"] = torch.tensor(update.grad_norm)
     for name, weight in policy.export_hf():
@@ -71,7 +113,7 @@ def first_update(model_path: Path, section: MegatronSection, budget: int, out: P
 
 def _complete_sharded_gradients(policy: Policy) -> None:
     """With the distributed optimizer each rank holds the sum of its own shard only: gather the rest."""
-    for buffer in policy.model.buffers:
+    for buffer in (buffer for piece in policy.model for buffer in piece.buffers):
         size = buffer.data_parallel_group.size()
         for bucket in buffer.buckets:
             shards = list(bucket.grad_data.chunk(size))

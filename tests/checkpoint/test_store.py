@@ -7,13 +7,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from egrc_mega.checkpoint.store import CheckpointStore, load, load_model, read_state, save_model
 from egrc_mega.config.schema import LossSection, MegatronSection, PolicySection
 from egrc_mega.errors import CheckpointError
 from egrc_mega.manifest import damages
 from egrc_mega.policy.engine import Policy
-from egrc_mega.testing.policy_worker import ragged_samples
+from egrc_mega.testing.gloo import run_on_gloo
+from egrc_mega.testing.policy_worker import ragged_samples, resumed_updates
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
 
 pytestmark = pytest.mark.usefixtures("world_of_one")
@@ -70,6 +73,20 @@ def test_a_checkpoint_does_not_depend_on_the_distributed_optimizer_being_sharded
     load_model(path, first)
     load(path, second)
     assert weights(first) == weights(second)
+
+
+def test_a_run_with_interleaved_stages_resumes_bitwise_and_loads_without_them(tmp_path: Path) -> None:
+    model = write_tiny_qwen2(tmp_path / "model", num_hidden_layers=6, tie_word_embeddings=False)
+    megatron = {"pipeline_model_parallel_size": 3, "virtual_pipeline_model_parallel_size": 2}
+    run_on_gloo(resumed_updates, 3, model, megatron, tmp_path)
+    undisturbed, resumed = (load_file(tmp_path / f"{name}.safetensors") for name in ("undisturbed", "resumed"))
+    assert undisturbed.keys() == resumed.keys()
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in undisturbed.items())
+    alone = build(model)
+    load(tmp_path / "checkpoints" / "step_000002", alone)
+    step(alone)
+    for name, tensor in alone.export_hf():
+        torch.testing.assert_close(tensor, undisturbed[name], rtol=0, atol=1e-5)
 
 
 def test_a_committed_step_verifies(saved: tuple[Path, dict[str, bytes]]) -> None:

@@ -13,6 +13,7 @@ from egrc_mega.policy import distributed  # noqa: F401  (points megatron at the 
 
 # isort: split
 from megatron.core.transformer.transformer_block import get_num_layers_to_build
+from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
 
 from egrc_mega.policy.model import transformer_config
 
@@ -90,9 +91,40 @@ def test_stages_are_those_that_megatron_builds(layers: int) -> None:
         problems = list(layout_problems(model, layout))
         assert (expected is not None) is not bool(problems), (layout, problems)
         if expected:
-            assert [len(stage) for stage in stage_layers(layers, layout)] == expected
+            assert [sum(map(len, stage)) for stage in stage_layers(layers, layout)] == expected
             accepted += 1
     assert accepted
+
+
+def test_pieces_of_interleaved_stages_are_those_that_megatron_builds() -> None:
+    model = architecture(layers=12)
+    layout = ParallelLayout(pipeline_model_parallel_size=3, virtual_pipeline_model_parallel_size=2)
+    assert not list(layout_problems(model, layout))
+    section = MegatronSection(pipeline_model_parallel_size=3, virtual_pipeline_model_parallel_size=2)
+    config = transformer_config(model, section)
+    for stage, pieces in enumerate(stage_layers(12, layout)):
+        for place, piece in enumerate(pieces):
+            assert piece.start == get_transformer_layer_offset(config, vp_stage=place, pp_rank=stage)
+            assert len(piece) == get_num_layers_to_build(config, vp_stage=place, pp_rank=stage)
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "virtual", "first", "message"),
+    [
+        (2, 2, None, "pipeline_model_parallel_size 3 or more, not 2: with two stages both neighbours are the same"),
+        (3, 3, None, "3 stages x 3 pieces cannot share 12 layers evenly"),
+        (3, 2, 2, "leave out num_layers_in_first/last_pipeline_stage"),
+    ],
+)
+def test_impossible_interleaving_is_refused_with_the_reason(
+    pipeline: int, virtual: int, first: int | None, message: str
+) -> None:
+    layout = ParallelLayout(
+        pipeline_model_parallel_size=pipeline,
+        num_layers_in_first_pipeline_stage=first,
+        virtual_pipeline_model_parallel_size=virtual,
+    )
+    assert any(message in problem for problem in layout_problems(architecture(layers=12), layout))
 
 
 @pytest.mark.parametrize("family", ["Qwen2", "Qwen3Moe"])

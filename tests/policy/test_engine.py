@@ -108,11 +108,11 @@ def test_the_inspector_can_stop_the_step_before_any_weight_moves(tmp_path: Path)
 def test_what_is_not_finite_stops_the_step_before_any_weight_moves(tmp_path: Path, what: str) -> None:
     policy = build(write_tiny_qwen2(tmp_path / "model"))
     if what == "loss":
-        policy.gpt.decoder.final_layernorm.weight.data[0] = math.nan
+        policy.pieces[0].decoder.final_layernorm.weight.data[0] = math.nan
     before = {name: tensor.clone() for name, tensor in policy.export_hf()}
 
     def spoil(_stats: TokenStats) -> None:
-        policy.model.buffers[0].grad_data[3] = math.inf
+        policy.model[0].buffers[0].grad_data[3] = math.inf
 
     with pytest.raises(PolicyError, match=f"{what} is (nan|inf): the step is not taken"):
         policy.update(ragged_samples(), 1.0, LossSection(), lr=1e-3, inspect=spoil)
@@ -145,12 +145,12 @@ def test_the_first_adam_step_has_the_size_of_the_learning_rate(tmp_path: Path) -
 
 def test_bfloat16_training_keeps_float32_masters(tmp_path: Path) -> None:
     policy = build(write_tiny_qwen2(tmp_path / "model"), bf16=True, weight_decay=0.0)
-    assert {parameter.dtype for parameter in policy.gpt.parameters()} == {torch.bfloat16}
+    assert {parameter.dtype for parameter in policy.pieces[0].parameters()} == {torch.bfloat16}
     # each step is far below a bf16 ulp of weights around 1; only masters can add them up
-    before = policy.gpt.decoder.final_layernorm.weight.detach().clone()
+    before = policy.pieces[0].decoder.final_layernorm.weight.detach().clone()
     for _ in range(40):
         policy.update(ragged_samples(), 1.0, LossSection(), lr=3e-4)
-    moved = (policy.gpt.decoder.final_layernorm.weight.detach() - before).abs().max()
+    moved = (policy.pieces[0].decoder.final_layernorm.weight.detach() - before).abs().max()
     assert float(moved) > 0.005
 
 
