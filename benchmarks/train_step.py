@@ -1,5 +1,7 @@
 """One training step of the policy against Hugging Face with torch.compile, side by side: time, operations, memory.
 
+Also the same step with `policy.deterministic`, for its price.
+
 Random weights, one device, packed micro-batches of responses without prompts. On a GPU the default is
 R1-Distill-Qwen-1.5B with 16384 tokens in a micro-batch; on a CPU a toy model runs, and says so.
 
@@ -14,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,6 +29,7 @@ from egrc_mega.convert.hf_config import HfConfig
 from egrc_mega.convert.hf_folder import write_folder
 from egrc_mega.convert.presets import PRESETS
 from egrc_mega.policy import distributed
+from egrc_mega.policy.determinism import make_deterministic
 from egrc_mega.policy.engine import Policy
 from egrc_mega.policy.flops import FlopModel
 from egrc_mega.types import TrainSample
@@ -56,8 +60,9 @@ def main() -> None:
     samples = _samples(arguments.tokens // arguments.length, arguments.length, fields["vocab_size"])
     with tempfile.TemporaryDirectory() as name:
         folder = _write_random_model(Path(name) / "model", fields)
-        ours = _measure(_our_step(folder, samples, fields), arguments.rounds)
-        peer = _measure(_peer_step(folder, samples), arguments.rounds)
+        step = _our_step(folder, samples, fields)
+        ours, deterministic = _measure([step, _deterministically(step)], arguments.rounds)
+        (peer,) = _measure([_peer_step(folder, samples)], arguments.rounds)
     flops = FlopModel.of(architecture_of(HfConfig(dict(fields))))
     useful = flops.training([arguments.length] * len(samples), len(samples) * (arguments.length - 1))
     result: dict[str, Any] = {
@@ -65,6 +70,7 @@ def main() -> None:
         "tokens": arguments.tokens,
         "length": arguments.length,
         "ours": _figures(ours, useful, arguments.peak_tflops),
+        "deterministic_time_over_ours": deterministic["seconds"] / ours["seconds"],
         "hugging_face_compiled": _figures(peer, useful, arguments.peak_tflops),
         "peer_time_over_ours": peer["seconds"] / ours["seconds"],
         "versions": {package: version(package) for package in ("torch", "megatron-core", "transformers")},
@@ -133,9 +139,22 @@ def _peer_step(folder: Path, samples: list[TrainSample]) -> Callable[[], object]
     return step
 
 
-def _measure(step: Callable[[], object], rounds: int) -> dict[str, float]:
-    times = []
-    for number in range(rounds + 2):
+def _deterministically(step: Callable[[], object]) -> Callable[[], object]:
+    def run() -> None:
+        make_deterministic()
+        try:
+            step()
+        finally:
+            torch.use_deterministic_algorithms(False)
+
+    return run
+
+
+def _measure(steps: list[Callable[[], object]], rounds: int) -> list[dict[str, float]]:
+    """Median time and peak memory of each, taken in turn."""
+    times: list[list[float]] = [[] for _ in steps]
+    peaks = [float("nan")] * len(steps)
+    for number, (place, step) in product(range(rounds + 2), enumerate(steps)):
         if torch.cuda.is_available():
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
@@ -143,10 +162,10 @@ def _measure(step: Callable[[], object], rounds: int) -> dict[str, float]:
         step()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
+            peaks[place] = torch.cuda.max_memory_allocated() / 2**30
         if number >= 2:  # the first rounds compile and warm up
-            times.append(time.monotonic() - started)
-    peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else float("nan")
-    return {"seconds": median(times), "peak_gib": peak}
+            times[place].append(time.monotonic() - started)
+    return [{"seconds": median(own), "peak_gib": peak} for own, peak in zip(times, peaks, strict=True)]
 
 
 def _figures(measured: dict[str, float], useful: int, peak_tflops: float | None) -> dict[str, float | None]:

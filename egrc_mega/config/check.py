@@ -1,5 +1,6 @@
 """Checks across fields and against the data files. The model has its own: see `training.preflight`."""
 
+import importlib.util
 from collections.abc import Iterator
 
 from egrc_mega.config.schema import Config
@@ -35,12 +36,43 @@ def _layout_problems(config: Config, world_size: int) -> Iterator[EgrcError]:
             f"megatron.expert_model_parallel_size: {world_size} processes are no multiple of tensor x pipeline x "
             f"expert parallel size {experts_size}"
         )
+    yield from _optional_parts_problems(config)
+    is_full, how = megatron.recompute_granularity == "full", (megatron.recompute_method, megatron.recompute_num_layers)
+    if is_full and None in how:
+        yield ConfigError(
+            "megatron.recompute_granularity: full needs recompute_method and recompute_num_layers; "
+            "uniform and 1 save the most memory"
+        )
+    if not is_full and how != (None, None):
+        yield ConfigError(
+            "megatron.recompute_method, recompute_num_layers: only for recompute_granularity full; leave them out"
+        )
     for stage in config.stages:
         if megatron.context_parallel_size > 1 and stage.loss.ratio == "sequence":
             yield ConfigError(
                 f"stages.{stage.name}.loss.ratio: sequence needs whole responses on a rank; set "
                 f"megatron.context_parallel_size to 1"
             )
+
+
+def _optional_parts_problems(config: Config) -> Iterator[EgrcError]:
+    megatron = config.megatron
+    has_engine = importlib.util.find_spec("transformer_engine") is not None
+    if megatron.transformer_impl == "transformer_engine" and not has_engine:
+        yield ConfigError(
+            "megatron.transformer_impl: transformer_engine is not installed; install it or set the field to auto"
+        )
+    if megatron.use_precision_aware_optimizer and not (has_engine and megatron.use_distributed_optimizer):
+        yield ConfigError(
+            "megatron.use_precision_aware_optimizer: true needs transformer_engine, whose FusedAdam does it, and "
+            "use_distributed_optimizer; install and set them, or set it to false"
+        )
+    types = {megatron.exp_avg_dtype, megatron.exp_avg_sq_dtype}
+    if types != {"fp32"} and not megatron.use_precision_aware_optimizer:
+        yield ConfigError(
+            f"megatron.exp_avg_dtype, exp_avg_sq_dtype: {sorted(types)} need use_precision_aware_optimizer; "
+            f"set it to true, or both to fp32"
+        )
 
 
 def _config_problems(config: Config) -> Iterator[EgrcError]:

@@ -127,6 +127,14 @@ class MegatronSection(Section):
     """AdamW weight decay."""
     clip_grad: NonNegativeFloat = 1.0
     """Global gradient-norm clip; 0 turns it off."""
+    transformer_impl: Literal["auto", "local", "transformer_engine"] = "auto"
+    """Whose layers: Transformer Engine's where it is installed (`auto`), or megatron-core's with parts of our own."""
+    use_precision_aware_optimizer: bool = False
+    """Keep Adam's moments in the two types below; Transformer Engine's FusedAdam and the distributed optimizer do."""
+    exp_avg_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Type of Adam's first moment."""
+    exp_avg_sq_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Type of Adam's second moment."""
     recompute_granularity: Literal["full", "selective"] | None = None
     """Activation recomputation."""
     recompute_method: Literal["uniform", "block"] | None = None
@@ -146,6 +154,10 @@ class PolicySection(Section):
     """Compare the server's log-probs with the trainer's before the first optimizer step of each batch."""
     logprob_bound: PositiveFloat = 1e-2
     """Largest allowed absolute difference; above it the run stops. 1e-4 is met in fp32, bf16 needs about 0.1."""
+    offload_optimizer: bool = False
+    """Keep optimizer state in host memory but for the step itself; bitwise the same, slower by two copies."""
+    deterministic: bool = False
+    """Bitwise the same numbers in a repeated run, on GPUs too; on CPUs it holds without."""
     peak_tflops: PositiveFloat | None = None
     """A device's peak in the training dtype, e.g. 989 for an H100 in bf16; gives MFU in the metrics."""
     distributed_timeout_s: PositiveFloat = 1800.0

@@ -57,6 +57,11 @@ def diagnose() -> int:
         f"{psutil.virtual_memory().total / 2**30:.1f} GiB memory"
     )
     console.print(_backend(), markup=False)
+    if not {"missing", "out of range"} & set(verdicts):
+        from egrc_mega.policy.layer_spec import parts_in_use
+
+        for purpose, part in parts_in_use("auto").items():
+            console.print(f"  {purpose}: {part}", markup=False)
     return 1 if "missing" in verdicts or "out of range" in verdicts else 0
 
 

@@ -25,7 +25,7 @@ def dry_run(config_file: Path, overrides: Sequence[str], *, num_nodes: int, num_
     world_size = num_nodes * num_processes
     preflight(config, world_size)
     architecture = read_architecture(config.model.path)
-    lines = [*_run_lines(config), "", *_layout_lines(config.megatron, architecture, world_size), ""]
+    lines = [*_run_lines(config), "", *_layout_lines(config, architecture, world_size), ""]
     return "\n".join([*lines, *_commands(config_file, overrides, num_nodes, num_processes)])
 
 
@@ -45,26 +45,32 @@ def _run_lines(config: Config) -> Iterator[str]:
         )
 
 
-def _layout_lines(section: MegatronSection, architecture: Architecture, world_size: int) -> Iterator[str]:
+def _layout_lines(config: Config, architecture: Architecture, world_size: int) -> Iterator[str]:
+    section = config.megatron
     layout = ParallelLayout.of(section)
     tensor, pipeline = layout.tensor_model_parallel_size, layout.pipeline_model_parallel_size
-    data = world_size // (tensor * pipeline)
+    context = section.context_parallel_size
+    data = world_size // (tensor * pipeline * context)
+    shared = f" x context {context}" if context > 1 else ""
     expert = f", expert parallel {layout.expert_model_parallel_size}" if architecture.num_experts else ""
-    yield f"layout   {world_size} processes = tensor {tensor} x pipeline {pipeline} x data {data}{expert}"
+    yield f"layout   {world_size} processes = tensor {tensor} x pipeline {pipeline}{shared} x data {data}{expert}"
     for stage, pieces in enumerate(stage_layers(architecture.num_layers, layout)):
         count = parameters_of_rank(architecture, layout, stage)
-        weights, gradients, optimizer = (count * size / 2**30 for size in _bytes_per_parameter(section, data))
+        sizes = _bytes_per_parameter(section, data * context)
+        weights, gradients, optimizer = (count * size / 2**30 for size in sizes)
+        on_device = weights + gradients + (0 if config.policy.offload_optimizer else optimizer)
         yield (
             f"rank     stage {stage}, {layers_text(pieces)}: {count:,} parameters; "
             f"{weights:.1f} GiB weights + {gradients:.1f} gradients + {optimizer:.1f} optimizer "
-            f"= {weights + gradients + optimizer:.1f} GiB before activations"
+            f"{'(on the host) ' if config.policy.offload_optimizer else ''}= {on_device:.1f} GiB before activations"
         )
 
 
-def _bytes_per_parameter(section: MegatronSection, data: int) -> tuple[float, float, float]:
+def _bytes_per_parameter(section: MegatronSection, replicas: int) -> tuple[float, float, float]:
     """Weights, gradient buffer (float32), optimizer: two moments, and float32 masters of bf16 weights."""
-    shards = data if section.use_distributed_optimizer else 1
-    return (2.0, 4.0, 12.0 / shards) if section.bf16 else (4.0, 4.0, 8.0 / shards)
+    moments = sum(4 if dtype == "fp32" else 2 for dtype in (section.exp_avg_dtype, section.exp_avg_sq_dtype))
+    shards = replicas if section.use_distributed_optimizer else 1
+    return (2.0, 4.0, (4 + moments) / shards) if section.bf16 else (4.0, 4.0, moments / shards)
 
 
 def _commands(config_file: Path, overrides: Sequence[str], num_nodes: int, num_processes: int) -> Iterator[str]:

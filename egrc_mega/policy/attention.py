@@ -1,6 +1,8 @@
 """Causal attention over packed sequences, for the local layer spec (megatron's own refuses packed input)."""
 
-from itertools import pairwise
+import inspect
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -13,6 +15,17 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch.nn.attention.bias import causal_lower_right
 
 from egrc_mega.policy.context import chunks, places_after_gathering
+
+try:
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:
+    HAVE_VARLEN = False
+else:
+    # earlier forms of it cannot share keys between heads
+    HAVE_VARLEN = "enable_gqa" in inspect.signature(varlen_attn).parameters
+
+Part = tuple[int, int, int]
+"""(start, begin, end): queries begin..end of a sequence that starts at `start`; they see keys start..end."""
 
 
 class PackedAttention(torch.nn.Module):
@@ -60,12 +73,24 @@ class PackedAttention(torch.nn.Module):
                 gather_from_sequence_parallel_region(x.contiguous(), group=self.group)[places]
                 for x in (key_TGD, value_TGD)
             )
-        queries = query_TND.split([end - begin for _start, begin, end in parts])
-        outputs = [
-            _causal_attention(query, key_TGD[start:end], value_TGD[start:end], self.scale)
-            for query, (start, _begin, end) in zip(queries, parts, strict=True)
-        ]
-        return torch.cat(outputs).flatten(1)
+        attend = flash_attention if _takes_flash(query_TND) else attention_by_sequence
+        return attend(query_TND, key_TGD, value_TGD, parts, self.scale).flatten(1)
+
+
+def _takes_flash(query_TND: torch.Tensor) -> bool:
+    return HAVE_VARLEN and query_TND.is_cuda and query_TND.dtype in (torch.bfloat16, torch.float16)
+
+
+def attention_by_sequence(
+    query_TND: torch.Tensor, key_WGD: torch.Tensor, value_WGD: torch.Tensor, parts: Sequence[Part], scale: float | None
+) -> torch.Tensor:
+    """[T, heads, dim]: the parts' queries, one part after the other, each with torch's scaled dot product."""
+    queries = query_TND.split([end - begin for _start, begin, end in parts])
+    outputs = [
+        _causal_attention(query, key_WGD[start:end], value_WGD[start:end], scale)
+        for query, (start, _begin, end) in zip(queries, parts, strict=True)
+    ]
+    return torch.cat(outputs)
 
 
 def _causal_attention(
@@ -79,3 +104,34 @@ def _causal_attention(
         query, key, value, attn_mask=mask, is_causal=is_whole, scale=scale, enable_gqa=True
     )
     return output_1NSD[0].transpose(0, 1)
+
+
+def flash_attention(
+    query_TND: torch.Tensor, key_WGD: torch.Tensor, value_WGD: torch.Tensor, parts: Sequence[Part], scale: float | None
+) -> torch.Tensor:
+    """The same in one launch of torch's flash attention for ragged batches; no mask exists in memory.
+
+    Its causal mask is aligned at the end of queries and keys, which is what parts of a sequence need.
+    """
+    device = query_TND.device
+    num_queries, num_keys = [e - b for _s, b, e in parts], [e - s for s, _b, e in parts]
+    if sum(num_keys) != key_WGD.shape[0]:  # with context parallelism chunks of a sequence share keys
+        places = torch.cat([torch.arange(start, end, device=device) for start, _begin, end in parts])
+        key_WGD, value_WGD = key_WGD[places], value_WGD[places]
+    cu_queries, cu_keys = (
+        torch.tensor([0, *accumulate(sizes)], dtype=torch.int32, device=device) for sizes in (num_queries, num_keys)
+    )
+    output = varlen_attn(
+        query_TND,
+        key_WGD,
+        value_WGD,
+        cu_queries,
+        cu_keys,
+        max(num_queries),
+        max(num_keys),
+        scale=scale,
+        window_size=(-1, 0),
+        enable_gqa=query_TND.shape[1] != key_WGD.shape[1],
+    )
+    assert isinstance(output, torch.Tensor)
+    return output

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from egrc_mega.policy.context import TokenSplit
 from egrc_mega.policy.flops import FlopModel, Work
 from egrc_mega.policy.loss import policy_loss
 from egrc_mega.policy.model import build_model, transformer_config
+from egrc_mega.policy.offload import OptimizerOnHost
 from egrc_mega.policy.packing import Baselines, MicroBatch, build_micro_batch, flat_offsets, packed_length
 from egrc_mega.policy.reference import Reference
 from egrc_mega.policy.weights import export_hf, import_hf
@@ -83,11 +85,12 @@ class Policy:
         self.flops, self.work = FlopModel.of(self.architecture), Work()
         check_source(source, any_dtype=True, more=layout_problems(self.architecture, ParallelLayout.of(megatron)))
         self.config = transformer_config(self.architecture, megatron)
-        self.pieces = build_model(self.architecture, self.config)
+        self.pieces = build_model(self.architecture, self.config, megatron.transformer_impl)
         import_hf(self.pieces, source)
         self.reference = Reference(self.pieces) if keeps_reference else None
         self.model = optim.wrap_model(self.pieces, self.config, megatron)
         self.optimizer = optim.build_optimizer(self.model, megatron)
+        self.optimizer_on_host = OptimizerOnHost(self.optimizer) if policy.offload_optimizer else None
 
     def score(self, samples: Sequence[TrainSample], temperature: float) -> TokenStats:
         """Log-probs and entropies of the outputs, without gradient."""
@@ -130,7 +133,8 @@ class Policy:
             inspect(stats)
         if not math.isfinite(total_loss):
             raise PolicyError(f"loss is {total_loss}: the step is not taken; look at the batch's log-probs")
-        grad_norm = optim.step(self.optimizer, lr, self.megatron)
+        with self.optimizer_on_host.on_device() if self.optimizer_on_host else nullcontext():
+            grad_norm = optim.step(self.optimizer, lr, self.megatron)
         return UpdateResult(total_loss, grad_norm, stats)
 
     def reset_optimizer(self) -> None:
@@ -149,6 +153,8 @@ class Policy:
         """Take over what was loaded into `sharded_state(is_loading=True)`."""
         self.load_model(state["model"])
         optim.load_state(self.optimizer, state["optimizer"])
+        if self.optimizer_on_host:
+            self.optimizer_on_host.to_host()
 
     def sharded_model(self) -> dict[str, Any]:
         """The weights alone as megatron's sharded state dict."""

@@ -6,19 +6,15 @@ import torch
 import torch.nn.functional as F
 from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
-from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from megatron.core.tensor_parallel.mappings import (
     copy_to_tensor_model_parallel_region,
     gather_from_sequence_parallel_region,
 )
-from megatron.core.transformer.moe import moe_utils
-from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from egrc_mega.config.schema import MegatronSection
 from egrc_mega.convert.family import Architecture
-from egrc_mega.policy.attention import PackedAttention
-from egrc_mega.policy.norm import RMSNorm
+from egrc_mega.policy.layer_spec import block_spec, fuses_weight_gradients
 
 SECTION_FIELDS = (
     "tensor_model_parallel_size",
@@ -55,14 +51,14 @@ def transformer_config(architecture: Architecture, section: MegatronSection) -> 
         bias_activation_fusion=False,
         bias_dropout_fusion=False,
         masked_softmax_fusion=False,
-        gradient_accumulation_fusion=False,
+        gradient_accumulation_fusion=fuses_weight_gradients(section.transformer_impl),
         # packed micro-batches differ in length, and the default dispatcher refuses that. Interleaved stages get them of
         # one length (engine): where sends wait for their receiver, as gloo's do, their exchange of shapes deadlocks
         variable_seq_lengths=section.virtual_pipeline_model_parallel_size is None,
         moe_token_dispatcher_type="alltoall",
         # our loss is normalised over the whole batch already: gradients are summed, never averaged
         calculate_per_token_loss=True,
-        deterministic_mode=False,
+        deterministic_mode=torch.are_deterministic_algorithms_enabled(),
     )
 
 
@@ -90,20 +86,25 @@ class PolicyModel(GPTModel):
         return self.output_layer.weight
 
 
-def build_model(architecture: Architecture, config: TransformerConfig) -> list[PolicyModel]:
+def build_model(
+    architecture: Architecture, config: TransformerConfig, transformer_impl: str = "auto"
+) -> list[PolicyModel]:
     """This rank's part of the model on the device of the backend, its weights not yet set.
 
     One model, or with virtual pipeline stages as many as those, in the order in which tokens pass them.
     """
     pieces = config.virtual_pipeline_model_parallel_size
-    return [_build_piece(architecture, config, piece) for piece in (range(pieces) if pieces else [None])]
+    numbers: list[int | None] = list(range(pieces)) if pieces else [None]
+    return [_build_piece(architecture, config, transformer_impl, number) for number in numbers]
 
 
-def _build_piece(architecture: Architecture, config: TransformerConfig, piece: int | None) -> PolicyModel:
+def _build_piece(
+    architecture: Architecture, config: TransformerConfig, transformer_impl: str, piece: int | None
+) -> PolicyModel:
     extra: dict[str, Any] = architecture.model_fields
     model = PolicyModel(
         config=config,
-        transformer_layer_spec=_block_spec(config, piece),
+        transformer_layer_spec=block_spec(config, transformer_impl, piece),
         vocab_size=architecture.padded_vocab_size(config.tensor_model_parallel_size),
         pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=piece),
         post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=piece),
@@ -113,22 +114,3 @@ def _build_piece(architecture: Architecture, config: TransformerConfig, piece: i
         **extra,
     )
     return model.cuda() if torch.cuda.is_available() and not next(model.parameters()).is_meta else model
-
-
-def _block_spec(config: TransformerConfig, piece: int | None) -> TransformerBlockSubmodules:
-    """megatron's local layer spec with our packed attention and norm, once for each layer of this rank."""
-    layer = get_gpt_layer_local_spec(
-        num_experts=config.num_moe_experts, normalization=config.normalization, qk_layernorm=config.qk_layernorm
-    )
-    parts = layer.submodules
-    parts.input_layernorm = parts.pre_mlp_layernorm = RMSNorm
-    attention = parts.self_attention.submodules
-    attention.core_attention = PackedAttention
-    if config.qk_layernorm:
-        attention.q_layernorm = attention.k_layernorm = RMSNorm
-    if config.num_moe_experts:
-        # megatron-core 0.16 defines the name only where Transformer Engine is, and asks for it everywhere
-        vars(moe_utils).setdefault("te_general_gemm", None)
-        # before experts Transformer Engine's spec keeps the norm apart; checkpoints should have that spec's names
-        parts.sharded_state_dict_keys_map.pop("pre_mlp_layernorm.")
-    return TransformerBlockSubmodules([layer] * get_num_layers_to_build(config, piece), RMSNorm)

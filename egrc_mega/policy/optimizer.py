@@ -15,6 +15,8 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from egrc_mega.config.schema import MegatronSection
 from egrc_mega.errors import PolicyError
 
+MOMENT_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 def wrap_model(
     model: Sequence[GPTModel], config: TransformerConfig, section: MegatronSection
@@ -46,6 +48,9 @@ def build_optimizer(model: list[DistributedDataParallel], section: MegatronSecti
         bf16=section.bf16,
         params_dtype=torch.bfloat16 if section.bf16 else torch.float32,
         use_distributed_optimizer=section.use_distributed_optimizer,
+        use_precision_aware_optimizer=section.use_precision_aware_optimizer,
+        exp_avg_dtype=MOMENT_DTYPES[section.exp_avg_dtype],
+        exp_avg_sq_dtype=MOMENT_DTYPES[section.exp_avg_sq_dtype],
     )
     optimizer = get_megatron_optimizer(config, model)
     _allocate_moments(optimizer)

@@ -20,7 +20,9 @@ from egrc_mega.methods.registry import build_method
 from egrc_mega.observe.console import StepPrinter
 from egrc_mega.observe.events import EventLog
 from egrc_mega.policy import distributed
+from egrc_mega.policy.determinism import make_deterministic
 from egrc_mega.policy.engine import Policy
+from egrc_mega.policy.layer_spec import parts_in_use
 from egrc_mega.run_folder import RunFolder
 from egrc_mega.sync.disk import DiskSync
 from egrc_mega.training.accounting import Accounting
@@ -57,6 +59,8 @@ class Run:
 
     def _start(self) -> None:
         config = self.config
+        if config.policy.deterministic:
+            make_deterministic()
         distributed.initialize(config.megatron, config.policy.distributed_timeout_s)
         self.stack.callback(distributed.finalize)
         self.coordinator: Coordinator | None = None
@@ -64,6 +68,7 @@ class Run:
         self.store = CheckpointStore(config.run.dir / "checkpoints", config.checkpoint.keep)
         keeps_reference = any(stage.loss.kl_coef for stage in config.stages)
         self.policy = Policy(config.model.path, config.megatron, config.policy, keeps_reference=keeps_reference)
+        distributed.on_rank_0(self._note_parts)
         self.done = self._restore() if self.resume else 0
         self.publish_weights()
 
@@ -79,6 +84,13 @@ class Run:
         self.events = self.stack.enter_context(EventLog(folder.metrics))
         self.events.write("resume" if self.resume else "run", seed=config.run.seed, version=__version__)
         self.sync = DiskSync(folder.weights, config.model.path, self.coordinator.fleet)
+        return b""
+
+    def _note_parts(self) -> bytes:
+        """Which implementations the run trains with."""
+        parts = parts_in_use(self.config.megatron.transformer_impl)
+        self.events.write("parts", **parts)
+        self.printer.note("; ".join(f"{purpose}: {part}" for purpose, part in parts.items()))
         return b""
 
     def _restore(self) -> int:

@@ -161,6 +161,8 @@ def test_doctor_names_versions_and_the_backend() -> None:
     assert "megatron-core" in result.stdout
     assert "0.16.1" in result.stdout
     assert "gloo" in result.stdout or "NCCL" in result.stdout
+    for purpose in ("linear", "attention", "norm", "weight gradients", "optimizer"):
+        assert f"\n  {purpose}: " in result.stdout
 
 
 def test_conversion_to_megatron_and_back_is_bitwise_and_refuses_to_overwrite(base_model: Path, tmp_path: Path) -> None:

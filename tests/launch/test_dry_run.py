@@ -61,6 +61,14 @@ def test_the_plan_counts_parameters_and_bytes_of_a_rank(root: Path, settings: di
     assert f"{weights:.1f} GiB weights + {gradients:.1f} gradients + {optimizer:.1f} optimizer" in page
 
 
+def test_context_ranks_share_the_optimizer_and_an_offloaded_one_leaves_the_device(root: Path, settings: dict) -> None:
+    overrides = ["megatron.context_parallel_size=2", "policy.offload_optimizer=true"]
+    page = plan(root, SEVEN, [*settings[SEVEN], *overrides], num_nodes=2)
+    assert "16 processes = tensor 4 x pipeline 1 x context 2 x data 2" in page
+    weights, gradients, optimizer = (1_904_057_344 * size / 2**30 for size in (2, 4, 12 / 4))
+    assert f"+ {optimizer:.1f} optimizer (on the host) = {weights + gradients:.1f} GiB" in page
+
+
 def test_another_model_than_the_recipes_is_an_error(root: Path, settings: dict) -> None:
     with pytest.raises(ModelError, match=r"model\.expects\.hidden_size: 3584, but .*config\.json says 1536"):
         plan(root, SEVEN, settings["r1_distill_qwen_1p5b"])

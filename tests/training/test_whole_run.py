@@ -22,6 +22,8 @@ SMALL = (
     "stages.compress.rollout.n=4",
     "stages.explore.rollout.n=4",
     "stages.explore.rollout.temperature=0.7",
+    # a reference model, which a resumed run must have again
+    "stages.explore.loss.kl_coef=0.05",
     "checkpoint.every=2",
     "evaluation.num_problems=8",
     "evaluation.max_new_tokens=60",

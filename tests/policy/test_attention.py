@@ -1,0 +1,60 @@
+"""Packed attention: torch's flash attention for ragged batches gets what its documentation asks for.
+
+The CPU has no flash attention: a double in float64 stands for torch's, made from its documentation (ragged batches by
+cumulative lengths, a window of (-1, 0) is causal, aligned at the end, key heads shared by groups of query heads).
+Not covered: its speed and its rounding.
+"""
+
+import math
+
+import pytest
+import torch
+
+from egrc_mega.policy import distributed  # noqa: F401  (first: it points megatron at the CPU)
+
+# isort: split
+from egrc_mega.policy import attention
+from egrc_mega.policy.attention import attention_by_sequence, flash_attention
+from egrc_mega.policy.context import chunks
+
+BOUNDARIES = [0, 8, 12, 40, 44]
+WHOLE = [(0, 0, 8), (8, 8, 12), (12, 12, 40), (40, 40, 44)]
+
+
+def varlen_double(query, key, value, cu_q, cu_k, max_q, max_k, *, scale, window_size, enable_gqa):
+    assert cu_q.dtype == cu_k.dtype == torch.int32
+    assert (window_size, enable_gqa) == ((-1, 0), query.shape[1] != key.shape[1])
+    assert max_q == int(cu_q.diff().max()) and max_k == int(cu_k.diff().max())
+    assert cu_q[-1] == query.shape[0] and cu_k[-1] == key.shape[0]
+    outputs = []
+    for i in range(len(cu_q) - 1):
+        q, k, v = query[cu_q[i] : cu_q[i + 1]], key[cu_k[i] : cu_k[i + 1]], value[cu_k[i] : cu_k[i + 1]]
+        k, v = (x.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for x in (k, v))
+        scores = torch.einsum("qhd,khd->hqk", q, k) * (scale or 1 / math.sqrt(q.shape[-1]))
+        rows, columns = torch.arange(len(q))[:, None], torch.arange(len(k))[None]
+        scores = scores.masked_fill(columns > rows + len(k) - len(q), -math.inf)
+        outputs.append(torch.einsum("hqk,khd->qhd", scores.softmax(-1), v))
+    return torch.cat(outputs)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("rank", [None, 0, 1])
+def test_flash_and_sequence_by_sequence_agree(monkeypatch: pytest.MonkeyPatch, groups: int, rank: int | None) -> None:
+    monkeypatch.setattr(attention, "varlen_attn", varlen_double)
+    parts = WHOLE if rank is None else chunks(BOUNDARIES, 2, rank)
+    generator = torch.Generator().manual_seed(3)
+    num_queries = sum(end - begin for _start, begin, end in parts)
+    shapes = [(num_queries, 4, 8), (44, groups, 8), (44, groups, 8)]
+    tensors = [torch.randn(s, generator=generator, dtype=torch.float64, requires_grad=True) for s in shapes]
+    upstream = torch.randn(num_queries, 4, 8, generator=generator, dtype=torch.float64)
+    results = []
+    for attend in (flash_attention, attention_by_sequence):
+        output = attend(*tensors, parts, None)
+        results.append((output, *torch.autograd.grad(output, tensors, upstream)))
+    for flash, plain in zip(*results, strict=True):
+        torch.testing.assert_close(flash, plain, rtol=1e-12, atol=1e-12)
+
+
+def test_flash_is_for_16_bit_queries_on_a_gpu_only() -> None:
+    assert not attention._takes_flash(torch.zeros(1, 1, 1, dtype=torch.bfloat16))
+    assert attention.HAVE_VARLEN
