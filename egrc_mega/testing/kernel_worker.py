@@ -5,6 +5,7 @@ import datetime
 import torch
 import torch.distributed as dist
 from egrc_kernels.linear_logprob import linear_logprob
+from egrc_kernels.registry import is_interpreting
 
 
 def compare_shards() -> None:
@@ -24,7 +25,13 @@ def compare_shards() -> None:
         (expected.logprob_T * factor).sum().backward()
         shard = [hidden.clone().requires_grad_(), weight.chunk(size)[rank].clone().requires_grad_()]
         found = linear_logprob(
-            shard[0], shard[1], targets, temperature=temperature, vocab_size=11, group=dist.group.WORLD, chunk_rows=4
+            shard[0],
+            shard[1],
+            targets,
+            temperature=temperature,
+            vocab_size=11,
+            group=dist.group.WORLD,
+            chunk_bytes=96,
         )
         (found.logprob_T * factor).sum().backward()
         torch.testing.assert_close(tuple(found), tuple(expected), rtol=1e-5, atol=1e-5)
@@ -35,3 +42,9 @@ def compare_shards() -> None:
         padded[:11] = gradients[3]
         torch.testing.assert_close(gradients[1], padded.chunk(size)[rank], rtol=1e-5, atol=1e-5)
     dist.destroy_process_group()
+
+
+def compare_interpreted_shards() -> None:
+    """The same with Triton's interpreted kernels, and without gradient the fused forward."""
+    assert is_interpreting()
+    compare_shards()

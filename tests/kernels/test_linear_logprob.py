@@ -35,15 +35,18 @@ def test_values_and_gradients_match_float64(
     hidden, weight, targets = make(rows, 16, columns, scale)
     factor = torch.randn(rows, generator=torch.Generator().manual_seed(1))
     inputs = [x.clone().requires_grad_() for x in (hidden, weight)]
-    stats = linear_logprob(*inputs, targets, temperature=temperature, chunk_rows=chunk_rows)
+    chunk_bytes = chunk_rows and 4 * columns * chunk_rows
+    stats = linear_logprob(*inputs, targets, temperature=temperature, chunk_bytes=chunk_bytes)
     (stats.logprob_T * factor).sum().backward()
     doubles = [x.double().requires_grad_() for x in (hidden, weight)]
     expected = exact(*doubles, targets, temperature)
     (expected[0] * factor).sum().backward()
     for found, value in zip(stats, expected, strict=True):
         torch.testing.assert_close(found.double(), value, rtol=1e-5, atol=2e-5 * scale)
+    # backward computes the logits again by other products: a probability inherits the rounding of the largest logit
+    bound = 1e-6 + torch.finfo(torch.float32).eps / 2 * float((hidden @ weight.T).abs().max()) / temperature
     for found, value in zip(inputs, doubles, strict=True):
-        torch.testing.assert_close(found.grad.double(), value.grad, rtol=1e-4, atol=2e-5 * scale)
+        assert float((found.grad - value.grad).norm() / value.grad.norm()) <= bound
 
 
 def test_padding_rows_of_the_weight_take_no_part_whatever_they_hold() -> None:
@@ -62,8 +65,8 @@ def test_padding_rows_of_the_weight_take_no_part_whatever_they_hold() -> None:
 
 def test_it_agrees_with_the_op_on_logits() -> None:
     hidden, weight, targets = make(12, 16, 77)
-    stats = linear_logprob(hidden, weight, targets, temperature=0.7, chunk_rows=5)
-    logprob, entropy = logprob_entropy(hidden @ weight.T, targets, temperature=0.7)
+    stats = linear_logprob(hidden, weight, targets, temperature=0.7, chunk_bytes=4 * 77 * 5)
+    logprob, entropy, _one = logprob_entropy(hidden @ weight.T, targets, temperature=0.7)
     torch.testing.assert_close(stats.logprob_T, logprob)
     torch.testing.assert_close(stats.entropy_T, entropy)
 
@@ -71,13 +74,13 @@ def test_it_agrees_with_the_op_on_logits() -> None:
 def test_bfloat16_sums_in_float32_and_gives_bfloat16_gradients() -> None:
     hidden, weight, targets = (x.bfloat16() if x.is_floating_point() else x for x in make(40, 16, 60))
     inputs = [x.clone().requires_grad_() for x in (hidden, weight)]
-    stats = linear_logprob(*inputs, targets, chunk_rows=3)
+    stats = linear_logprob(*inputs, targets, chunk_bytes=4 * 60 * 3)
     assert {x.dtype for x in stats} == {torch.float32}
     torch.testing.assert_close(stats.logprob_T.double(), exact(hidden, weight, targets, 1.0)[0], rtol=0.02, atol=0.05)
     stats.logprob_T.sum().backward()
     assert {x.grad.dtype for x in inputs} == {torch.bfloat16}
     whole = [x.clone().requires_grad_() for x in (hidden, weight)]
-    linear_logprob(*whole, targets, chunk_rows=100).logprob_T.sum().backward()
+    linear_logprob(*whole, targets, chunk_bytes=4 * 60 * 100).logprob_T.sum().backward()
     # the chunks' sums are rounded once, at the end
     torch.testing.assert_close(inputs[1].grad, whole[1].grad, rtol=0.02, atol=0.05)
 

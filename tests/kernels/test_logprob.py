@@ -20,7 +20,7 @@ def test_values_and_gradient_match_float64(
     logits = (torch.randn(rows, columns, generator=generator) * scale).requires_grad_()
     targets = torch.randint(vocab_size, (rows,), generator=generator)
     weight = torch.randn(rows, generator=generator)
-    logprob, entropy = logprob_entropy(logits, targets, temperature=temperature, vocab_size=vocab_size)
+    logprob, entropy, _one = logprob_entropy(logits, targets, temperature=temperature, vocab_size=vocab_size)
     (logprob * weight).sum().backward()
     exact = logits.detach().double().requires_grad_()
     exact_logprob, exact_entropy = reference(exact, targets, temperature, vocab_size)
@@ -47,7 +47,7 @@ def test_padding_columns_take_no_part_whatever_they_hold() -> None:
 def test_bfloat16_logits_are_reduced_in_float32_and_get_a_bfloat16_gradient() -> None:
     logits = torch.randn(4, 50, generator=torch.Generator().manual_seed(1)).bfloat16().requires_grad_()
     targets = torch.tensor([3, 0, 49, 7])
-    logprob, entropy = logprob_entropy(logits, targets)
+    logprob, entropy, _one = logprob_entropy(logits, targets)
     assert logprob.dtype == entropy.dtype == torch.float32
     torch.testing.assert_close(logprob, reference(logits, targets, 1.0, 50)[0].float())
     logprob.sum().backward()
@@ -55,7 +55,7 @@ def test_bfloat16_logits_are_reduced_in_float32_and_get_a_bfloat16_gradient() ->
 
 
 def test_the_entropy_carries_no_gradient() -> None:
-    _logprob, entropy = logprob_entropy(torch.randn(2, 3, requires_grad=True), torch.tensor([0, 2]))
+    _logprob, entropy, _one = logprob_entropy(torch.randn(2, 3, requires_grad=True), torch.tensor([0, 2]))
     assert not entropy.requires_grad
 
 

@@ -1,5 +1,6 @@
 """Token log-prob and entropies from hidden states and (a vocabulary shard of) the output layer, without all logits."""
 
-from egrc_kernels.linear_logprob.api import LogprobStats, linear_logprob
+from egrc_kernels.linear_logprob.api import linear_logprob
+from egrc_kernels.logprob.api import LogprobStats
 
 __all__ = ["LogprobStats", "linear_logprob"]

@@ -1,25 +1,18 @@
-"""The public entry of the op: checks, then dispatch."""
+"""The public entry of the op: checks, the choice of a forward, autograd."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.distributed import ProcessGroup
 
-from egrc_kernels.linear_logprob.reference import LinearLogprob
+from egrc_kernels.linear_logprob.chunks import gradients_by_columns, partials_by_rows
+from egrc_kernels.linear_logprob.fused import fused_partials, fuses_forward
+from egrc_kernels.logprob.api import DTYPES, LogprobStats, check_targets, upstream
+from egrc_kernels.logprob.shards import Shard, row_stats
 
-CHUNK_BYTES = {"cpu": 2**23, "cuda": 2**28}
-"""Of one chunk's float32 logits: small enough for memory, large enough for the matrix units."""
-
-
-class LogprobStats(NamedTuple):
-    """Float32 [T] each, equal on all ranks of the group. The gradient flows through `logprob_T` only."""
-
-    logprob_T: torch.Tensor
-    """Of the targets, under softmax(logits / temperature)."""
-    entropy_T: torch.Tensor
-    """At the temperature, nats."""
-    entropy_at_one_T: torch.Tensor
-    """At temperature 1, nats."""
+CHUNK_BYTES = {"cpu": 2**23, "cuda": 2**29}
+"""Of the float32 logits that exist at a time: small enough for memory, large enough for the matrix units."""
 
 
 def linear_logprob(
@@ -30,37 +23,94 @@ def linear_logprob(
     temperature: float = 1.0,
     vocab_size: int | None = None,
     group: ProcessGroup | None = None,
-    chunk_rows: int | None = None,
+    chunk_bytes: int | None = None,
 ) -> LogprobStats:
     """Log-prob of each target and entropy of each row under softmax(hidden @ weight.T / temperature).
 
-    At any time the logits of `chunk_rows` rows are in memory; backward computes them again.
+    At most `chunk_bytes` of logits are in memory; backward computes them again. Without gradient, a fused kernel takes
+    the place of the chunks where it can (`fused.fuses_forward`): a row's bits then do not depend on its company.
 
     Args:
         hidden_TH: [T, H], float32, bfloat16 or float16.
         weight_VH: [V / group size, H] of the same dtype; this rank's shard of the vocabulary.
-        targets_T: [T] int64, global vocabulary ids.
+        targets_T: [T] int64, global vocabulary ids, or -100 for a row that has none.
         temperature: positive divisor of the logits.
         vocab_size: rows of the weight from this global index on are padding and take no part; None: every row is real.
         group: tensor-parallel group that shares the vocabulary; None: the whole vocabulary is here. The gradient of
             `hidden_TH` is this rank's share; megatron's `copy_to_tensor_model_parallel_region` adds the shares.
-        chunk_rows: rows whose logits are computed at once; None: as many as fit into `CHUNK_BYTES`.
+        chunk_bytes: of float32 logits; None: `CHUNK_BYTES` of the device.
 
     Raises:
         ValueError: wrong shape, dtype or device, or a temperature that is not positive.
     """
+    check_linear(hidden_TH, weight_VH, targets_T, temperature)
+    shard = Shard.here(weight_VH.shape[0], vocab_size, group)
+    how = How(temperature, shard, group, chunk_bytes or default_chunk_bytes(hidden_TH))
+    return LogprobStats(*_LinearLogprob.apply(hidden_TH, weight_VH, targets_T, how))
+
+
+def check_linear(hidden_TH: torch.Tensor, weight_VH: torch.Tensor, targets_T: torch.Tensor, temperature: float) -> None:
+    """Raise ValueError for what the ops on hidden states refuse."""
     if hidden_TH.dim() != 2 or weight_VH.dim() != 2 or hidden_TH.shape[1] != weight_VH.shape[1]:
         shapes = f"{tuple(hidden_TH.shape)} and {tuple(weight_VH.shape)}"
         raise ValueError(f"hidden_TH must be [T, H] and weight_VH [V, H], got {shapes}")
     if targets_T.shape != hidden_TH.shape[:1] or targets_T.dtype != torch.int64:
         raise ValueError(f"targets_T must be int64 [T], got {targets_T.dtype} {tuple(targets_T.shape)}")
-    if hidden_TH.dtype != weight_VH.dtype or hidden_TH.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+    if hidden_TH.dtype != weight_VH.dtype or hidden_TH.dtype not in DTYPES:
         raise ValueError(f"hidden_TH and weight_VH must share a dtype, got {hidden_TH.dtype} and {weight_VH.dtype}")
     if not hidden_TH.device == weight_VH.device == targets_T.device:
         raise ValueError(f"devices differ: {hidden_TH.device}, {weight_VH.device}, {targets_T.device}")
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
-    if chunk_rows is None:
-        chunk_rows = max(1, CHUNK_BYTES.get(hidden_TH.device.type, 2**23) // (4 * weight_VH.shape[0]))
-    rows = LinearLogprob.apply(hidden_TH, weight_VH, targets_T, temperature, vocab_size, group, chunk_rows)
-    return LogprobStats(*rows)
+    check_targets(targets_T, hidden_TH.device, temperature)
+
+
+def default_chunk_bytes(tensor: torch.Tensor) -> int:
+    """`CHUNK_BYTES` of the tensor's device."""
+    return CHUNK_BYTES.get(tensor.device.type, CHUNK_BYTES["cpu"])
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """What is the same for every row."""
+
+    temperature: float
+    shard: Shard
+    group: ProcessGroup | None
+    chunk_bytes: int
+
+
+class _LinearLogprob(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_TH: torch.Tensor, weight_VH: torch.Tensor, targets_T: torch.Tensor, how: How
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        needs_gradient = hidden_TH.requires_grad or weight_VH.requires_grad
+        if not (needs_gradient and any(ctx.needs_input_grad)) and fuses_forward(hidden_TH, weight_VH):
+            partials_6T = fused_partials(hidden_TH, weight_VH, targets_T, how.shard, how.temperature)
+        else:
+            rest = (how.shard, how.temperature, how.chunk_bytes)
+            partials_6T = partials_by_rows(hidden_TH, weight_VH, targets_T, *rest)
+        stats = row_stats(partials_6T, targets_T, how.temperature, how.group)
+        ctx.save_for_backward(hidden_TH, weight_VH, targets_T, stats.log_sum_T, stats.entropy_T)
+        ctx.how = how
+        ctx.mark_non_differentiable(stats.entropy_at_one_T)
+        ctx.set_materialize_grads(False)
+        return stats.logprob_T, stats.entropy_T, stats.entropy_at_one_T
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        hidden_TH, weight_VH, targets_T, log_sum_T, entropy_T = ctx.saved_tensors
+        grad_logprob_T, grad_entropy_T = upstream(grads, targets_T)
+        how: How = ctx.how
+        grad_hidden_TH, grad_weight_VH = gradients_by_columns(
+            hidden_TH,
+            weight_VH,
+            targets_T,
+            log_sum_T,
+            grad_logprob_T,
+            entropy_T,
+            grad_entropy_T,
+            how.shard,
+            how.temperature,
+            how.chunk_bytes,
+        )
+        return grad_hidden_TH, grad_weight_VH, None, None

@@ -1,0 +1,52 @@
+"""When the fused forward can be taken, and its primitive for torch."""
+
+import torch
+
+from egrc_kernels.logprob.shards import Shard
+from egrc_kernels.registry import is_interpreting, uses_triton
+
+MAX_ROWS = 8192
+"""Rows at a time: bounds the tiles' partials at 24 bytes a row and tile."""
+
+
+def fuses_forward(hidden_TH: torch.Tensor, weight_VH: torch.Tensor) -> bool:
+    """Kernels run here, and descriptors can describe the tensors: contiguous, rows a multiple of 16 bytes."""
+    if not uses_triton(hidden_TH) or not (hidden_TH.is_contiguous() and weight_VH.is_contiguous()):
+        return False
+    if hidden_TH.dtype == torch.float32 and hidden_TH.is_cuda:
+        return False  # the units would round to TF32
+    return len(hidden_TH) > 0 and hidden_TH.shape[1] * hidden_TH.element_size() % 16 == 0
+
+
+def fused_partials(
+    hidden_TH: torch.Tensor, weight_VH: torch.Tensor, targets_T: torch.Tensor, shard: Shard, temperature: float
+) -> torch.Tensor:
+    """[6, T], see `logprob.reference.row_partials`."""
+    parts = []
+    for first in range(0, len(hidden_TH), MAX_ROWS):
+        rows = slice(first, first + MAX_ROWS)
+        parts.append(_tiles(hidden_TH[rows], weight_VH, targets_T[rows], shard.start, shard.num_real, temperature))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+@torch.library.custom_op("egrc::fused_linear_partials", mutates_args=())
+def _tiles(
+    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, start: int, num_real: int, temperature: float
+) -> torch.Tensor:
+    from egrc_kernels.linear_logprob import triton
+
+    if is_interpreting():
+        tiles, num_programs = triton.INTERPRETED, 2
+    else:
+        properties = torch.cuda.get_device_properties(hidden.device)
+        tiles = triton.TILES.get(properties.major, triton.TILES[8])
+        num_programs = properties.multi_processor_count
+    rest = (start, num_real, temperature, tiles)
+    return triton.fused_partials(hidden, weight, targets, *rest, num_programs=num_programs)
+
+
+@_tiles.register_fake
+def _(
+    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, start: int, num_real: int, temperature: float
+) -> torch.Tensor:
+    return hidden.new_empty(6, hidden.shape[0], dtype=torch.float32)

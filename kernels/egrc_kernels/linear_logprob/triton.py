@@ -1,0 +1,187 @@
+"""The fused forward: product of hidden states and weight with the row sums as its epilogue; logits stay in registers.
+
+A program takes tiles of BLOCK_M rows and BLOCK_N columns, one after the other, and writes each tile's partials: a row
+has the same tiles and the same order of sums whatever other rows there are. A second kernel joins the tiles of a row
+from left to right. Tiles are read through tensor descriptors (TMA from sm_90 on).
+"""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _tiles_kernel(
+    hidden,
+    weight,
+    targets,
+    partials,
+    num_rows,
+    num_columns,
+    hidden_size,
+    start,
+    num_real,
+    inverse_temperature,
+    AT_ONE: tl.constexpr,
+    UPCAST: tl.constexpr,
+    WARP_SPECIALIZE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    hidden_tiles = tl.make_tensor_descriptor(hidden, [num_rows, hidden_size], [hidden_size, 1], [BLOCK_M, BLOCK_K])
+    weight_tiles = tl.make_tensor_descriptor(weight, [num_columns, hidden_size], [hidden_size, 1], [BLOCK_N, BLOCK_K])
+    tiles_m, tiles_n = tl.cdiv(num_rows, BLOCK_M), tl.cdiv(num_columns, BLOCK_N)
+    for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0), warp_specialize=WARP_SPECIALIZE):
+        # rows fastest: programs that run together share a tile of the weight
+        tile_m, tile_n = tile % tiles_m, tile // tiles_m
+        x = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+        for k in tl.range(0, hidden_size, BLOCK_K):
+            a, b = hidden_tiles.load([tile_m * BLOCK_M, k]), weight_tiles.load([tile_n * BLOCK_N, k])
+            if UPCAST:
+                a, b = a.to(tl.float32), b.to(tl.float32)
+            x = tl.dot(a, b.T, x)
+        rows, columns = tile_m * BLOCK_M + tl.arange(0, BLOCK_M), tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
+        is_row = rows < num_rows
+        is_real = (columns < num_real)[None, :]
+        target = (tl.load(targets + rows, mask=is_row, other=-1) - start).to(tl.int32)
+        is_target = (columns[None, :] == target[:, None]) & is_real
+        maximum = tl.max(tl.where(is_real, x, -1e30), 1)
+        out = partials + tl.cast(tile_n, tl.int64) * 6 * num_rows + rows
+        tl.store(out, maximum, mask=is_row)
+        tl.store(out + num_rows, tl.sum(tl.where(is_target, x, 0.0), 1), mask=is_row)
+        # padding lies 1e30 below: its exponential is zero, and so is the product
+        x = tl.where(is_real, x - maximum[:, None], -1e30)
+        e = tl.exp(x * inverse_temperature)
+        total = tl.sum(e, 1)
+        weighted = tl.sum(e * x, 1) * inverse_temperature
+        total_one, weighted_one = total, weighted
+        if not AT_ONE:
+            e = tl.exp(x)
+            total_one = tl.sum(e, 1)
+            weighted_one = tl.sum(e * x, 1)
+        # stores in between would keep more of the tile alive: 8 bytes of spills on sm_90
+        tl.store(out + 2 * num_rows, total, mask=is_row)
+        tl.store(out + 3 * num_rows, weighted, mask=is_row)
+        tl.store(out + 4 * num_rows, total_one, mask=is_row)
+        tl.store(out + 5 * num_rows, weighted_one, mask=is_row)
+
+
+@triton.jit
+def _join_kernel(
+    tiles,
+    partials,
+    num_rows,
+    num_tiles,
+    inverse_temperature,
+    AT_ONE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    is_row = rows < num_rows
+    maximum = tl.full([BLOCK], -1e30, tl.float32)
+    hit = tl.zeros([BLOCK], tl.float32)
+    total, weighted = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
+    total_one, weighted_one = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
+    for tile in range(num_tiles):
+        place = tiles + tl.cast(tile, tl.int64) * 6 * num_rows + rows
+        tile_maximum = tl.load(place, mask=is_row, other=-1e30)
+        hit += tl.load(place + num_rows, mask=is_row, other=0.0)
+        higher = tl.maximum(maximum, tile_maximum)
+        own, new = (maximum - higher) * inverse_temperature, (tile_maximum - higher) * inverse_temperature
+        t = tl.load(place + 2 * num_rows, mask=is_row, other=0.0)
+        w = tl.load(place + 3 * num_rows, mask=is_row, other=0.0)
+        weighted = tl.exp(own) * (weighted + own * total) + tl.exp(new) * (w + new * t)
+        total = tl.exp(own) * total + tl.exp(new) * t
+        if not AT_ONE:
+            own, new = maximum - higher, tile_maximum - higher
+            t = tl.load(place + 4 * num_rows, mask=is_row, other=0.0)
+            w = tl.load(place + 5 * num_rows, mask=is_row, other=0.0)
+            weighted_one = tl.exp(own) * (weighted_one + own * total_one) + tl.exp(new) * (w + new * t)
+            total_one = tl.exp(own) * total_one + tl.exp(new) * t
+        maximum = higher
+    out = partials + rows
+    tl.store(out, maximum, mask=is_row)
+    tl.store(out + num_rows, hit, mask=is_row)
+    tl.store(out + 2 * num_rows, total, mask=is_row)
+    tl.store(out + 3 * num_rows, weighted, mask=is_row)
+    tl.store(out + 4 * num_rows, total if AT_ONE else total_one, mask=is_row)
+    tl.store(out + 5 * num_rows, weighted if AT_ONE else weighted_one, mask=is_row)
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """Shape and schedule of the product."""
+
+    m: int
+    n: int
+    k: int
+    num_warps: int
+    num_stages: int
+    warp_specialize: bool = False
+
+
+TILES = {
+    # Hopper specialises warps with four of them only; without, this tile would spill
+    9: Tiles(128, 256, 64, num_warps=4, num_stages=4, warp_specialize=True),
+    10: Tiles(128, 128, 64, num_warps=8, num_stages=4),
+    8: Tiles(128, 128, 64, num_warps=8, num_stages=2),
+}
+"""Major compute capability -> what the compile gate has found without spills."""
+INTERPRETED = Tiles(32, 64, 32, num_warps=4, num_stages=1)
+JOIN_BLOCK = 128
+
+
+def fused_partials(
+    hidden_TH: torch.Tensor,
+    weight_VH: torch.Tensor,
+    targets_T: torch.Tensor,
+    start: int,
+    num_real: int,
+    temperature: float,
+    tiles: Tiles,
+    *,
+    num_programs: int,
+) -> torch.Tensor:
+    """[6, T], see `logprob.reference.row_partials`."""
+    (num_rows, hidden_size), num_columns = hidden_TH.shape, weight_VH.shape[0]
+    device = hidden_TH.device
+    partials_6T = torch.empty(6, num_rows, dtype=torch.float32, device=device)
+    num_tiles = triton.cdiv(num_columns, tiles.n)
+    tiles_N6T = torch.empty(num_tiles, 6, num_rows, dtype=torch.float32, device=device)
+    if hidden_TH.is_cuda:
+        # descriptors are made on the device, in memory that Triton asks for
+        triton.set_allocator(lambda size, _align, _stream: torch.empty(size, dtype=torch.int8, device=device))
+    _tiles_kernel[(min(num_programs, triton.cdiv(num_rows, tiles.m) * num_tiles),)](
+        hidden_TH,
+        weight_VH,
+        targets_T,
+        tiles_N6T,
+        num_rows,
+        num_columns,
+        hidden_size,
+        start,
+        num_real,
+        1.0 / temperature,
+        AT_ONE=temperature == 1,
+        UPCAST=False,
+        WARP_SPECIALIZE=tiles.warp_specialize,
+        BLOCK_M=tiles.m,
+        BLOCK_N=tiles.n,
+        BLOCK_K=tiles.k,
+        num_warps=tiles.num_warps,
+        num_stages=tiles.num_stages,
+    )
+    _join_kernel[(triton.cdiv(num_rows, JOIN_BLOCK),)](
+        tiles_N6T,
+        partials_6T,
+        num_rows,
+        num_tiles,
+        1.0 / temperature,
+        AT_ONE=temperature == 1,
+        BLOCK=JOIN_BLOCK,
+        num_warps=4,
+    )
+    return partials_6T

@@ -1,0 +1,48 @@
+"""The op's two primitives on one shard of the vocabulary, known to torch by name: Triton's or the reference's.
+
+They are what `torch.compile` and fake tensors see; `shards` joins the shards of several ranks.
+"""
+
+import torch
+
+from egrc_kernels.logprob import reference
+from egrc_kernels.registry import uses_triton
+
+
+@torch.library.custom_op("egrc::row_partials", mutates_args=())
+def row_partials(
+    logits: torch.Tensor, targets: torch.Tensor, start: int, num_real: int, temperature: float
+) -> torch.Tensor:
+    """See `reference.row_partials`; the logits stay as they are."""
+    if uses_triton(logits):
+        from egrc_kernels.logprob import triton
+
+        return triton.row_partials(logits, targets, start, num_real, temperature)
+    return reference.row_partials(logits.clone(), targets, start, num_real, temperature)
+
+
+@row_partials.register_fake
+def _(logits: torch.Tensor, targets: torch.Tensor, start: int, num_real: int, temperature: float) -> torch.Tensor:
+    return logits.new_empty(6, logits.shape[0], dtype=torch.float32)
+
+
+@torch.library.custom_op("egrc::row_gradients_", mutates_args={"logits"})
+def row_gradients_(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    log_sums: torch.Tensor,
+    grad_logprobs: torch.Tensor,
+    entropies: torch.Tensor | None,
+    grad_entropies: torch.Tensor | None,
+    start: int,
+    num_real: int,
+    temperature: float,
+) -> None:
+    """See `reference.row_gradients_`."""
+    rest = (targets, log_sums, grad_logprobs, entropies, grad_entropies, start, num_real, temperature)
+    if uses_triton(logits):
+        from egrc_kernels.logprob import triton
+
+        triton.row_gradients(logits, logits, *rest)
+    else:
+        reference.row_gradients_(logits, *rest)

@@ -1,0 +1,170 @@
+"""The public entry of the op: checks, torch's view of it, autograd; and token weights for the usual reductions."""
+
+from dataclasses import astuple
+from typing import Any, NamedTuple
+
+import torch
+
+from egrc_kernels.policy_loss import reference
+from egrc_kernels.policy_loss.settings import LossSettings
+from egrc_kernels.registry import uses_triton
+
+
+class LossMetrics(NamedTuple):
+    """Sums over the tokens that count, so that micro-batches and ranks add up; then two extremes. float32 scalars."""
+
+    num_tokens: torch.Tensor
+    num_clipped: torch.Tensor
+    """Tokens whose ratio is beyond the clip on the side where the clip acts."""
+    approx_kl: torch.Tensor
+    """k3 of old to present policy."""
+    entropy: torch.Tensor
+    tis_weight: torch.Tensor
+    kl: torch.Tensor
+    """The KL term's estimates, without its coefficient."""
+    ratio_min: torch.Tensor
+    ratio_max: torch.Tensor
+
+
+class PolicyLoss(NamedTuple):
+    """The scalar has the gradient; the metrics have none."""
+
+    loss: torch.Tensor
+    metrics: LossMetrics
+
+
+def policy_loss(
+    logprobs_R: torch.Tensor,
+    advantages_R: torch.Tensor,
+    weights_R: torch.Tensor,
+    boundaries_S: torch.Tensor,
+    settings: LossSettings,
+    *,
+    old_logprobs_R: torch.Tensor | None = None,
+    rollout_logprobs_R: torch.Tensor | None = None,
+    reference_logprobs_R: torch.Tensor | None = None,
+    entropies_R: torch.Tensor | None = None,
+) -> PolicyLoss:
+    """The masked advantage loss of packed sequences, already normalised by its token weights.
+
+    Args:
+        logprobs_R: [R] float32, of the tokens of all sequences, one sequence after the other.
+        advantages_R: [R] float32.
+        weights_R: [R] float32, at least zero; zero: the token counts for nothing, whatever the others hold, NaN too.
+        boundaries_S: [S + 1] int32 or int64, from 0 to R: where sequences begin and end; empty ones are allowed.
+        settings: which loss.
+        old_logprobs_R: [R], the denominator of the ratio; None: the present ones, without their gradient.
+        rollout_logprobs_R: [R], for `tis_cap`; NaN: unknown, weight one.
+        reference_logprobs_R: [R], for `kl_coef`.
+        entropies_R: [R], for the metric only.
+
+    Raises:
+        ValueError: a shape, dtype or device differs, or a term lacks its log-probs.
+    """
+    optional = (old_logprobs_R, rollout_logprobs_R, reference_logprobs_R, entropies_R)
+    for name, tensor in zip(
+        ("logprobs", "advantages", "weights", "old_logprobs", "rollout_logprobs", "reference_logprobs", "entropies"),
+        (logprobs_R, advantages_R, weights_R, *optional),
+        strict=True,
+    ):
+        if tensor is None:
+            continue
+        if tensor.dtype != torch.float32 or tensor.shape != logprobs_R.shape or tensor.dim() != 1:
+            raise ValueError(f"{name}_R must be float32 [R], got {tensor.dtype} {tuple(tensor.shape)}")
+        if tensor.device != logprobs_R.device:
+            raise ValueError(f"{name}_R is on {tensor.device}, logprobs_R on {logprobs_R.device}")
+    if boundaries_S.dim() != 1 or boundaries_S.dtype not in (torch.int32, torch.int64) or not len(boundaries_S):
+        raise ValueError(f"boundaries_S must be int32 [S + 1], got {boundaries_S.dtype} {tuple(boundaries_S.shape)}")
+    if settings.kl_coef and reference_logprobs_R is None:
+        raise ValueError("kl_coef needs reference_logprobs_R")
+    if settings.tis_cap is not None and rollout_logprobs_R is None:
+        raise ValueError("tis_cap needs rollout_logprobs_R")
+    old_R = logprobs_R.detach() if old_logprobs_R is None else old_logprobs_R
+    inputs = [x if x is None else x.contiguous() for x in (rollout_logprobs_R, reference_logprobs_R, entropies_R)]
+    loss, metrics_8 = _PolicyLoss.apply(
+        logprobs_R.contiguous(),
+        advantages_R.contiguous(),
+        weights_R.contiguous(),
+        old_R.contiguous(),
+        *inputs,
+        boundaries_S,
+        settings,
+    )
+    return PolicyLoss(loss, LossMetrics(*metrics_8))
+
+
+class _PolicyLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        *tensors, settings = inputs
+        loss, gradient_R, metrics_8 = _loss_gradient_metrics(*tensors, *astuple(settings))
+        ctx.save_for_backward(gradient_R)
+        ctx.mark_non_differentiable(metrics_8)
+        return loss, metrics_8
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (gradient_R,) = ctx.saved_tensors
+        return gradient_R * grads[0], *([None] * 8)
+
+
+@torch.library.custom_op("egrc::policy_loss", mutates_args=())
+def _loss_gradient_metrics(
+    logprobs: torch.Tensor,
+    advantages: torch.Tensor,
+    weights: torch.Tensor,
+    old: torch.Tensor,
+    rollout: torch.Tensor | None,
+    references: torch.Tensor | None,
+    entropies: torch.Tensor | None,
+    boundaries: torch.Tensor,
+    ratio: str,
+    eps_clip: float,
+    eps_clip_high: float,
+    dual_clip: float | None,
+    positive_only: bool,
+    tis_cap: float | None,
+    kl_coef: float,
+    kl_kind: str,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    settings = LossSettings(ratio, eps_clip, eps_clip_high, dual_clip, positive_only, tis_cap, kl_coef, kl_kind)
+    tensors = (logprobs, advantages, weights, old, rollout, references, entropies, boundaries)
+    if uses_triton(logprobs):
+        from egrc_kernels.policy_loss import triton
+
+        return triton.loss_gradient_metrics(*tensors, settings)
+    return reference.loss_gradient_metrics(*tensors, settings)
+
+
+@_loss_gradient_metrics.register_fake
+def _(logprobs: torch.Tensor, *_rest: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return logprobs.new_empty(()), torch.empty_like(logprobs), logprobs.new_empty(8)
+
+
+def token_weights(
+    mask_R: torch.Tensor, boundaries_S: torch.Tensor, reduction: str, denominator: float | None = None
+) -> torch.Tensor:
+    """Weights that make `policy_loss` a mean.
+
+    Args:
+        mask_R: [R], zero for tokens that do not count.
+        boundaries_S: [S + 1].
+        reduction: `token-mean`: over all tokens; `sequence-mean`: of each sequence, then over sequences;
+            `sequence-sum`: of each sequence's sum, over sequences.
+        denominator: tokens or sequences to divide by; None: those that are here.
+
+    Raises:
+        ValueError: another reduction.
+    """
+    kept_R = (mask_R != 0).to(torch.float32)
+    if reduction == "token-mean":
+        return kept_R / (denominator or float(kept_R.sum().clamp(min=1)))
+    if reduction not in ("sequence-mean", "sequence-sum"):
+        raise ValueError(f"reduction must be token-mean, sequence-mean or sequence-sum, got {reduction!r}")
+    lengths_S = boundaries_S.diff()
+    weights_R = kept_R / (denominator or len(lengths_S))
+    if reduction == "sequence-sum":
+        return weights_R
+    sequences_R = torch.arange(len(lengths_S), device=mask_R.device).repeat_interleave(lengths_S)
+    counts_S = kept_R.new_zeros(len(lengths_S)).index_add(0, sequences_R, kept_R)
+    return weights_R / counts_S.clamp(min=1)[sequences_R]

@@ -1,0 +1,170 @@
+"""The Triton kernels of both log-prob ops in Triton's interpreter, against float64 autograd.
+
+Not covered: bfloat16, races, speed (the interpreter has none of them); the compile gate and the GPU suite look there.
+"""
+
+import pytest
+import torch
+from egrc_kernels.linear_logprob import fused, linear_logprob
+from egrc_kernels.logprob import logprob_entropy, rows, shards
+from egrc_kernels.logprob import triton as row_kernels
+from egrc_kernels.logprob.shards import Shard, row_stats
+
+from egrc_mega.testing.gloo import run_on_gloo
+from egrc_mega.testing.kernel_worker import compare_interpreted_shards
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several blocks a row at test sizes, the last one partly empty."""
+    monkeypatch.setattr(row_kernels, "PARTIALS_BLOCK", 64)
+    monkeypatch.setattr(row_kernels, "GRADIENTS_BLOCK", 64)
+
+
+def exact(logits: torch.Tensor, targets: torch.Tensor, temperature: float) -> tuple[torch.Tensor, ...]:
+    logp, logp_one = (torch.log_softmax(logits.double() / t, dim=-1) for t in (temperature, 1.0))
+    is_labelled = targets >= 0
+    chosen = logp.gather(1, targets.clamp(min=0)[:, None])[:, 0].where(is_labelled, 0.0)
+    return chosen, *(-(p.exp() * p).sum(-1) for p in (logp, logp_one))
+
+
+def assert_close(found: torch.Tensor, expected: torch.Tensor, largest_logit: float) -> None:
+    """Relative L2; numbers as large as the largest logit are rounded four times: 1 / t, times it, log-sum, minus it."""
+    bound = 2e-6 + 4 * torch.finfo(torch.float32).eps / 2 * largest_logit
+    found, expected = found.detach().double(), expected.detach()
+    assert float((found - expected).norm() / expected.norm().clamp(min=1e-3)) <= bound
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.2])
+@pytest.mark.parametrize(
+    ("num_rows", "columns", "scale"), [(1, 1, 1.0), (5, 41, 1.0), (4, 200, 9.0), (3, 130, 30.0), (2, 64, 90.0)]
+)
+def test_logits_values_and_all_gradients(num_rows: int, columns: int, scale: float, temperature: float) -> None:
+    generator = torch.Generator().manual_seed(columns)
+    logits = (torch.randn(num_rows, columns, generator=generator) * scale).clamp(-90, 90)
+    targets = torch.randint(columns, (num_rows,), generator=generator)
+    if num_rows > 2:
+        targets[1] = -100
+    factors = torch.randn(2, num_rows, generator=generator)
+    live, double = logits.clone().requires_grad_(), logits.double().requires_grad_()
+    stats = logprob_entropy(live, targets, temperature=temperature)
+    expected = exact(double, targets, temperature)
+    largest = float(logits.abs().max()) / temperature
+    for found, value in zip(stats, expected, strict=True):
+        assert_close(found, value, largest)
+    (stats.logprob_T * factors[0] + stats.entropy_T * factors[1]).sum().backward()
+    (expected[0] * factors[0] + expected[1] * factors[1]).sum().backward()
+    assert live.grad is not None and double.grad is not None
+    assert_close(live.grad, double.grad, largest)
+
+
+def test_the_gradient_takes_the_logits_place_when_asked() -> None:
+    logits = torch.randn(4, 100, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    targets = torch.tensor([0, 99, 5, -100])
+    apart, inside = logits.detach().clone().requires_grad_(), logits.detach().clone().requires_grad_()
+    logprob_entropy(apart, targets).logprob_T.sum().backward()
+    logprob_entropy(inside, targets, overwrites_logits=True).logprob_T.sum().backward()
+    assert torch.equal(inside.grad, apart.grad)
+    assert torch.equal(inside.detach(), inside.grad)
+    assert inside.grad[3].abs().max() == 0
+
+
+@pytest.mark.parametrize("num_shards", [1, 2, 4])
+def test_shards_with_padding_join_to_the_whole(num_shards: int) -> None:
+    """Targets of the next shard fall on padded columns of this one by their local number."""
+    vocab, width = 150, 160 // num_shards
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.randn(6, 160, generator=generator) * 5
+    logits[:, vocab:] = 1e4
+    targets = torch.tensor([0, 149, 40, 41, 80, 119])
+    parts = []
+    for rank in range(num_shards):
+        start = rank * width
+        num_real = min(width, max(0, vocab - start))
+        parts.append(rows.row_partials(logits[:, start : start + width].contiguous(), targets, start, num_real, 0.8))
+    stats = row_stats(shards.merge(parts, 0.8), targets, 0.8, None)
+    found = (stats.logprob_T, stats.entropy_T, stats.entropy_at_one_T)
+    for value, expected in zip(found, exact(logits[:, :vocab], targets, 0.8), strict=True):
+        assert_close(value, expected, float(logits[:, :vocab].abs().max()))
+
+
+def test_every_output_is_written() -> None:
+    """Memory that holds NaN before comes out clean, rows without a target included."""
+    logits, targets = torch.randn(3, 70), torch.tensor([-100, 3, 69])
+    poisoned = torch.full((3, 80), torch.nan)
+    row_kernels.row_gradients(
+        torch.cat([logits, torch.full((3, 10), torch.nan)], 1),
+        poisoned,
+        targets,
+        torch.logsumexp(logits, 1),
+        torch.tensor([0.0, 1.0, -2.0]),
+        None,
+        None,
+        0,
+        70,
+        1.0,
+    )
+    assert poisoned.isfinite().all()
+    assert poisoned[:, 70:].abs().max() == 0
+
+
+@pytest.mark.parametrize(("num_rows", "columns", "size"), [(1, 1, 8), (37, 200, 32), (45, 336, 36)])
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_the_fused_forward_agrees_with_float64(num_rows: int, columns: int, size: int, temperature: float) -> None:
+    generator = torch.Generator().manual_seed(columns)
+    hidden = torch.randn(num_rows, size, generator=generator)
+    weight = torch.randn(columns, size, generator=generator)
+    targets = torch.randint(columns, (num_rows,), generator=generator)
+    assert fused.fuses_forward(hidden, weight)
+    with torch.no_grad():
+        stats = linear_logprob(hidden, weight, targets, temperature=temperature, vocab_size=columns)
+    logits = hidden.double() @ weight.double().T
+    for found, value in zip(stats, exact(logits, targets, temperature), strict=True):
+        assert_close(found, value, 2 * float(logits.abs().max()) / temperature)
+
+
+def test_a_fused_row_does_not_depend_on_its_company() -> None:
+    generator = torch.Generator().manual_seed(5)
+    hidden, weight = torch.randn(70, 32, generator=generator), torch.randn(100, 32, generator=generator)
+    targets = torch.randint(100, (70,), generator=generator)
+    shard = Shard(0, 100)
+    whole = fused.fused_partials(hidden, weight, targets, shard, 0.7)
+    for chosen in ([3], [69, 3], list(range(64, 70))):
+        part = fused.fused_partials(hidden[chosen].contiguous(), weight, targets[chosen], shard, 0.7)
+        assert torch.equal(part, whole[:, chosen])
+
+
+def test_many_rows_are_fused_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(6)
+    hidden, weight = torch.randn(40, 16, generator=generator), torch.randn(50, 16, generator=generator)
+    targets = torch.randint(50, (40,), generator=generator)
+    whole = fused.fused_partials(hidden, weight, targets, Shard(0, 50), 1.0)
+    monkeypatch.setattr(fused, "MAX_ROWS", 16)
+    assert torch.equal(fused.fused_partials(hidden, weight, targets, Shard(0, 50), 1.0), whole)
+
+
+@pytest.mark.parametrize("chunk_bytes", [None, 4 * 130 * 4])
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_linear_values_and_all_gradients(scale: float, chunk_bytes: int | None) -> None:
+    generator = torch.Generator().manual_seed(1)
+    hidden, weight = torch.randn(9, 16, generator=generator), scale * torch.randn(130, 16, generator=generator)
+    targets = torch.randint(127, (9,), generator=generator)
+    targets[4] = -100
+    factors = torch.randn(2, 9, generator=generator)
+    live = [x.clone().requires_grad_() for x in (hidden, weight)]
+    stats = linear_logprob(*live, targets, temperature=0.8, vocab_size=127, chunk_bytes=chunk_bytes)
+    (stats.logprob_T * factors[0] + stats.entropy_T * factors[1]).sum().backward()
+    doubles = [x.double().requires_grad_() for x in (hidden, weight)]
+    logits = (doubles[0] @ doubles[1].T)[:, :127]
+    expected = exact(logits, targets, 0.8)
+    (expected[0] * factors[0] + expected[1] * factors[1]).sum().backward()
+    largest = float(logits.detach().abs().max()) / 0.8
+    for found, value in zip(stats, expected, strict=True):
+        assert_close(found, value, largest)
+    for found, value in zip(live, doubles, strict=True):
+        assert_close(found.grad, value.grad, largest)
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_over_gloo_give_what_the_whole_gives(ranks: int) -> None:
+    run_on_gloo(compare_interpreted_shards, ranks)
