@@ -31,6 +31,8 @@ SEAMS = {
 """Third-party package -> the folders of egrc_mega that may import it."""
 
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 500, 80
+LONG_KERNELS = {"_policy_loss_kernel": 125}
+"""Kernels that are one launch on purpose; this list only shrinks."""
 
 
 def modules(root: Path) -> dict[str, Path]:
@@ -97,7 +99,7 @@ def test_files_and_functions_stay_small(root: Path) -> None:
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 lines = (node.end_lineno or node.lineno) - node.lineno + 1
-                if lines > MAX_FUNCTION_LINES:
+                if lines > LONG_KERNELS.get(node.name, MAX_FUNCTION_LINES):
                     too_long.append(f"{file}:{node.lineno} {node.name}: {lines} lines")
     assert too_long == []
 

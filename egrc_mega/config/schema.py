@@ -154,6 +154,8 @@ class PolicySection(Section):
     """Compare the server's log-probs with the trainer's before the first optimizer step of each batch."""
     logprob_bound: PositiveFloat = 1e-2
     """Largest allowed absolute difference; above it the run stops. 1e-4 is met in fp32, bf16 needs about 0.1."""
+    kernels: Literal["auto", "reference", "triton"] = "auto"
+    """Triton kernels or their PyTorch references; `auto`: kernels on a GPU. EGRC_KERNELS decides where this is auto."""
     offload_optimizer: bool = False
     """Keep optimizer state in host memory but for the step itself; bitwise the same, slower by two copies."""
     deterministic: bool = False

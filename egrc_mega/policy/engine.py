@@ -1,6 +1,7 @@
 """The policy: score samples, update on them, hand its weights out. Every method is collective."""
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -9,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
+from egrc_kernels import registry
 from egrc_kernels.linear_logprob import linear_logprob
+from egrc_kernels.policy_loss import LossMetrics
 
 from egrc_mega.config.schema import LossSection, MegatronSection, PolicySection
 from egrc_mega.convert.parallel import ParallelLayout, layout_problems
@@ -24,6 +26,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from egrc_mega.policy import optimizer as optim
 from egrc_mega.policy.balance import Bin, plan_bins
+from egrc_mega.policy.collected import Collected, TokenStats
 from egrc_mega.policy.context import TokenSplit
 from egrc_mega.policy.flops import FlopModel, Work
 from egrc_mega.policy.loss import policy_loss
@@ -39,18 +42,6 @@ ForwardResult = tuple[torch.Tensor, partial[tuple[torch.Tensor, torch.Tensor, di
 
 
 @dataclass(frozen=True, slots=True)
-class TokenStats:
-    """Per-output-token float32 values, flat over all outputs of the samples in order; equal on every rank."""
-
-    logprobs: torch.Tensor
-    """Under softmax(logits / temperature), before the update."""
-    entropies_rollout: torch.Tensor
-    """Entropy at the rollout temperature, nats."""
-    entropies: torch.Tensor
-    """Entropy at temperature 1, nats."""
-
-
-@dataclass(frozen=True, slots=True)
 class UpdateResult:
     """What one optimizer step did."""
 
@@ -58,6 +49,8 @@ class UpdateResult:
     grad_norm: float
     """Before clipping."""
     stats: TokenStats
+    metrics: LossMetrics
+    """Over all samples; its sums are on the host."""
 
 
 class Policy:
@@ -75,6 +68,8 @@ class Policy:
             ModelError: the checkpoint is missing, torn, of a family without a table, or does not fit the layout.
         """
         self.section, self.megatron = policy, megatron
+        if policy.kernels != "auto":
+            os.environ[registry.VARIABLE] = policy.kernels
         source = open_source(model_path)
         self.architecture, self.companions = source.architecture, source.companions
         self.split = TokenSplit(
@@ -97,7 +92,7 @@ class Policy:
         for piece in self.model:
             piece.eval()
         with torch.no_grad():
-            _loss, stats = self._run(samples, temperature, LossSection(), NO_BASELINES, forward_only=True)
+            _loss, stats, _metrics = self._run(samples, temperature, LossSection(), NO_BASELINES, forward_only=True)
         return stats
 
     def score_reference(self, samples: Sequence[TrainSample], temperature: float) -> torch.Tensor:
@@ -128,14 +123,14 @@ class Policy:
             piece.train()
             piece.zero_grad_buffer()
         self.optimizer.zero_grad()
-        total_loss, stats = self._run(samples, temperature, loss, baselines, forward_only=False)
+        total_loss, stats, metrics = self._run(samples, temperature, loss, baselines, forward_only=False)
         if inspect is not None:
             inspect(stats)
         if not math.isfinite(total_loss):
             raise PolicyError(f"loss is {total_loss}: the step is not taken; look at the batch's log-probs")
         with self.optimizer_on_host.on_device() if self.optimizer_on_host else nullcontext():
             grad_norm = optim.step(self.optimizer, lr, self.megatron)
-        return UpdateResult(total_loss, grad_norm, stats)
+        return UpdateResult(total_loss, grad_norm, stats, metrics)
 
     def reset_optimizer(self) -> None:
         """Forget Adam's moments and step count."""
@@ -192,20 +187,17 @@ class Policy:
         loss: LossSection,
         baselines: Baselines,
         forward_only: bool,
-    ) -> tuple[float, TokenStats]:
-        """All micro-batches of this rank through megatron's schedule; loss and statistics summed over the world."""
+    ) -> tuple[float, TokenStats, LossMetrics]:
+        """All micro-batches of this rank through megatron's schedule; loss and statistics joined over the world."""
         bins = self._plan(samples)
         longest = max(packed_length(samples, bin_, self.split) for bin_ in bins)
         # see variable_seq_lengths in `transformer_config`
         length = None if self.config.variable_seq_lengths else longest
         batches = [build_micro_batch(samples, bin_, baselines, device(), self.split, length) for bin_ in bins]
-        # one buffer, one all-reduce: the loss, then log-probs and both entropies of every output token
         num_outputs = flat_offsets(samples)[-1]
-        collected = torch.zeros(1 + 3 * num_outputs, device=device())
+        collected = Collected(num_outputs)
         get_forward_backward_func()(
-            forward_step_func=partial(
-                self._forward_step, temperature=temperature, loss=loss, collected=collected, num_outputs=num_outputs
-            ),
+            forward_step_func=partial(self._forward_step, temperature=temperature, loss=loss, collected=collected),
             data_iterator=[iter(batches) for _piece in self.pieces],
             model=self.model,
             num_microbatches=len(batches),
@@ -216,18 +208,20 @@ class Policy:
         lengths = [sample.num_tokens for sample in samples]
         count = self.flops.forward if forward_only else self.flops.training
         self.work += Work(sum(lengths), count(lengths, num_outputs))
-        if parallel_state.get_tensor_model_parallel_rank() != 0:
-            collected.zero_()
-        dist.all_reduce(collected)
-        logprobs, entropies_rollout, entropies = collected[1:].cpu().view(3, num_outputs)
-        return float(collected[0]), TokenStats(logprobs, entropies_rollout, entropies)
+        return collected.joined()
 
     def _forward_step(
-        self, data_iterator: Iterator[MicroBatch], model: Any, *, temperature: float, loss: LossSection, **collect: Any
+        self,
+        data_iterator: Iterator[MicroBatch],
+        model: Any,
+        *,
+        temperature: float,
+        loss: LossSection,
+        collected: Collected,
     ) -> ForwardResult:
         batch = next(data_iterator)
         output = model(batch.input_ids_1T, batch.position_ids_1T, None, packed_seq_params=batch.packed)
-        return output, partial(self._loss, batch=batch, temperature=temperature, loss=loss, **collect)
+        return output, partial(self._loss, batch=batch, temperature=temperature, loss=loss, collected=collected)
 
     def _loss(
         self,
@@ -236,8 +230,7 @@ class Policy:
         batch: MicroBatch,
         temperature: float,
         loss: LossSection,
-        collected: torch.Tensor,
-        num_outputs: int,
+        collected: Collected,
     ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
         weight_VH = self.pieces[-1].output_weight_VH
         stats = linear_logprob(
@@ -250,10 +243,7 @@ class Policy:
             if self.config.tensor_model_parallel_size > 1
             else None,
         )
-        scalar = policy_loss(stats.logprob_T, batch.rows, loss)
-        collected[0] += scalar.detach()
-        if not batch.is_filler:
-            values = torch.stack([stats.logprob_T.detach(), stats.entropy_T, stats.entropy_at_one_T])
-            collected[1:].view(3, num_outputs)[:, batch.flat_R] = values
+        scalar, metrics = policy_loss(stats.logprob_T, batch.rows, loss)
+        collected.add(batch, scalar, metrics, stats)
         # the count is unused: the loss is normalised already (optimizer._sum_gradients)
         return scalar, torch.ones((), dtype=torch.int), {}

@@ -16,7 +16,7 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from egrc_mega.policy.attention import HAVE_VARLEN, PackedAttention
-from egrc_mega.policy.norm import RMSNorm
+from egrc_mega.policy.kernel_parts import RMSNorm, SwiGLU, replaces_megatrons
 
 
 def uses_transformer_engine(transformer_impl: str) -> bool:
@@ -50,6 +50,8 @@ def _local_layer(config: TransformerConfig) -> ModuleSpec:
     attention.core_attention = PackedAttention
     if config.qk_layernorm:
         attention.q_layernorm = attention.k_layernorm = RMSNorm
+    if config.use_te_activation_func:
+        parts.mlp.submodules.activation_func = SwiGLU
     if config.num_moe_experts:
         # megatron-core 0.16 defines the name only where Transformer Engine is, and asks for it everywhere
         vars(moe_utils).setdefault("te_general_gemm", None)
@@ -68,11 +70,14 @@ def parts_in_use(transformer_impl: str) -> dict[str, str]:
         layers = {
             "linear": "megatron-core",
             "attention": f"egrc_mega, {flash}torch's scaled dot product, sequence by sequence",
-            "norm": "torch's RMSNorm",
+            "norm": "egrc_kernels" if replaces_megatrons() else "torch's RMSNorm",
+            "rope": "egrc_kernels" if replaces_megatrons() else "megatron-core",
+            "swiglu": "egrc_kernels" if replaces_megatrons() else "megatron-core",
         }
     is_fused = fuses_weight_gradients(transformer_impl)
     return layers | {
         "weight gradients": "added up inside the product" if is_fused else "added up after the product",
+        "log-probs and loss": f"egrc_kernels, {'Triton' if replaces_megatrons() else 'PyTorch references'}",
         "optimizer": {"transformer_engine": "Transformer Engine's FusedAdam", "apex": "apex's FusedAdam"}.get(
             adam, "torch's AdamW"
         ),

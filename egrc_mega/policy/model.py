@@ -14,7 +14,8 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from egrc_mega.config.schema import MegatronSection
 from egrc_mega.convert.family import Architecture
-from egrc_mega.policy.layer_spec import block_spec, fuses_weight_gradients
+from egrc_mega.policy.kernel_parts import install_rope, replaces_megatrons
+from egrc_mega.policy.layer_spec import block_spec, fuses_weight_gradients, uses_transformer_engine
 
 SECTION_FIELDS = (
     "tensor_model_parallel_size",
@@ -35,6 +36,9 @@ SECTION_FIELDS = (
 def transformer_config(architecture: Architecture, section: MegatronSection) -> TransformerConfig:
     """megatron-core's configuration: sizes from the checkpoint's config.json, layout from the `megatron` section."""
     dtype = torch.bfloat16 if section.bf16 else torch.float32
+    fuses = replaces_megatrons() and not uses_transformer_engine(section.transformer_impl)
+    if fuses:
+        install_rope()
     return TransformerConfig(
         **architecture.transformer_fields,
         **{name: getattr(section, name) for name in SECTION_FIELDS},
@@ -51,6 +55,9 @@ def transformer_config(architecture: Architecture, section: MegatronSection) -> 
         bias_activation_fusion=False,
         bias_dropout_fusion=False,
         masked_softmax_fusion=False,
+        apply_rope_fusion=fuses,
+        # the slot for an activation of one's own; experts have none in the local spec
+        use_te_activation_func=fuses and not architecture.num_experts,
         gradient_accumulation_fusion=fuses_weight_gradients(section.transformer_impl),
         # packed micro-batches differ in length, and the default dispatcher refuses that. Interleaved stages get them of
         # one length (engine): where sends wait for their receiver, as gloo's do, their exchange of shapes deadlocks

@@ -139,7 +139,7 @@ def _loss_rows(samples: Sequence[TrainSample], bin_: Bin, baselines: Baselines, 
     return LossRows(
         advantages_R=floats(sample.advantage for sample in own for _token in sample.output_ids),
         weights_R=floats(0.0 if bin_.is_filler else w for sample in own for w in sample.loss_weights),
-        sequences_R=torch.tensor([i for i, s in enumerate(own) for _token in s.output_ids], device=device),
+        boundaries_S=torch.tensor(flat_offsets(own), dtype=torch.int32, device=device),
         rollout_logprobs_R=floats(logprob for sample in own for logprob in sample.rollout_logprobs),
         old_logprobs_R=None if baselines.old is None else baselines.old[flat].to(device),
         reference_logprobs_R=None if baselines.reference is None else baselines.reference[flat].to(device),

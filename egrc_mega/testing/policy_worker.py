@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from egrc_mega.checkpoint.store import CheckpointStore, load
 from egrc_mega.config.schema import LossSection, MegatronSection, PolicySection
 from egrc_mega.policy import distributed
-from egrc_mega.policy.engine import Policy, TokenStats
+from egrc_mega.policy.collected import TokenStats
+from egrc_mega.policy.engine import Policy
 from egrc_mega.policy.weights import gather_hf, local_parameters
 from egrc_mega.types import TrainSample
 

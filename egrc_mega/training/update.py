@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+from egrc_kernels.policy_loss import kl_estimate
 
 from egrc_mega.config.schema import PolicySection, Stage
 from egrc_mega.errors import PolicyError
-from egrc_mega.policy.engine import Policy, TokenStats, UpdateResult
+from egrc_mega.policy.collected import TokenStats
+from egrc_mega.policy.engine import Policy, UpdateResult
 from egrc_mega.policy.flops import Work
 from egrc_mega.policy.learning_rate import learning_rate
-from egrc_mega.policy.loss import kl_estimate
 from egrc_mega.policy.packing import Baselines
 from egrc_mega.training.batch import Batch
 from egrc_mega.types import TrainSample
@@ -35,6 +36,12 @@ class UpdateMetrics:
     """What the policy computed, scoring included, over all ranks."""
     kl: float | None
     """To the reference model (k3); None without a KL term."""
+    clip_fraction: float | None
+    """Share of the trained tokens whose ratio the clip held back."""
+    approx_kl: float | None
+    """Of the policy before the batch's first update to the present one (k3), over the trained tokens."""
+    ratio_min: float | None
+    ratio_max: float | None
     entropy: float | None
     entropy_rollout: float | None
     entropy_kept: float | None
@@ -129,11 +136,25 @@ def _metrics(
         lr=None,
         work=Work(),
         kl=kl,
+        **_ratio_metrics(results),
         entropy=_mean(everything, "entropies"),
         entropy_rollout=_mean(everything, "entropies_rollout"),
         entropy_kept=_mean(kept, "entropies"),
         entropy_rollout_kept=_mean(kept, "entropies_rollout"),
     )
+
+
+def _ratio_metrics(results: list[UpdateResult]) -> dict[str, float | None]:
+    """Over all updates of the batch. The ratio is the token's or, with sequence ratios, its sequence's."""
+    num_tokens = sum(float(r.metrics.num_tokens) for r in results)
+    if not num_tokens:
+        return dict.fromkeys(("clip_fraction", "approx_kl", "ratio_min", "ratio_max"))
+    return {
+        "clip_fraction": sum(float(r.metrics.num_clipped) for r in results) / num_tokens,
+        "approx_kl": sum(float(r.metrics.approx_kl) for r in results) / num_tokens,
+        "ratio_min": min(float(r.metrics.ratio_min) for r in results),
+        "ratio_max": max(float(r.metrics.ratio_max) for r in results),
+    }
 
 
 def _mean(scored: Sequence[Scored], name: str) -> float | None:

@@ -54,9 +54,24 @@ def test_bfloat16_logits_are_reduced_in_float32_and_get_a_bfloat16_gradient() ->
     assert logits.grad.dtype == torch.bfloat16
 
 
-def test_the_entropy_carries_no_gradient() -> None:
-    _logprob, entropy, _one = logprob_entropy(torch.randn(2, 3, requires_grad=True), torch.tensor([0, 2]))
-    assert not entropy.requires_grad
+@pytest.mark.parametrize("vocab_size", [9, 7])
+def test_the_entropy_carries_its_gradient(vocab_size: int) -> None:
+    generator = torch.Generator().manual_seed(4)
+    logits = (3 * torch.randn(4, 9, generator=generator)).requires_grad_()
+    targets = torch.tensor([0, 1, 2, 3])
+    _logprob, entropy, _one = logprob_entropy(logits, targets, temperature=0.8, vocab_size=vocab_size)
+    entropy.sum().backward()
+    exact = logits.detach().double().requires_grad_()
+    reference(exact, targets, 0.8, vocab_size)[1].sum().backward()
+    torch.testing.assert_close(logits.grad.double(), exact.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_a_row_without_target_has_neither_log_prob_nor_gradient() -> None:
+    logits = torch.randn(3, 9, generator=torch.Generator().manual_seed(4)).requires_grad_()
+    stats = logprob_entropy(logits, torch.tensor([0, -100, 8]))
+    assert stats.logprob_T[1] == 0 and stats.entropy_T[1] > 0
+    stats.logprob_T.sum().backward()
+    assert logits.grad[1].abs().max() == 0 and logits.grad[0].abs().max() > 0
 
 
 @pytest.mark.parametrize(

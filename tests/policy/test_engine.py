@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from egrc_mega.config.schema import LossSection, MegatronSection, PolicySection
 from egrc_mega.errors import ModelError, PolicyError
-from egrc_mega.policy.engine import Policy, TokenStats
+from egrc_mega.policy.collected import TokenStats
+from egrc_mega.policy.engine import Policy
 from egrc_mega.policy.packing import Baselines
 from egrc_mega.testing.policy_worker import ragged_samples
 from egrc_mega.testing.tiny_model import write_tiny_qwen2

@@ -14,8 +14,8 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from egrc_mega.policy import layer_spec
 from egrc_mega.policy.attention import PackedAttention
+from egrc_mega.policy.kernel_parts import RMSNorm
 from egrc_mega.policy.layer_spec import block_spec, parts_in_use
-from egrc_mega.policy.norm import RMSNorm
 
 CONFIG = TransformerConfig(num_layers=3, hidden_size=8, num_attention_heads=2, normalization="RMSNorm")
 
@@ -56,7 +56,12 @@ def test_the_parts_are_told_by_purpose(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = parts_in_use("auto")
     assert parts["optimizer"] == "torch's AdamW"
     assert parts["attention"] == "egrc_mega, torch's scaled dot product, sequence by sequence"
+    assert parts["norm"] == "torch's RMSNorm"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(layer_spec, "replaces_megatrons", lambda: True)
+    assert (
+        parts_in_use("auto")["norm"] == parts_in_use("auto")["rope"] == parts_in_use("auto")["swiglu"] == "egrc_kernels"
+    )
     assert "torch's flash attention over packed sequences in bf16" in parts_in_use("auto")["attention"]
     monkeypatch.setattr(layer_spec, "HAVE_TE", True)
     monkeypatch.setattr(layer_spec, "version", lambda name: "2.9")

@@ -6,6 +6,7 @@ The reference knows nothing of batches or token weights as the product has them:
 import math
 import random
 from collections.abc import Callable
+from itertools import accumulate
 
 import pytest
 import torch
@@ -122,17 +123,17 @@ def product_loss(
     samples = [by_ids[s.output_ids] for s in batch.updates[0]]
     rows = torch.cat([logits[id(s)] for s in samples])
     targets = torch.tensor([i for s in samples for i in s.completion.output_ids])
-    logprob, _entropy = logprob_entropy(rows, targets, temperature=stage.rollout.temperature)
+    logprob, _entropy, _one = logprob_entropy(rows, targets, temperature=stage.rollout.temperature)
     flat_old = None if old is None else torch.cat([old[id(s)] for s in samples]).float()
     sizes = [len(s.output_ids) for s in batch.updates[0]]
     rows = LossRows(
         advantages_R=torch.tensor([s.advantage for s in batch.updates[0] for _token in s.output_ids]),
         weights_R=torch.tensor([w for s in batch.updates[0] for w in s.loss_weights]),
-        sequences_R=torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)),
+        boundaries_S=torch.tensor([0, *accumulate(sizes)], dtype=torch.int32),
         rollout_logprobs_R=torch.full((sum(sizes),), torch.nan),
         old_logprobs_R=flat_old,
     )
-    return policy_loss(logprob, rows, stage.loss)
+    return policy_loss(logprob, rows, stage.loss).loss
 
 
 def assert_same_loss_and_gradient(groups: list[Group], stage: Stage, advantage, *, off_policy: bool) -> None:

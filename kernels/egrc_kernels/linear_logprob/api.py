@@ -45,7 +45,8 @@ def linear_logprob(
     """
     check_linear(hidden_TH, weight_VH, targets_T, temperature)
     shard = Shard.here(weight_VH.shape[0], vocab_size, group)
-    how = How(temperature, shard, group, chunk_bytes or default_chunk_bytes(hidden_TH))
+    needs_gradient = torch.is_grad_enabled() and (hidden_TH.requires_grad or weight_VH.requires_grad)
+    how = How(temperature, shard, group, chunk_bytes or default_chunk_bytes(hidden_TH), needs_gradient)
     return LogprobStats(*_LinearLogprob.apply(hidden_TH, weight_VH, targets_T, how))
 
 
@@ -76,6 +77,7 @@ class How:
     shard: Shard
     group: ProcessGroup | None
     chunk_bytes: int
+    needs_gradient: bool
 
 
 class _LinearLogprob(torch.autograd.Function):
@@ -83,8 +85,7 @@ class _LinearLogprob(torch.autograd.Function):
     def forward(
         ctx: Any, hidden_TH: torch.Tensor, weight_VH: torch.Tensor, targets_T: torch.Tensor, how: How
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        needs_gradient = hidden_TH.requires_grad or weight_VH.requires_grad
-        if not (needs_gradient and any(ctx.needs_input_grad)) and fuses_forward(hidden_TH, weight_VH):
+        if not how.needs_gradient and fuses_forward(hidden_TH, weight_VH):
             partials_6T = fused_partials(hidden_TH, weight_VH, targets_T, how.shard, how.temperature)
         else:
             rest = (how.shard, how.temperature, how.chunk_bytes)

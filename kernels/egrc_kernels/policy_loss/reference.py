@@ -23,24 +23,30 @@ def loss_gradient_metrics(
     weights_R = torch.where(is_used_R, weights_R, 0.0)
     advantages_R = torch.where(is_used_R, advantages_R, 0.0)
     old_R = torch.where(is_used_R, old_R, 0.0)
-    with torch.enable_grad():
-        live_R = torch.where(is_used_R, logprobs_R.detach(), 0.0).requires_grad_()
-        coefficients_R = advantages_R * weights_R
-        ratios_R = _ratios(live_R, old_R, is_used_R, boundaries_S, settings)
-        objective_R = _objective(live_R, ratios_R, coefficients_R, settings)
-        tis_R = torch.ones_like(live_R)
-        if settings.tis_cap is not None and rollout_R is not None:
-            server_R = torch.where(rollout_R.isnan(), old_R, rollout_R)
-            tis_R = torch.where(is_used_R, (old_R - server_R).exp(), 1.0).clamp(max=settings.tis_cap)
-            objective_R = objective_R * tis_R
-        loss = -objective_R.sum()
-        kl_R = torch.zeros_like(live_R)
-        if settings.kl_coef and reference_R is not None:
-            kl_R = kl_estimate(live_R - torch.where(is_used_R, reference_R, 0.0), settings.kl_kind)
-            loss = loss + settings.kl_coef * (weights_R * kl_R).sum()
-        (gradient_R,) = torch.autograd.grad(loss, live_R)
-    details = (old_R, ratios_R, coefficients_R, tis_R, kl_R, entropies_R)
-    return loss.detach(), gradient_R, _metrics(live_R, is_used_R, details, settings)
+    live_R = torch.where(is_used_R, logprobs_R, 0.0)
+    coefficients_R = advantages_R * weights_R
+    sequences_R, counts_S = _sequences(is_used_R, boundaries_S)
+    ratios_R = _ratios(live_R - old_R, is_used_R, sequences_R, counts_S, settings)
+    objective_R, slopes_R = _objective(live_R, ratios_R, coefficients_R, settings)
+    tis_R = torch.ones_like(live_R)
+    if settings.tis_cap is not None and rollout_R is not None:
+        server_R = torch.where(rollout_R.isnan(), old_R, rollout_R)
+        tis_R = torch.where(is_used_R, (old_R - server_R).exp(), 1.0).clamp(max=settings.tis_cap)
+        objective_R, slopes_R = objective_R * tis_R, slopes_R * tis_R
+    if settings.ratio == "sequence":
+        # the ratio is of a mean: every token of the sequence gets the mean of all slopes
+        counts_S = counts_S.to(slopes_R.dtype)
+        sums_S = torch.zeros_like(counts_S).index_add(0, sequences_R, slopes_R)
+        slopes_R = (sums_S / counts_S.clamp(min=1))[sequences_R]
+    loss, gradient_R = -objective_R.sum(), -slopes_R
+    kl_R = torch.zeros_like(live_R)
+    if settings.kl_coef and reference_R is not None:
+        differences_R = live_R - torch.where(is_used_R, reference_R, 0.0)
+        kl_R = kl_estimate(differences_R, settings.kl_kind)
+        loss = loss + settings.kl_coef * (weights_R * kl_R).sum()
+        gradient_R = gradient_R + settings.kl_coef * weights_R * _kl_slope(differences_R, settings.kl_kind)
+    metrics_8 = _metrics(live_R, old_R, is_used_R, ratios_R, coefficients_R, tis_R, kl_R, entropies_R, settings)
+    return loss, torch.where(is_used_R, gradient_R, 0.0), metrics_8
 
 
 def kl_estimate(difference_R: torch.Tensor, kind: str) -> torch.Tensor:
@@ -52,63 +58,82 @@ def kl_estimate(difference_R: torch.Tensor, kind: str) -> torch.Tensor:
     return (-difference_R).exp() - 1 + difference_R
 
 
+def _kl_slope(difference_R: torch.Tensor, kind: str) -> torch.Tensor:
+    """Derivative of `kl_estimate`."""
+    if kind == "k1":
+        return torch.ones_like(difference_R)
+    if kind == "k2":
+        return difference_R
+    return 1 - (-difference_R).exp()
+
+
+def _sequences(is_used_R: torch.Tensor, boundaries_S: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Number of each token's sequence, and how many tokens count in each sequence."""
+    lengths_S = boundaries_S.diff().long()
+    sequences_R = torch.arange(len(lengths_S), device=is_used_R.device).repeat_interleave(
+        lengths_S, output_size=len(is_used_R)
+    )
+    counts_S = torch.zeros(len(lengths_S), dtype=torch.float32, device=is_used_R.device)
+    return sequences_R, counts_S.index_add(0, sequences_R, is_used_R.to(torch.float32))
+
+
 def _ratios(
-    live_R: torch.Tensor,
-    old_R: torch.Tensor,
+    differences_R: torch.Tensor,
     is_used_R: torch.Tensor,
-    boundaries_S: torch.Tensor,
+    sequences_R: torch.Tensor,
+    counts_S: torch.Tensor,
     settings: LossSettings,
 ) -> torch.Tensor:
-    differences_R = live_R - old_R
     if settings.ratio == "sequence":
-        lengths_S = boundaries_S.diff()
-        sequences_R = torch.arange(len(lengths_S), device=live_R.device).repeat_interleave(lengths_S)
-        zeros_S = live_R.new_zeros(len(lengths_S))
-        counts_S = zeros_S.index_add(0, sequences_R, is_used_R.to(live_R.dtype))
-        sums_S = zeros_S.index_add(0, sequences_R, differences_R * is_used_R.to(live_R.dtype))
+        counts_S = counts_S.to(differences_R.dtype)
+        used_R = differences_R * is_used_R.to(differences_R.dtype)
+        sums_S = torch.zeros_like(counts_S).index_add(0, sequences_R, used_R)
         differences_R = (sums_S / counts_S.clamp(min=1))[sequences_R]
     return differences_R.exp()
 
 
 def _objective(
     live_R: torch.Tensor, ratios_R: torch.Tensor, coefficients_R: torch.Tensor, settings: LossSettings
-) -> torch.Tensor:
-    """What is maximised, token by token."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What is maximised, token by token, and its derivative by the log-prob (by the log of the ratio)."""
     if settings.ratio == "none":
-        return coefficients_R * live_R
-    clipped_R = ratios_R.clamp(1 - settings.eps_clip, 1 + settings.eps_clip_high)
+        return coefficients_R * live_R, coefficients_R
+    low, high = 1 - settings.eps_clip, 1 + settings.eps_clip_high
     # token weights are positive, so the coefficient's sign is the advantage's and min() is PPO's pessimism
-    objective_R = torch.minimum(coefficients_R * ratios_R, coefficients_R * clipped_R)
+    free_R, clipped_R = coefficients_R * ratios_R, coefficients_R * ratios_R.clamp(low, high)
+    objective_R = torch.minimum(free_R, clipped_R)
+    moves_R = (free_R <= clipped_R) | ((ratios_R >= low) & (ratios_R <= high))
     if settings.dual_clip is not None:
-        floor_R = torch.where(coefficients_R < 0, settings.dual_clip * coefficients_R, -torch.inf)
-        objective_R = torch.maximum(objective_R, floor_R)
-    return objective_R
+        floor_R = settings.dual_clip * coefficients_R
+        is_floored_R = (coefficients_R < 0) & (objective_R < floor_R)
+        objective_R, moves_R = torch.where(is_floored_R, floor_R, objective_R), moves_R & ~is_floored_R
+    return objective_R, torch.where(moves_R, free_R, 0.0)
 
 
 def _metrics(
     live_R: torch.Tensor,
+    old_R: torch.Tensor,
     is_used_R: torch.Tensor,
-    details: tuple[torch.Tensor | None, ...],
+    ratios_R: torch.Tensor,
+    coefficients_R: torch.Tensor,
+    tis_R: torch.Tensor,
+    kl_R: torch.Tensor,
+    entropies_R: torch.Tensor | None,
     settings: LossSettings,
 ) -> torch.Tensor:
-    old_R, ratios_R, coefficients_R, tis_R, kl_R, entropies_R = details
-    assert old_R is not None and ratios_R is not None and coefficients_R is not None
-    ratios_R = ratios_R.detach()
     low, high = 1 - settings.eps_clip, 1 + settings.eps_clip_high
     is_clipped_R = ((coefficients_R > 0) & (ratios_R > high)) | ((coefficients_R < 0) & (ratios_R < low))
     if settings.ratio == "none":
         is_clipped_R = torch.zeros_like(is_clipped_R)
-    nothing_R = torch.zeros_like(live_R)
     sums = [
-        is_used_R.float(),
-        is_clipped_R.float(),
-        kl_estimate(old_R - live_R.detach(), "k3"),
-        nothing_R if entropies_R is None else entropies_R,
-        nothing_R if tis_R is None else tis_R,
-        nothing_R if kl_R is None else kl_R.detach(),
+        torch.ones_like(live_R),
+        is_clipped_R.to(live_R.dtype),
+        kl_estimate(old_R - live_R, "k3"),
+        torch.zeros_like(live_R) if entropies_R is None else entropies_R,
+        tis_R,
+        kl_R,
     ]
-    extremes = [torch.where(is_used_R, ratios_R, torch.inf), torch.where(is_used_R, ratios_R, -torch.inf)]
-    return torch.stack(
-        [torch.where(is_used_R, x, 0.0).sum() for x in sums]
-        + ([extremes[0].amin(), extremes[1].amax()] if len(live_R) else [live_R.new_tensor(torch.inf)] * 2)
-    )
+    infinity = live_R.new_full((1,), torch.inf)
+    lowest = torch.cat([torch.where(is_used_R, ratios_R, torch.inf), infinity]).amin()
+    highest = torch.cat([torch.where(is_used_R, ratios_R, -torch.inf), -infinity]).amax()
+    return torch.stack([*(torch.where(is_used_R, x, 0.0).sum() for x in sums), lowest, highest])

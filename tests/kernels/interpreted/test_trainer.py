@@ -1,0 +1,124 @@
+"""The trainer with interpreted kernels does what it does with their references, and every kernel is called."""
+
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from egrc_kernels import registry
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from egrc_mega.config.schema import LossSection, MegatronSection, PolicySection
+from egrc_mega.policy.collected import TokenStats
+from egrc_mega.policy.engine import Policy
+from egrc_mega.policy.packing import Baselines
+from egrc_mega.policy.weights import gather_hf, local_parameters
+from egrc_mega.testing.policy_worker import ragged_samples
+from egrc_mega.testing.tiny_model import write_tiny_qwen2
+from egrc_mega.types import TrainSample
+
+LAUNCHERS = {
+    "logprob": ("row_partials", "row_gradients"),
+    "linear_logprob": ("fused_partials",),
+    "policy_loss": ("loss_gradient_metrics",),
+    "rmsnorm": ("rmsnorm", "rmsnorm_backward"),
+    "swiglu": ("swiglu", "swiglu_backward"),
+    "rope": ("rope",),
+}
+LEARNING_RATE = 1e-4
+"""The quickstart's."""
+LOSS = LossSection(ratio="token", tis_cap=2.0, kl_coef=0.1)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """How often each launcher ran."""
+    counts: dict[str, int] = {}
+    for op, names in LAUNCHERS.items():
+        module = import_module(f"egrc_kernels.{op}.triton")
+        for name in names:
+            monkeypatch.setattr(module, name, _counting(getattr(module, name), f"{op}.{name}", counts))
+    return counts
+
+
+def _counting(launcher: Any, name: str, counts: dict[str, int]) -> Any:
+    def launch(*args: Any, **kwargs: Any) -> Any:
+        counts[name] = counts.get(name, 0) + 1
+        return launcher(*args, **kwargs)
+
+    return launch
+
+
+def miniature_samples(base_model: Path) -> list[TrainSample]:
+    """What the base answers to six of its problems."""
+    tokenizer = AutoTokenizer.from_pretrained(base_model)
+    model = AutoModelForCausalLM.from_pretrained(base_model)
+    lines = (base_model.parent / "eval.jsonl").read_text().splitlines()[:6]
+    samples = []
+    for i, line in enumerate(lines):
+        messages = [{"role": "user", "content": json.loads(line)["problem"]}]
+        prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+        output = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=30 + 11 * i)[0, len(prompt) :]
+        samples.append(
+            TrainSample(
+                prompt_ids=tuple(prompt),
+                output_ids=tuple(output.tolist()),
+                mask=(1,) * len(output),
+                loss_weights=(1 / (6 * len(output)),) * len(output),
+                advantage=(-1) ** i * (1 + 0.1 * i),
+                rollout_logprobs=(-0.05,) * len(output),
+            )
+        )
+    return samples
+
+
+def one_update(model: Path, samples: list[TrainSample], kernels: str) -> dict[str, torch.Tensor]:
+    policy = Policy(model, MegatronSection(), PolicySection(kernels=kernels, max_tokens_per_micro_batch=150))
+    scored = policy.score(samples, 0.8)
+    baselines = Baselines(old=scored.logprobs - 0.1, reference=scored.logprobs + 0.05)
+    gradients: dict[str, torch.Tensor] = {}
+
+    def note_gradients(_stats: TokenStats) -> None:
+        parameters: dict[str, Any] = dict(local_parameters(policy.pieces))
+        held = {name: parameter.main_grad for name, parameter in parameters.items()}
+        gradients.update({f"grad.{name}": g.clone() for name, g in gather_hf(held, policy.architecture)})
+
+    result = policy.update(samples, 0.8, LOSS, LEARNING_RATE, baselines, note_gradients)
+    found = {"scored": scored.logprobs, "loss": torch.tensor(result.loss), "grad_norm": torch.tensor(result.grad_norm)}
+    found |= {"logprobs": result.stats.logprobs, "entropies": result.stats.entropies}
+    found |= {"entropies_rollout": result.stats.entropies_rollout, "metrics": torch.stack(result.metrics)}
+    return found | gradients | {name: weight.clone() for name, weight in policy.export_hf()}
+
+
+@pytest.mark.parametrize("kind", ["tied", "untied"])
+def test_one_batch_through_references_and_kernels(
+    kind: str,
+    base_model: Path,
+    tmp_path: Path,
+    calls: dict[str, int],
+    world_of_one: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(registry.VARIABLE, "auto")
+    if kind == "tied":
+        model, samples = base_model, miniature_samples(base_model)
+    else:
+        model, samples = write_tiny_qwen2(tmp_path / "untied", tie_word_embeddings=False), ragged_samples(7)
+    expected = one_update(model, samples, "reference")
+    assert not calls
+    found = one_update(model, samples, "triton")
+    assert set(calls) == {f"{op}.{name}" for op, names in LAUNCHERS.items() for name in names}
+    assert found.keys() == expected.keys()
+    differences = {}
+    for name, value in expected.items():
+        difference = found[name] - value
+        if name.startswith("grad."):
+            # the miniature is sure of its tokens: what is left of a tensor's gradient may be small against its parts
+            differences[name] = float(difference.norm() / expected["grad_norm"])
+        elif "." in name or name == "metrics":
+            differences[name] = float(difference.norm() / value.norm())
+        else:
+            differences[name] = float(difference.abs().max())
+    assert {name: difference for name, difference in differences.items() if difference > 1e-5} == {}
