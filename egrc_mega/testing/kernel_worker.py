@@ -4,7 +4,9 @@ import datetime
 
 import torch
 import torch.distributed as dist
-from egrc_kernels.linear_logprob import linear_logprob
+from egrc_kernels.linear_logprob import linear_logprob, linear_token_loss
+from egrc_kernels.linear_logprob.in_forward import TokenLoss
+from egrc_kernels.policy_loss import LossSettings, policy_loss
 from egrc_kernels.registry import is_interpreting
 
 
@@ -48,3 +50,61 @@ def compare_interpreted_shards() -> None:
     """The same with Triton's interpreted kernels, and without gradient the fused forward."""
     assert is_interpreting()
     compare_shards()
+
+
+def token_loss_batch(num_rows: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+    """Hidden states, a weight of 37 real rows of 40, targets, and what a token-level loss knows of each row."""
+    generator = torch.Generator().manual_seed(8)
+    hidden, weight = torch.randn(num_rows, 16, generator=generator), 0.2 * torch.randn(40, 16, generator=generator)
+    targets = torch.randint(37, (num_rows,), generator=generator)
+    noise = -3.6 + 0.5 * torch.randn(5, num_rows, generator=generator)
+    names = ("advantages", "old", "rollout", "reference")
+    rows = dict(zip(names, noise, strict=False)) | {"weights": torch.full((num_rows,), 0.1)}
+    rows["advantages"] = rows["advantages"] + 3.6
+    return hidden, weight, targets, rows
+
+
+def token_loss_of(rows: dict[str, torch.Tensor], settings: LossSettings) -> TokenLoss:
+    """The policy loss as a function of a chunk of rows."""
+
+    def token_loss(logprobs: torch.Tensor, place: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        live = logprobs.detach().requires_grad_()
+        own = {name: values[place] for name, values in rows.items()}
+        boundaries = torch.tensor([0, len(live)], dtype=torch.int32)
+        with torch.enable_grad():
+            loss = policy_loss(
+                live,
+                own["advantages"],
+                own["weights"],
+                boundaries,
+                settings,
+                old_logprobs_R=own["old"],
+                rollout_logprobs_R=own["rollout"],
+                reference_logprobs_R=own["reference"],
+            ).loss
+            (slopes,) = torch.autograd.grad(loss, live)
+        return loss.detach(), slopes
+
+    return token_loss
+
+
+def compare_token_loss_shards() -> None:
+    """Gradients in forward, sharded against unsharded."""
+    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
+    rank, size = dist.get_rank(), dist.get_world_size()
+    hidden, weight, targets, rows = token_loss_batch(9)
+    loss_of = token_loss_of(rows, LossSettings(ratio="token", kl_coef=0.1))
+    whole = [x.clone().requires_grad_() for x in (hidden, weight)]
+    expected, _stats = linear_token_loss(whole[0], whole[1], targets, loss_of, vocab_size=37)
+    expected.backward()
+    shard = [hidden.clone().requires_grad_(), weight.chunk(size)[rank].clone().requires_grad_()]
+    found, _stats = linear_token_loss(
+        shard[0], shard[1], targets, loss_of, vocab_size=37, group=dist.group.WORLD, chunk_bytes=240
+    )
+    found.backward()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    gradients = [x.grad if x.grad is not None else torch.empty(0) for x in (*shard, *whole)]
+    dist.all_reduce(gradients[0])
+    torch.testing.assert_close(gradients[0], gradients[2], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(gradients[1], gradients[3].chunk(size)[rank], rtol=1e-5, atol=1e-6)
+    dist.destroy_process_group()

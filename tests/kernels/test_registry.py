@@ -1,0 +1,173 @@
+"""Which implementation runs, what torch knows of the ops, and their references against megatron's and transformers'."""
+
+import warnings
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from egrc_kernels import registry
+from egrc_kernels.linear_logprob import linear_logprob
+from egrc_kernels.logprob import logprob_entropy, rows
+from egrc_kernels.policy_loss import LossSettings, api, policy_loss, token_weights
+from egrc_kernels.rmsnorm import api as norm_api
+from egrc_kernels.rmsnorm import rmsnorm
+from egrc_kernels.rope import api as rope_api
+from egrc_kernels.rope import rope
+from egrc_kernels.swiglu import api as swiglu_api
+from egrc_kernels.swiglu import swiglu
+
+
+def gpu_tensor(dtype: torch.dtype = torch.float32) -> SimpleNamespace:
+    """What the registry looks at, of a tensor on a GPU."""
+    return SimpleNamespace(is_cuda=True, dtype=dtype, device=torch.device("cuda", 0))
+
+
+def test_on_a_cpu_the_reference_runs_silently(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(registry.VARIABLE, raising=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not registry.uses_triton(torch.zeros(1))
+
+
+def test_an_unknown_choice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(registry.VARIABLE, "cuda")
+    with pytest.raises(ValueError, match="EGRC_KERNELS=cuda: must be one of auto, reference, triton"):
+        registry.uses_triton(torch.zeros(1))
+
+
+def test_kernels_that_cannot_run_are_an_error_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(registry.VARIABLE, "triton")
+    with pytest.raises(RuntimeError, match="EGRC_KERNELS=triton, but the tensors are on cpu; set it to auto"):
+        rmsnorm(torch.zeros(1, 4), torch.ones(4))
+
+
+@pytest.mark.parametrize(("capability", "runs"), [((9, 0), True), ((8, 0), True), ((7, 5), False)])
+def test_a_gpu_takes_kernels_and_an_old_one_warns_once(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], runs: bool
+) -> None:
+    monkeypatch.delenv(registry.VARIABLE, raising=False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
+    registry._warn_once.cache_clear()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert [registry.uses_triton(gpu_tensor()) for _ in range(3)] == [runs] * 3
+    assert len(caught) == (0 if runs else 1)
+    monkeypatch.setenv(registry.VARIABLE, "reference")
+    assert not registry.uses_triton(gpu_tensor())
+
+
+def samples() -> list[tuple[object, tuple]]:
+    """Every op that torch knows by name, with arguments."""
+    logits, targets, ones = torch.randn(3, 10), torch.tensor([1, 2, -100]), torch.ones(3)
+    x, weight, inverse = torch.randn(4, 6), torch.randn(6), torch.rand(4)
+    heads, angles, positions = torch.randn(4, 2, 8), torch.rand(5, 3), torch.tensor([0, 1, 0, 4])
+    boundaries = torch.tensor([0, 1, 3], dtype=torch.int32)
+    settings = ("sequence", 0.2, 0.2, 3.0, False, 1.5, 0.1, "k3")
+    return [
+        (rows.row_partials, (logits, targets, 0, 9, 0.7)),
+        (rows.row_gradients_, (logits, targets, ones, ones, ones, None, 0, 9, 0.7)),
+        (api._loss_gradient_metrics, (ones, ones, ones, ones, ones, ones, None, boundaries, *settings)),
+        (norm_api._forward, (x, weight, 1e-6)),
+        (norm_api._backward, (x, x, weight, inverse)),
+        (swiglu_api._forward, (x,)),
+        (swiglu_api._backward, (x[:, :3].contiguous(), x)),
+        (rope_api._turn, (heads, angles, angles, positions, -1.0)),
+    ]
+
+
+@pytest.mark.parametrize("number", range(len(samples())))
+def test_torch_sees_schema_and_shapes_of_every_op(number: int) -> None:
+    op, arguments = samples()[number]
+    torch.library.opcheck(op, arguments, test_utils=("test_schema", "test_faketensor"))
+
+
+def test_every_op_compiles_without_a_graph_break() -> None:
+    hidden, weight, targets = torch.randn(4, 6), torch.randn(10, 6), torch.tensor([1, 2, 3, -100])
+    angles, boundaries = torch.rand(4, 1), torch.tensor([0, 4], dtype=torch.int32)
+
+    def everything(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        x = rmsnorm(hidden, torch.ones(6))
+        x = rope(x.view(4, 2, 3), angles.cos(), angles.sin(), torch.arange(4)).reshape(4, 6)
+        x = torch.cat([swiglu(x), swiglu(x)], -1)
+        stats = linear_logprob(x, weight, targets, temperature=0.7)
+        again = logprob_entropy(x @ weight.T, targets, temperature=0.7)
+        loss = policy_loss(stats.logprob_T, torch.ones(4), torch.ones(4), boundaries, LossSettings()).loss
+        return loss + again.logprob_T.sum() + stats.entropy_T.sum()
+
+    inputs = [x.clone().requires_grad_() for x in (hidden, weight)]
+    expected = everything(*inputs)
+    gradients = torch.autograd.grad(expected, inputs)
+    found = torch.compile(everything, backend="aot_eager", fullgraph=True)(*inputs)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.autograd.grad(found, inputs), gradients)
+
+
+def test_the_reference_is_transformers_loss() -> None:
+    from transformers.loss.loss_utils import ForCausalLMLoss
+
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(1, 9, 40, generator=generator), torch.randint(40, (1, 9), generator=generator)
+    labels[0, 3] = -100
+    shifted = F.pad(labels, (0, 1), value=-100)[0, 1:]
+    stats = logprob_entropy(logits[0], shifted)
+    loss = -stats.logprob_T.sum() / (shifted != -100).sum()
+    torch.testing.assert_close(loss, ForCausalLMLoss(logits, labels, vocab_size=40))
+
+
+def test_the_reference_is_megatrons_vocab_parallel_cross_entropy(world_of_one: None) -> None:
+    from megatron.core.tensor_parallel import vocab_parallel_cross_entropy
+
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(9, 40, generator=generator), torch.randint(40, (9,), generator=generator)
+    ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    stats = logprob_entropy(ours, labels)
+    # megatron's works in place
+    expected = vocab_parallel_cross_entropy(theirs[:, None] * 1.0, labels[:, None])[:, 0]
+    torch.testing.assert_close(-stats.logprob_T, expected)
+    stats.logprob_T.sum().backward()
+    expected.sum().backward()
+    torch.testing.assert_close(ours.grad, -theirs.grad)
+
+
+@pytest.mark.parametrize(
+    ("reduction", "denominator", "expected"),
+    [
+        ("token-mean", None, [1 / 3, 0, 1 / 3, 1 / 3]),
+        ("token-mean", 10.0, [0.1, 0, 0.1, 0.1]),
+        ("sequence-mean", None, [1 / 3, 0, 1 / 6, 1 / 6]),
+        ("sequence-sum", 4.0, [0.25, 0, 0.25, 0.25]),
+    ],
+)
+def test_token_weights(reduction: str, denominator: float | None, expected: list[float]) -> None:
+    weights = token_weights(torch.tensor([1, 0, 1, 1]), torch.tensor([0, 2, 2, 4]), reduction, denominator)
+    torch.testing.assert_close(weights, torch.tensor(expected))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: rmsnorm(torch.zeros(2, 3), torch.zeros(4)), r"weight_H must be \[3\]"),
+        (lambda: rmsnorm(torch.zeros(2, 3, dtype=torch.int64), torch.zeros(3)), "must share float32"),
+        (lambda: swiglu(torch.zeros(2, 3)), r"x must be \[\.\.\., 2 F\]"),
+        (lambda: swiglu(torch.zeros(2, 4, dtype=torch.float64)), "got torch.float64"),
+        (lambda: rope(torch.zeros(2, 3), *[torch.zeros(1, 1)] * 2, torch.zeros(2, dtype=torch.int64)), "heads, D"),
+        (lambda: rope(torch.zeros(2, 1, 2), *[torch.zeros(1, 2)] * 2, torch.zeros(2).long()), "2 E <= 2"),
+        (lambda: rope(torch.zeros(2, 1, 2), *[torch.zeros(1, 1)] * 2, torch.zeros(2).int()), "positions_T int64"),
+        (lambda: LossSettings(ratio="tokens"), "ratio must be one of none, token, sequence, got 'tokens'"),
+        (lambda: LossSettings(dual_clip=0.5), "dual_clip must exceed 1"),
+        (
+            lambda: policy_loss(torch.zeros(2), torch.zeros(3), torch.zeros(2), torch.tensor([0, 2]), LossSettings()),
+            r"advantages_R must be float32 \[R\]",
+        ),
+        (
+            lambda: policy_loss(*[torch.zeros(2)] * 3, torch.tensor([0, 2]), LossSettings(kl_coef=0.1)),
+            "kl_coef needs reference_logprobs_R",
+        ),
+        (lambda: logprob_entropy(torch.zeros(3, 2).T, torch.zeros(2).long()), "contiguous rows"),
+        (lambda: token_weights(torch.ones(1), torch.tensor([0, 1]), "mean"), "token-mean, sequence-mean"),
+    ],
+)
+def test_bad_input_is_refused_by_name(call, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
