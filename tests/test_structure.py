@@ -12,7 +12,7 @@ LAYERS = [
     {"config"},
     {"data", "grading", "methods", "convert", "egrc_kernels", "miniature"},
     {"rollout", "policy", "sync", "checkpoint"},
-    {"evaluation", "report", "miniature.base_model"},
+    {"evaluation", "report", "miniature.base_model", "bench"},
     {"training", "train"},
     {"launch"},
     {"cli"},
@@ -20,11 +20,11 @@ LAYERS = [
 """Lowest first. `testing` may import everything and is imported by tests only."""
 
 SEAMS = {
-    "megatron": ("policy", "checkpoint", "testing"),
+    "megatron": ("policy", "checkpoint", "bench", "testing"),
     "transformers": ("convert", "data", "rollout/embedded", "miniature", "testing"),
     "aiohttp": ("rollout",),
     "math_verify": ("grading",),
-    "matplotlib": ("report",),
+    "matplotlib": ("report", "bench"),
     "typer": ("cli",),
     "sglang": (),
 }

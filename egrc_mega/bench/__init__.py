@@ -1,0 +1,1 @@
+"""Microbenchmarks of the kernels against their peers."""

@@ -1,0 +1,62 @@
+"""The microbenchmark runs every op at toy size, and gives no figure to who is wrong. Not covered: figures on a GPU."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from egrc_mega.bench import peers
+from egrc_mega.bench.kernels import BASELINES, MEANINGLESS, run, table, write
+from egrc_mega.bench.ops import BUILDERS, Sizes
+from egrc_mega.cli.main import app
+from egrc_mega.errors import ConfigError
+
+SIZES = Sizes(tokens=40, hidden=16, vocab=50, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("op", BUILDERS)
+def test_every_op_passes_its_check_and_gets_its_figures(op: str) -> None:
+    result = run([op], SIZES, ["eager"], rounds=2)
+    rows = result["rows"]
+    assert {(row["contender"], row["mode"]) for row in rows} >= {
+        (name, mode) for name in ("egrc", "eager") for mode in ("forward", "backward")
+    }
+    for row in rows:
+        assert row["verdict"] == "ok" and row["error"] <= 1e-5, row
+        assert row["milliseconds"] > 0 and row["rate"] > 0 and row["ceiling_share"] > 0
+    assert result["note"] == MEANINGLESS
+    assert {"torch", "triton"} <= result["versions"].keys()
+
+
+def test_who_is_wrong_gets_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "eager_swiglu", lambda x: 1.01 * x.chunk(2, -1)[0].sigmoid() * x.prod(-1, keepdim=True))
+    monkeypatch.setattr("egrc_mega.bench.ops.swiglu", lambda x: torch.nn.functional.silu(x[:, :16]) * x[:, 16:] + 0.01)
+    rows = run(["swiglu"], SIZES, [], rounds=1)["rows"]
+    assert [row["verdict"] for row in rows] == ["wrong", "wrong"]
+    assert all(row["milliseconds"] is None for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("ops", "baselines", "message"),
+    [(["softmax"], [], "--op: softmax is unknown"), (["rope"], ["verl"], "--baseline: verl is unknown")],
+)
+def test_unknown_names_are_refused(ops: list[str], baselines: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run(ops, SIZES, baselines, rounds=1)
+    assert "liger" in BASELINES
+
+
+def test_table_json_and_plot_are_written(tmp_path: Path) -> None:
+    result = run(["rmsnorm"], SIZES, ["eager"], rounds=1)
+    write(result, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "kernels.json").read_text()) == json.loads(json.dumps(result))
+    assert (tmp_path / "out" / "kernels.txt").read_text() == table(result) + "\n"
+    assert (tmp_path / "out" / "kernels.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_command_prints_the_table() -> None:
+    result = CliRunner().invoke(app, ["bench", "kernels", "--op", "rope", "--tokens", "8", "--rounds", "1"])
+    assert result.exit_code == 0, result.output
+    assert "rope" in result.output and MEANINGLESS in result.output
