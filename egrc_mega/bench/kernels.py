@@ -15,7 +15,7 @@ from egrc_mega.bench.measure import ceilings, measure
 from egrc_mega.bench.ops import BUILDERS, Sizes, build_case
 from egrc_mega.errors import ConfigError
 
-BASELINES = ("eager", "compile", "liger", "megatron")
+BASELINES = ("eager", "compile", "torch", "liger", "megatron")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 """Relative L2 against float64 that a result in the type may have."""

@@ -165,6 +165,8 @@ def _whole_losses(
     chosen = {name: function for name, function in functions.items() if name in {"egrc"} | baselines}
     means: dict[str, Function] = {name: _mean_of(function) for name, function in chosen.items()}
     means["egrc, gradients in forward"] = gradients_in_forward
+    if "torch" in baselines and hasattr(torch.nn.functional, "linear_cross_entropy"):
+        means["torch"] = partial(peers.torch_linear, targets=targets)
     if "liger" in baselines and peers.has_liger():
         liger = peers.liger_linear()
         means["liger"] = partial(liger, targets=targets)
@@ -226,6 +228,8 @@ def _rmsnorm(sizes: Sizes, baselines: frozenset[str]) -> Case:
         functions["compile"] = torch.compile(peers.eager_rmsnorm)
     if "liger" in baselines and peers.has_liger():
         functions["liger"] = peers.liger_rmsnorm()
+    if "torch" in baselines:
+        functions["torch"] = peers.torch_rmsnorm
     size = x.numel() * x.element_size()
     return Case(
         "rmsnorm",

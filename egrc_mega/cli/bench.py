@@ -22,7 +22,7 @@ def kernels(
     hidden: Annotated[int | None, typer.Option(min=8, help="Hidden size. Default: 3584, on a CPU 64.")] = None,
     vocab: Annotated[int | None, typer.Option(min=2, help="Vocabulary. Default: 152064, on a CPU 1000.")] = None,
     dtype: Annotated[str | None, typer.Option(help="bf16, fp16 or fp32. Default: bf16, on a CPU fp32.")] = None,
-    baseline: Names = "eager,compile,liger,megatron",
+    baseline: Names = "eager,compile,torch,liger,megatron",
     rounds: Annotated[int, typer.Option(min=1, help="Calls whose median is taken.")] = 20,
     out: Annotated[Path | None, typer.Option(help="Folder for kernels.json, kernels.txt and kernels.png.")] = None,
 ) -> None:
@@ -39,7 +39,7 @@ def kernels(
         raise ConfigError(f"--dtype: {chosen} is unknown; choose from {', '.join(DTYPES)}")
     default = (8192, 3584, 152064) if has_gpu else (64, 64, 1000)
     sizes = Sizes(tokens or default[0], hidden or default[1], vocab or default[2], DTYPES[chosen])
-    if not has_gpu and baseline == "eager,compile,liger,megatron":
+    if not has_gpu and baseline == "eager,compile,torch,liger,megatron":
         baseline = "eager"  # compiling takes longer than it tells here
     result = run(_split(op), sizes, _split(baseline), rounds)
     print(table(result))

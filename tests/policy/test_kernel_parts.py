@@ -1,4 +1,4 @@
-"""Our rope for packed sequences is megatron's, on every context-parallel rank; the choice of parts follows the kernels."""
+"""Our rope for packed sequences is megatron's on every context-parallel rank; parts are replaced where kernels run."""
 
 from types import SimpleNamespace
 
