@@ -81,8 +81,8 @@ def _config_problems(config: Config) -> Iterator[EgrcError]:
         yield ConfigError(f"stages: {names} names a stage twice; each may stand once")
     if config.rollout.server == "external" and not config.rollout.urls:
         yield ConfigError("rollout.urls: empty, but rollout.server is external; give the servers' base URLs")
-    if config.rollout.server == "embedded" and config.rollout.urls:
-        yield ConfigError("rollout.urls: given, but rollout.server is embedded; set rollout.server=external")
+    if config.rollout.server != "external" and config.rollout.urls:
+        yield ConfigError(f"rollout.urls: given, but rollout.server is {config.rollout.server}; set it to external")
     budget = config.policy.max_tokens_per_micro_batch
     for stage in config.stages:
         if stage.max_new_tokens >= budget:

@@ -63,22 +63,36 @@ class EnvironmentSection(Section):
 class RolloutSection(Section):
     """The rollout servers and how they are asked."""
 
-    server: Literal["embedded", "external"] = "embedded"
-    """`embedded` starts CPU servers of its own; `external` uses servers that run already (SGLang)."""
+    server: Literal["embedded", "sglang", "external"] = "embedded"
+    """`embedded` starts CPU servers of our own, `sglang` SGLang's, `external` uses servers that run already."""
     urls: tuple[str, ...] = ()
     """Base URLs of external servers, e.g. http://127.0.0.1:30000."""
     num_servers: PositiveInt = 1
-    """Embedded servers to start."""
+    """Servers to start."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where servers of SGLang run."""
+    tensor_parallel_size: PositiveInt = 1
+    """Devices that share the model of one server of SGLang."""
+    gpus: tuple[NonNegativeInt, ...] = ()
+    """GPU numbers, dealt out to the servers in order; empty: from 0 on."""
+    python: Path | None = None
+    """Interpreter that has SGLang; None: `.venv-serve`, which `scripts/serve_env.sh` makes."""
+    sglang_args: tuple[str, ...] = ()
+    """More flags of SGLang's launcher, e.g. --mem-fraction-static=0.8; they stand last."""
     port: Annotated[int, Field(ge=0, le=65535)] = 0
-    """First port of the embedded servers; 0 lets the system choose."""
+    """First port of the servers that are started; 0 lets the system choose."""
     prompts_per_step: PositiveInt = 128
     """Prompts in each rollout batch."""
     max_batch_size: PositiveInt = 256
-    """Rows an embedded server generates at once."""
+    """Rows a server on a CPU generates at once."""
     environment: EnvironmentSection | None = None
     """None: the policy writes every token."""
-    start_timeout_s: PositiveFloat = 120.0
-    """Deadline for a server to become healthy."""
+    start_timeout_s: PositiveFloat = 240.0
+    """Deadline for a server to become healthy, at the start and after a loss."""
+    max_attempts: PositiveInt = 3
+    """Times that a request is sent before its loss stops the run; the next attempt goes elsewhere."""
+    max_restarts: NonNegativeInt = 3
+    """Servers that a run may lose and start again, or wait for when they are external."""
     request_timeout_s: PositiveFloat = 600.0
     """Deadline for one generate request, queueing included."""
     update_timeout_s: PositiveFloat = 300.0

@@ -8,10 +8,20 @@ import aiohttp
 import orjson
 
 from egrc_mega.errors import RolloutError
-from egrc_mega.rollout.wire import parse_generation
+from egrc_mega.rollout.wire import UnusableReply, parse_generation
 from egrc_mega.types import Completion, RolloutRequest
 
 CONTROL_TIMEOUT_S = 30.0
+KEEP_ALIVE_S = 2.0
+"""Shorter than any server's (uvicorn's: 5): a connection that the server has just closed must not be taken again."""
+
+
+class ServerLost(RolloutError):
+    """The server is gone, silent, or talks nonsense: another one may do better."""
+
+
+class RequestRefused(RolloutError):
+    """The server understood, and said no: so would every other."""
 
 
 class ServerClient:
@@ -24,7 +34,8 @@ class ServerClient:
         """One completion of `prompt_ids`, which starts with the request's prompt.
 
         Raises:
-            RolloutError: refused, unreachable, past the deadline, or an unusable reply.
+            RequestRefused: with the server's reason.
+            ServerLost: unreachable, past the deadline, or an unusable reply.
         """
         sampling = request.sampling
         body = {
@@ -40,7 +51,10 @@ class ServerClient:
             "return_logprob": True,
         }
         raw = await self._call("POST", "/generate", body, self.request_timeout_s, f"request {request.rid}")
-        return parse_generation(raw, request, self.url)
+        try:
+            return parse_generation(raw, request, self.url)
+        except UnusableReply as error:
+            raise ServerLost(str(error)) from error
 
     async def is_healthy(self) -> bool:
         """True when /health answers 200."""
@@ -74,14 +88,15 @@ class ServerClient:
         """Load the weights of a folder and confirm that they are served.
 
         Raises:
-            RolloutError: refused, or the server still reports another version.
+            RequestRefused: with the server's reason.
+            ServerLost: gone, or it still reports another version.
         """
         # a server resolves the path itself, and not from our working directory
         body = {"model_path": str(path.resolve()), "weight_version": version, "flush_cache": True}
         await self._call("POST", "/update_weights_from_disk", body, timeout_s, f"weights {version}")
         served = (await self.model_info()).get("weight_version")
         if served != version:
-            raise RolloutError(f"{self.url} serves weights {served!r} after an update to {version!r}")
+            raise ServerLost(f"{self.url} serves weights {served!r} after an update to {version!r}")
 
     async def _call(self, method: str, path: str, body: Any, timeout_s: float, what: str) -> Any:
         """Send, wait at most `timeout_s` in all, return the parsed body (None when it is empty)."""
@@ -94,22 +109,21 @@ class ServerClient:
             ):
                 raw = await response.read()
         except TimeoutError as error:
-            raise RolloutError(f"{self.url} did not answer {what} within {timeout_s:g} s") from error
+            raise ServerLost(f"{self.url} did not answer {what} within {timeout_s:g} s") from error
         except aiohttp.ClientError as error:
-            raise RolloutError(f"{self.url} is gone while waiting for {what}: {error!r}") from error
+            raise ServerLost(f"{self.url} is gone while waiting for {what}: {error!r}") from error
         if response.status != 200:
-            raise RolloutError(
-                f"{self.url} refused {what} with {response.status}: {raw[:500].decode(errors='replace')}"
-            )
+            kind = RequestRefused if 400 <= response.status < 500 else ServerLost
+            raise kind(f"{self.url} refused {what} with {response.status}: {raw[:500].decode(errors='replace')}")
         if not raw or response.content_type != "application/json":
             return None
         try:
             return orjson.loads(raw)
         except orjson.JSONDecodeError as error:
-            raise RolloutError(f"{self.url} answered {what} with something that is not JSON: {error}") from error
+            raise ServerLost(f"{self.url} answered {what} with something that is not JSON: {error}") from error
 
 
 def new_session() -> aiohttp.ClientSession:
     """A session without a limit on connections: the servers queue, not we. Deadlines are set per call."""
-    connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300)
+    connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, keepalive_timeout=KEEP_ALIVE_S)
     return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None))

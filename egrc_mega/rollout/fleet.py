@@ -1,4 +1,8 @@
-"""All rollout servers of a run behind a few blocking calls; an event loop in a thread of its own does the talking."""
+"""All rollout servers of a run behind a few blocking calls; an event loop in a thread of its own does the talking.
+
+A request whose server is lost is sent again elsewhere. The lost server is fenced: it is started again (or waited for),
+gets the current weights, and only then serves. Both have budgets; a used-up one stops the run with the cause.
+"""
 
 import asyncio
 import random
@@ -12,9 +16,10 @@ from egrc_mega.config.schema import RolloutSection
 from egrc_mega.errors import RolloutError
 from egrc_mega.faults import armed
 from egrc_mega.rollout import segments
-from egrc_mega.rollout.client import ServerClient, new_session
-from egrc_mega.rollout.process import ServerProcess
+from egrc_mega.rollout.client import ServerClient, ServerLost, new_session
+from egrc_mega.rollout.process import start_server
 from egrc_mega.rollout.segments import Environment
+from egrc_mega.rollout.server import BACKOFF_S, Server
 from egrc_mega.types import Completion, RolloutRequest
 
 T = TypeVar("T")
@@ -23,54 +28,56 @@ T = TypeVar("T")
 class Fleet:
     """Use as a context manager: leaving it stops the servers that it started."""
 
-    def __init__(self, section: RolloutSection) -> None:
-        self.section = section
-        self.processes: list[ServerProcess] = []
-        self.clients: list[ServerClient] = []
+    def __init__(self, section: RolloutSection, model_path: Path, weight_version: str, log_dir: Path) -> None:
+        self.section, self.model_path, self.log_dir = section, model_path, log_dir
+        self.servers: list[Server] = []
+        self.weights: tuple[Path, str] = (model_path, weight_version)
+        """What every server must serve."""
+        self.num_lost_requests = 0
+        self.num_restarts = 0
+        self._failure: RolloutError | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fleet", daemon=True)
         self._thread.start()
 
     @classmethod
     def start(cls, section: RolloutSection, model_path: Path, weight_version: str, log_dir: Path) -> Self:
-        """Start embedded servers, or attach to those that run already.
+        """Start servers, or attach to those that run already.
 
         Raises:
             RolloutError: a server does not come up, a port is in use, a URL does not answer.
         """
-        fleet = cls(section)
+        fleet = cls(section, model_path, weight_version, log_dir)
         try:
-            fleet._start(model_path, weight_version, log_dir)
+            fleet._start()
         except BaseException:
             fleet.close()
             raise
         return fleet
 
-    def _start(self, model_path: Path, weight_version: str, log_dir: Path) -> None:
+    def _start(self) -> None:
         section = self.section
         self._session = self._run(_async_call(new_session))
-        urls = list(section.urls)
-        if section.server == "embedded":
-            for i in range(section.num_servers):
-                process = ServerProcess(
-                    model_path,
-                    port=section.port + i if section.port else 0,
-                    weight_version=weight_version,
-                    max_batch_size=section.max_batch_size,
-                    log=log_dir / f"server_{i}.log",
-                )
-                self.processes.append(process)
-            urls = [process.wait_until_ready(section.start_timeout_s) for process in self.processes]
-        self.clients = [ServerClient(self._session, url, section.request_timeout_s) for url in urls]
-        for client in self.clients:
-            if not self._run(client.is_healthy()):
-                raise RolloutError(f"rollout.urls: {client.url} does not answer /health; start the server first")
+        if section.server == "external":
+            for number, url in enumerate(section.urls):
+                self.servers.append(Server(number, ServerClient(self._session, url, section.request_timeout_s), None))
+        else:
+            for number in range(section.num_servers):
+                log = self.log_dir / f"server_{number}.log"
+                process = start_server(section, self.model_path, number=number, weight_version=self.weights[1], log=log)
+                client = ServerClient(self._session, process.url or "", section.request_timeout_s)
+                self.servers.append(Server(number, client, process))
+        for server in self.servers:
+            if server.process is not None:
+                server.client.url = server.process.wait_until_ready(section.start_timeout_s)
+            if not self._run(server.client.is_healthy()):
+                raise RolloutError(f"rollout.urls: {server.client.url} does not answer /health; start the server first")
 
     def generate(self, requests: Sequence[RolloutRequest], environment: Environment | None = None) -> list[Completion]:
-        """Completions in the order of the requests; the samples of a prompt go to one server.
+        """Completions in the order of the requests; the samples of a prompt go to one server while it serves.
 
         Raises:
-            RolloutError: a server is gone or answers garbage; what was in flight is aborted.
+            RolloutError: a request was refused or lost too often, or a server did not come back.
         """
         return self._run(self._generate(requests, environment))
 
@@ -84,8 +91,8 @@ class Fleet:
         results: dict[int, Completion] = {}
 
         async def one(i: int) -> None:
-            client = self.clients[place_of[requests[i].prompt.id] % len(self.clients)]
-            results[i] = await segments.generate(client, requests[i], environment)
+            home = self.servers[place_of[requests[i].prompt.id] % len(self.servers)]
+            results[i] = await self._answered(requests[i], environment, home)
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -95,34 +102,114 @@ class Fleet:
             raise self._explained(errors.exceptions[0]) from errors
         return [results[i] for i in range(len(requests))]
 
+    async def _answered(self, request: RolloutRequest, environment: Environment | None, home: Server) -> Completion:
+        """One completion, whichever server gives it: the same tokens where seeds decide."""
+        for _attempt in range(self.section.max_attempts):
+            server = await self._serving(home)
+            server.in_flight += 1
+            try:
+                return await segments.generate(server.client, request, environment)
+            except ServerLost as error:
+                self.num_lost_requests += 1
+                cause = error
+                self._fence(server)
+            finally:
+                server.in_flight -= 1
+        attempts = self.section.max_attempts
+        raise RolloutError(
+            f"request {request.rid} was lost in all {attempts} attempts (rollout.max_attempts): {cause}"
+        ) from cause
+
+    async def _serving(self, home: Server) -> Server:
+        """The prompt's own server, else the least loaded; waits while none serves."""
+        while True:
+            if self._failure is not None:
+                raise self._failure
+            if home.is_serving:
+                return home
+            serving = [server for server in self.servers if server.is_serving]
+            if serving:
+                return min(serving, key=lambda server: server.in_flight)
+            # each recovery has its own deadline, and ends in service or in a failure
+            await asyncio.wait([s.recovery for s in self.servers if s.recovery], return_when=asyncio.FIRST_COMPLETED)
+
+    def _fence(self, server: Server) -> None:
+        """No request goes there until it is well again."""
+        if server.recovery is None or server.recovery.done():
+            server.is_serving = False
+            server.recovery = asyncio.get_running_loop().create_task(self._recover(server))
+
+    async def _recover(self, server: Server) -> None:
+        """Until it serves the weights that are current by then, which may change meanwhile."""
+        try:
+            while not await server.is_well((weights := self.weights)[1]):
+                if not await server.answers():
+                    await self._restart(server)
+                try:
+                    await server.load(*weights, self.section.update_timeout_s)
+                except ServerLost:
+                    if await server.answers():
+                        raise
+            server.is_serving = True
+        except RolloutError as error:
+            self._failure = error
+
+    async def _restart(self, server: Server) -> None:
+        self.num_restarts += 1
+        if self.num_restarts > self.section.max_restarts:
+            raise RolloutError(
+                f"server {server.client.url} is lost, and rollout.max_restarts = {self.section.max_restarts} "
+                f"is used up{_tail(server)}"
+            )
+        await asyncio.sleep(BACKOFF_S * 2 ** (self.num_restarts - 1))
+        await server.wait_until_back(self.section, self.model_path, self.log_dir)
+
     def update_weights(self, path: Path, version: str) -> None:
         """Move every server to the weights in `path`; returns when all of them confirm `version`.
 
         Raises:
-            RolloutError: one of them refused or still reports another version.
+            RolloutError: one of them refused, or was lost and did not come back.
         """
+        self.weights = (path, version)
 
-        async def update(client: ServerClient) -> None:
-            await client.pause("retract")
-            await client.update_weights_from_disk(path, version, self.section.update_timeout_s)
-            await client.resume()
+        async def update(server: Server) -> None:
+            try:
+                await server.load(path, version, self.section.update_timeout_s)
+            except ServerLost:
+                self._fence(server)
+                assert server.recovery is not None
+                await server.recovery
 
         async def update_all() -> None:
-            await asyncio.gather(*(update(client) for client in self.clients))
+            await asyncio.gather(*(update(server) for server in self.servers))
+            if self._failure is not None:
+                raise self._failure
 
         self._run(update_all())
+
+    def counters(self) -> dict[str, int]:
+        """Since the start of the run."""
+        return {"lost_requests": self.num_lost_requests, "server_restarts": self.num_restarts}
 
     def close(self) -> None:
         """Stop the servers; harmless when called twice."""
         if self._loop.is_closed():
             return
+        self._run(self._end_recoveries())
         if hasattr(self, "_session"):
             self._run(self._session.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-        for process in self.processes:
-            process.stop()
+        for server in self.servers:
+            if server.process is not None:
+                server.process.stop()
+
+    async def _end_recoveries(self) -> None:
+        tasks = [server.recovery for server in self.servers if server.recovery]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def __enter__(self) -> Self:
         return self
@@ -136,11 +223,14 @@ class Fleet:
 
     def _explained(self, error: BaseException) -> BaseException:
         """Say so when the cause is a server process that has ended."""
-        for process in self.processes:
-            code = process.process.poll()
-            if code is not None:
-                return RolloutError(f"a rollout server ended with exit code {code}: {process.log_tail()}")
+        for server in self.servers:
+            if server.process is not None and (code := server.process.process.poll()) is not None:
+                return RolloutError(f"{error}; server {server.number} ended with exit code {code}{_tail(server)}")
         return error
+
+
+def _tail(server: Server) -> str:
+    return f": {server.process.log_tail()}" if server.process is not None else ""
 
 
 async def _async_call(function: Any) -> Any:

@@ -1,32 +1,44 @@
-"""An embedded server as a child process: start, wait until it answers, stop. It dies with its parent."""
+"""A server as a child process: start, wait until it answers, stop. It dies with its parent."""
 
 import os
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 
+from egrc_mega.config.schema import RolloutSection
 from egrc_mega.errors import RolloutError
+from egrc_mega.rollout.sglang import launch_sglang
 
 STOP_TIMEOUT_S = 10.0
 LOG_LINES_SHOWN = 5
+POLL_S = 0.05
 
 
 class ServerProcess:
     """One child. `url` is known once `wait_until_ready` has returned."""
 
-    def __init__(self, model_path: Path, *, port: int, weight_version: str, max_batch_size: int, log: Path) -> None:
+    def __init__(
+        self, command: Sequence[str], log: Path, *, environment: dict[str, str] | None = None, url: str | None = None
+    ) -> None:
+        """Start it. Without `url` the command gets `--port-file`, into which it writes its port once it answers."""
         log.parent.mkdir(parents=True, exist_ok=True)
-        self.log = log
-        self._port_file = Path(tempfile.mkdtemp(prefix="egrc-server-")) / "port"
-        command = [sys.executable, "-P", "-m", "egrc_mega.rollout.embedded", "--exit-with-stdin"]
-        command += ["--model-path", str(model_path), "--port", str(port), "--port-file", str(self._port_file)]
-        command += ["--weight-version", weight_version, "--max-batch-size", str(max_batch_size)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        self.log, self.url = log, url
+        self._port_file: Path | None = None
+        if url is None:
+            self._port_file = Path(tempfile.mkdtemp(prefix="egrc-server-")) / "port"
+            command = [*command, "--port-file", str(self._port_file)]
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, env=environment
+                command,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=os.environ | (environment or {}),
             )
 
     def wait_until_ready(self, timeout_s: float) -> str:
@@ -36,7 +48,7 @@ class ServerProcess:
             RolloutError: it ended early or did not answer in time; with the end of its log.
         """
         deadline = time.monotonic() + timeout_s
-        while not self._port_file.exists():
+        while not self._is_ready():
             code = self.process.poll()
             if code is not None:
                 raise RolloutError(f"the rollout server ended with exit code {code}: {self.log_tail()}")
@@ -45,8 +57,20 @@ class ServerProcess:
                     f"the rollout server did not come up within rollout.start_timeout_s = {timeout_s:g} s: "
                     f"{self.log_tail()}"
                 )
-            time.sleep(0.05)
-        return f"http://127.0.0.1:{self._port_file.read_text()}"
+            time.sleep(POLL_S)
+        assert self.url is not None
+        return self.url
+
+    def _is_ready(self) -> bool:
+        if self._port_file is not None:
+            if self._port_file.exists():
+                self.url = f"http://127.0.0.1:{self._port_file.read_text()}"
+            return self.url is not None
+        try:
+            with urllib.request.urlopen(f"{self.url}/health", timeout=5) as response:
+                return bool(response.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
 
     def log_tail(self) -> str:
         """Where the log is, and its last lines in one."""
@@ -63,5 +87,30 @@ class ServerProcess:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait(STOP_TIMEOUT_S)
-        self._port_file.unlink(missing_ok=True)
-        self._port_file.parent.rmdir()
+        if self._port_file is not None:
+            self._port_file.unlink(missing_ok=True)
+            self._port_file.parent.rmdir()
+
+
+def start_server(
+    section: RolloutSection, model_path: Path, *, number: int, weight_version: str, log: Path
+) -> ServerProcess:
+    """The `number`-th server of a run, embedded or SGLang's."""
+    port = section.port + number if section.port else 0
+    if section.server == "sglang":
+        launch = launch_sglang(section, model_path, port=port, number=number, weight_version=weight_version)
+        return ServerProcess(launch.command, log, environment=launch.environment, url=launch.url)
+    return embedded_server(
+        model_path, port=port, weight_version=weight_version, max_batch_size=section.max_batch_size, log=log
+    )
+
+
+def embedded_server(
+    model_path: Path, *, port: int, weight_version: str, max_batch_size: int, log: Path
+) -> ServerProcess:
+    """A CPU server of our own."""
+    command = [sys.executable, "-P", "-m", "egrc_mega.rollout.embedded", "--exit-with-stdin"]
+    command += ["--model-path", str(model_path), "--port", str(port)]
+    command += ["--weight-version", weight_version, "--max-batch-size", str(max_batch_size)]
+    environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    return ServerProcess(command, log, environment=environment)

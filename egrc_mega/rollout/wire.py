@@ -12,6 +12,10 @@ LOGPROB_SLACK = 1e-3
 """A log-prob may exceed zero by rounding only."""
 
 
+class UnusableReply(RolloutError):
+    """A reply that must not enter a batch."""
+
+
 class _Wire(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
@@ -44,7 +48,7 @@ def parse_generation(raw: Any, request: RolloutRequest, url: str) -> Completion:
     """A validated completion of `request`.
 
     Raises:
-        RolloutError: naming the server, the request and what is wrong with the reply.
+        UnusableReply: naming the server, the request and what is wrong with the reply.
     """
     try:
         reply = _Generation.model_validate(raw)
@@ -85,5 +89,5 @@ def _spans(meta: _Meta, length: int, request: RolloutRequest, url: str) -> tuple
     return tuple(VersionSpan(version=span.version, start=span.start, end=span.end) for span in spans)
 
 
-def _bad(url: str, request: RolloutRequest, problem: str) -> RolloutError:
-    return RolloutError(f"reply of {url} to request {request.rid} is unusable: {problem}")
+def _bad(url: str, request: RolloutRequest, problem: str) -> UnusableReply:
+    return UnusableReply(f"reply of {url} to request {request.rid} is unusable: {problem}")

@@ -1,12 +1,16 @@
-"""The servers that must keep the contract. Today the embedded one."""
+"""The servers that must keep the contract: the embedded one, and SGLang's with EGRC_CONTRACT_SERVER=sglang."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from egrc_mega.rollout.process import ServerProcess
+from egrc_mega.config.schema import RolloutSection
+from egrc_mega.rollout.process import embedded_server, start_server
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
+
+SERVER = os.environ.get("EGRC_CONTRACT_SERVER", "embedded")
 
 
 @pytest.fixture(scope="session")
@@ -22,9 +26,14 @@ def model_b(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def started(model_a: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     log = tmp_path_factory.mktemp("server") / "server.log"
-    process = ServerProcess(model_a, port=0, weight_version="a", max_batch_size=256, log=log)
+    if SERVER == "sglang":
+        # the tiny models have no tokenizer
+        section = RolloutSection(server="sglang", max_batch_size=64, sglang_args=("--skip-tokenizer-init",))
+        process = start_server(section, model_a, number=0, weight_version="a", log=log)
+    else:
+        process = embedded_server(model_a, port=0, weight_version="a", max_batch_size=256, log=log)
     try:
-        yield process.wait_until_ready(60)
+        yield process.wait_until_ready(240)
     finally:
         process.stop()
 

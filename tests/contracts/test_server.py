@@ -1,8 +1,10 @@
 """The HTTP contract of a rollout server, as SGLang 0.5.23 keeps it, over plain HTTP.
 
-Not covered: the optional endpoints, which the embedded server answers with 404.
+Runs against the embedded server, and with EGRC_CONTRACT_SERVER=sglang against the real one (scripts/test_sglang.sh).
+What the embedded server promises beyond SGLang is marked. Not covered: optional endpoints, which it answers with 404.
 """
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -14,6 +16,8 @@ import torch
 from egrc_mega.testing.http import call, call_all
 
 PROMPT = [1, 5, 9, 12]
+IS_EMBEDDED = os.environ.get("EGRC_CONTRACT_SERVER", "embedded") == "embedded"
+embedded_only = pytest.mark.skipif(not IS_EMBEDDED, reason="the embedded server promises more than SGLang")
 
 
 def request(**changes: Any) -> dict[str, Any]:
@@ -30,6 +34,13 @@ def generate(server: str, **changes: Any) -> dict[str, Any]:
 
 def outcome(reply: dict[str, Any]) -> tuple[list[int], list[list[float]]]:
     return reply["output_ids"], reply["meta_info"]["output_token_logprobs"]
+
+
+def same(a: tuple[list[int], list[list[float]]], b: tuple[list[int], list[list[float]]]) -> bool:
+    """The same tokens; log-probs bit by bit, or of SGLang, whose CPU kernels depend on the batch, to rounding."""
+    if IS_EMBEDDED or a[0] != b[0]:
+        return a == b
+    return all(abs(x[0] - y[0]) <= 1e-5 for x, y in zip(a[1], b[1], strict=True))
 
 
 def test_a_reply_has_the_fields_that_a_trainer_reads(server: str) -> None:
@@ -81,11 +92,12 @@ def test_the_same_seed_gives_the_same_tokens_bitwise_in_any_company_and_order(se
     together = [outcome(reply) for _status, reply in call_all(server + "/generate", bodies)]
     backwards = [outcome(reply) for _status, reply in call_all(server + "/generate", bodies[::-1])][::-1]
     alone = [outcome(call(server + "/generate", body)[1]) for body in bodies[::8]]
-    assert together == backwards
-    assert together[::8] == alone
+    assert all(same(a, b) for a, b in zip(together, backwards, strict=True))
+    assert all(same(a, b) for a, b in zip(together[::8], alone, strict=True))
     assert len({tuple(ids) for ids, _logprobs in together}) > 35
 
 
+@embedded_only
 def test_requests_that_arrive_together_are_computed_together(server: str) -> None:
     def counters() -> tuple[int, int]:
         state = call(server + "/server_info")[1]["internal_states"][0]
@@ -123,9 +135,10 @@ def test_top_p_and_top_k_cut_the_tail(server: str) -> None:
 
 
 def test_a_matched_stop_token_is_part_of_the_output(server: str) -> None:
-    free = generate(server)["output_ids"]
+    # SGLang reads ignore_eos as: ignore every stop token
+    free = generate(server, sampling_params={"ignore_eos": False})["output_ids"]
     stop = free[5]
-    reply = generate(server, sampling_params={"stop_token_ids": [stop]})
+    reply = generate(server, sampling_params={"stop_token_ids": [stop], "ignore_eos": False})
     first = free.index(stop)
     assert reply["output_ids"] == free[: first + 1]
     assert reply["meta_info"]["finish_reason"] == {"type": "stop", "matched": stop}
@@ -145,9 +158,10 @@ def test_a_batch_is_answered_with_a_list_in_order(server: str) -> None:
     status, replies = call(server + "/generate", request(input_ids=[PROMPT, [3, 4]], rid=["x", "y"]))
     assert status == 200
     assert [reply["meta_info"]["id"] for reply in replies] == ["x", "y"]
-    assert outcome(replies[0]) == outcome(generate(server))
+    assert same(outcome(replies[0]), outcome(generate(server)))
 
 
+@embedded_only  # an unknown input id ends the real server: the client checks ids before it sends them
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
@@ -167,12 +181,20 @@ def test_a_request_that_makes_no_sense_is_refused_and_the_server_lives(server: s
 
 
 @pytest.mark.parametrize(
-    "params", [{"temperatur": 1.0}, {"temperature": -1}, {"top_p": 0}, {"max_new_tokens": -3}, {"n": 2}, {"top_k": 0}]
+    "params",
+    [
+        {"temperatur": 1.0},
+        {"temperature": -1},
+        {"top_p": 0},
+        {"max_new_tokens": -3},
+        pytest.param({"n": 2}, marks=embedded_only),
+        {"top_k": 0},
+    ],
 )
 def test_bad_sampling_parameters_are_refused_by_name(server: str, params: dict) -> None:
     status, reply = call(server + "/generate", request(sampling_params=params))
     assert status == 400
-    assert next(iter(params)) in reply["error"]
+    assert next(iter(params)) in str(reply["error"])
 
 
 def test_broken_json_unknown_routes_and_methods_get_sglangs_bodies(server: str) -> None:
@@ -186,7 +208,8 @@ def test_health_and_infos_answer(server: str) -> None:
     assert call(server + "/health") == (200, None)
     info = call(server + "/model_info")[1]
     assert (info["weight_version"], info["architectures"]) == ("a", ["Qwen2ForCausalLM"])
-    assert call(server + "/server_info")[1]["vocab_size"] == 40
+    if IS_EMBEDDED:
+        assert call(server + "/server_info")[1]["vocab_size"] == 40
 
 
 def test_new_weights_are_served_under_their_version(server: str, model_b: Path) -> None:
@@ -199,6 +222,7 @@ def test_new_weights_are_served_under_their_version(server: str, model_b: Path) 
     assert outcome(after) != outcome(before)
 
 
+@embedded_only  # SGLang takes a checkpoint that lacks a tensor, and answers success
 def test_weights_that_do_not_fit_leave_the_old_ones_whole(server: str, model_b: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
@@ -228,13 +252,19 @@ class InBackground:
         body = request(rid=rid, sampling_params={"max_new_tokens": tokens})
         self.reply: dict[str, Any] = {}
         self.server = server
-        self._start = call(server + "/server_info")[1]["internal_states"][0]["num_tokens"]
+        self._start = self._num_tokens() if IS_EMBEDDED else 0
         self._thread = threading.Thread(target=lambda: self.reply.update(call(server + "/generate", body)[1]))
         self._thread.start()
 
+    def _num_tokens(self) -> int:
+        return int(call(self.server + "/server_info")[1]["internal_states"][0]["num_tokens"])
+
     def wait_for_tokens(self, count: int) -> None:
+        if not IS_EMBEDDED:
+            time.sleep(0.3)  # it does not count them for us; 200 take it a second
+            return
         deadline = time.monotonic() + 20
-        while call(self.server + "/server_info")[1]["internal_states"][0]["num_tokens"] < self._start + count:
+        while self._num_tokens() < self._start + count:
             assert time.monotonic() < deadline, "nothing is generated"
 
     def result(self) -> dict[str, Any]:
@@ -246,7 +276,7 @@ class InBackground:
 def pause(server: str, mode: str) -> None:
     assert call(server + "/pause_generation", {"mode": mode}) == (
         200,
-        {"message": f"Generation paused ({mode}).", "status": "ok"},
+        {"message": "Generation paused successfully.", "status": "ok"},
     )
 
 

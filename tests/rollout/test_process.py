@@ -13,7 +13,7 @@ import pytest
 from egrc_mega.config.schema import RolloutSection
 from egrc_mega.errors import RolloutError
 from egrc_mega.rollout.fleet import Fleet
-from egrc_mega.rollout.process import ServerProcess
+from egrc_mega.rollout.process import embedded_server
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
 
 
@@ -41,7 +41,7 @@ def test_a_server_that_ends_early_shows_the_end_of_its_log(tmp_path: Path) -> No
 
 
 def test_a_server_that_never_comes_up_misses_its_deadline(model: Path, tmp_path: Path) -> None:
-    server = ServerProcess(model, port=0, weight_version="v0", max_batch_size=16, log=tmp_path / "log")
+    server = embedded_server(model, port=0, weight_version="v0", max_batch_size=16, log=tmp_path / "log")
     try:
         os.kill(server.process.pid, signal.SIGSTOP)
         with pytest.raises(RolloutError, match=r"did not come up within rollout\.start_timeout_s = 0\.3 s"):
@@ -62,9 +62,9 @@ def test_a_server_dies_with_its_parent(model: Path, tmp_path: Path) -> None:
     script = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from egrc_mega.rollout.process import ServerProcess\n"
+        "from egrc_mega.rollout.process import embedded_server\n"
         "model, log = map(Path, sys.argv[1:])\n"
-        "server = ServerProcess(model, port=0, weight_version='v0', max_batch_size=16, log=log)\n"
+        "server = embedded_server(model, port=0, weight_version='v0', max_batch_size=16, log=log)\n"
         "server.wait_until_ready(60)\n"
         "print(server.process.pid, flush=True)\n"
         "time.sleep(600)\n"
@@ -77,17 +77,3 @@ def test_a_server_dies_with_its_parent(model: Path, tmp_path: Path) -> None:
     parent.wait()
     _gone, alive = psutil.wait_procs([child], timeout=10)
     assert alive == []
-
-
-def test_a_server_that_is_killed_mid_generation_is_named_with_its_log(model: Path, tmp_path: Path) -> None:
-    from egrc_mega.testing.samples import PROMPT
-    from egrc_mega.types import RolloutRequest, Sampling
-
-    sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=200, stop_token_ids=())
-    requests = [RolloutRequest(rid=f"r{i:03d}", prompt=PROMPT, sampling=sampling, seed=i) for i in range(200)]
-    with Fleet.start(RolloutSection(), model, "v0", tmp_path) as fleet:
-        fleet.processes[0].process.send_signal(signal.SIGSTOP)
-        killer = subprocess.Popen(["sh", "-c", f"sleep 0.5; kill -9 {fleet.processes[0].process.pid}"])
-        with pytest.raises(RolloutError, match=r"ended with exit code -9: see .*server_0\.log"):
-            fleet.generate(requests)
-        killer.wait()

@@ -167,12 +167,12 @@ class Server:
         if mode not in ("abort", "retract", "in_place"):
             raise _bad_request({"object": "error", "message": f"unknown mode {mode!r}", "type": "Bad Request"})
         await self._run(lambda: self.engine.pause(mode))
-        return _reply({"message": f"Generation paused ({mode}).", "status": "ok"})
+        return _reply({"message": "Generation paused successfully.", "status": "ok"})
 
     async def continue_generation(self, _http: web.Request) -> web.Response:
         """Undo a pause."""
         await self._run(self.engine.resume)
-        return _reply({"message": "Generation continued.", "status": "ok"})
+        return _reply({"message": "Generation continued successfully.", "status": "ok"})
 
     async def flush_cache(self, _http: web.Request) -> web.Response:
         """Nothing is cached between requests; refused while requests hold a cache, as SGLang does."""

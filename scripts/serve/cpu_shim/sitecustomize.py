@@ -1,7 +1,7 @@
 """On the path of a CPU server of SGLang: three imports that assume CUDA or a kernel wheel are met halfway.
 
 The server itself is the published one, unmodified. With EGRC_SGLANG_SEEDS=1 it also takes
-`--enable-deterministic-inference` with the CPU's attention, so that seeds count; batch-invariant kernels do not exist there.
+`--enable-deterministic-inference` with the CPU's attention, so that seeds count; there are no batch-invariant kernels.
 """
 
 import importlib.util
@@ -11,7 +11,7 @@ from importlib.abc import MetaPathFinder
 
 
 def _declare_torchvision_ops() -> None:
-    """The published wheel is a CUDA build whose library cannot load; importing it needs the schemas of two operators."""
+    """The published wheel is a CUDA build whose library cannot load; its import needs the schemas of two operators."""
     import torch
 
     library = torch.library.Library("torchvision", "FRAGMENT")

@@ -1,7 +1,7 @@
 """Stands for SGLang's kernel wheel, which has no build for CPUs without AVX-512: a name that is called says so.
 
-Dense text models on the torch_native backend call none of them, but for the hash behind seeded sampling: 32-bit MurmurHash3
-of (seed, position, column), as the wheel computes it.
+Dense text models on the torch_native backend call none of them, but for the hash behind seeded sampling: 32-bit
+MurmurHash3 of (seed, position, column), as the wheel computes it.
 """
 
 import torch

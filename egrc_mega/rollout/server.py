@@ -1,0 +1,64 @@
+"""One server of the fleet: where it is, whether it may be asked, and how it comes back after a loss."""
+
+import asyncio
+from pathlib import Path
+
+from egrc_mega.config.schema import RolloutSection
+from egrc_mega.errors import RolloutError
+from egrc_mega.rollout.client import RequestRefused, ServerClient, ServerLost
+from egrc_mega.rollout.process import ServerProcess, start_server
+
+BACKOFF_S = 0.5
+"""Before the first restart; doubled for each that follows."""
+POLL_S = 0.5
+
+
+class Server:
+    """`client` talks to it; without a `process` somebody else started it."""
+
+    def __init__(self, number: int, client: ServerClient, process: ServerProcess | None) -> None:
+        self.number, self.client, self.process = number, client, process
+        self.is_serving = True
+        self.in_flight = 0
+        self.recovery: asyncio.Task[None] | None = None
+
+    async def load(self, path: Path, version: str, timeout_s: float) -> None:
+        """Move to other weights: requests in flight wait, and go on under them."""
+        await self.client.pause("retract")
+        await self.client.update_weights_from_disk(path, version, timeout_s)
+        await self.client.resume()
+
+    async def answers(self) -> bool:
+        """Its process, if it is ours, is there, and it says that it is healthy."""
+        if self.process is not None and self.process.process.poll() is not None:
+            return False
+        return await self.client.is_healthy()
+
+    async def is_well(self, version: str) -> bool:
+        """It answers, and with these weights."""
+        try:
+            return await self.answers() and (await self.client.model_info()).get("weight_version") == version
+        except (ServerLost, RequestRefused):
+            return False
+
+    async def wait_until_back(self, section: RolloutSection, model_path: Path, log_dir: Path) -> None:
+        """Start it again, or wait for whoever started it to do so. It has the run's first weights then, or others.
+
+        Raises:
+            RolloutError: it is not back within `rollout.start_timeout_s`.
+        """
+        if self.process is not None:
+            old = self.process
+            await asyncio.to_thread(old.stop)
+            log = log_dir / f"server_{self.number}.log"
+            self.process = start_server(section, model_path, number=self.number, weight_version="start", log=log)
+            self.client.url = await asyncio.to_thread(self.process.wait_until_ready, section.start_timeout_s)
+            return
+        deadline = asyncio.get_running_loop().time() + section.start_timeout_s
+        while not await self.client.is_healthy():
+            if asyncio.get_running_loop().time() > deadline:
+                raise RolloutError(
+                    f"rollout.urls: {self.client.url} did not come back within rollout.start_timeout_s = "
+                    f"{section.start_timeout_s:g} s"
+                )
+            await asyncio.sleep(POLL_S)

@@ -1,0 +1,119 @@
+"""A scripted rollout server: answers right, or misbehaves in the way it is told for as many requests as it is told."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable
+from typing import Any, Self
+
+from aiohttp import web
+
+Reply = dict[str, Any]
+
+
+def right_reply(body: dict[str, Any], version: str) -> Reply:
+    """Token 7 as often as asked for, with log-prob -1."""
+    count = body["sampling_params"]["max_new_tokens"]
+    return {
+        "output_ids": [7] * count,
+        "meta_info": {
+            "id": body["rid"],
+            "finish_reason": {"type": "length", "length": count},
+            "prompt_tokens": len(body["input_ids"]),
+            "completion_tokens": count,
+            "weight_version": version,
+            "weight_versions": [{"version": version, "start": 0, "end": count}],
+            "output_token_logprobs": [[-1.0, 7, None]] * count,
+        },
+    }
+
+
+def _change(**changes: Any) -> Callable[[Reply], Any]:
+    return lambda reply: reply | {"meta_info": reply["meta_info"] | changes}
+
+
+GARBAGE: dict[str, Callable[[Reply], Any]] = {
+    "not JSON": lambda reply: web.Response(body=b"{", content_type="application/json"),
+    "a list": lambda reply: [reply],
+    "an error inside 200": lambda reply: {"error": {"message": "out of memory"}},
+    "nothing": lambda reply: {},
+    "status 500": lambda reply: web.Response(status=500, text="Internal Server Error"),
+    "another request": _change(id="somebody-else"),
+    "a token too few": lambda reply: reply | {"output_ids": reply["output_ids"][1:]},
+    "NaN": _change(output_token_logprobs=[[float("nan"), 7, None]] * 4),
+    "a log-prob above zero": _change(output_token_logprobs=[[0.5, 7, None]] * 4),
+    "log-probs of other tokens": _change(output_token_logprobs=[[-1.0, 8, None]] * 4),
+    "spans with a hole": _change(weight_versions=[{"version": "v0", "start": 0, "end": 2}]),
+    "an unknown end": _change(finish_reason={"type": "vanished"}),
+    "a text for an id": lambda reply: reply | {"output_ids": ["7", 7, 7, 7]},
+}
+"""What it does wrong -> the reply in its place. Requests are for four tokens."""
+
+
+class FakeServer:
+    """Use as a context manager; `url` says where. Its counters are for the test to read."""
+
+    def __init__(self, version: str = "v0") -> None:
+        self.version = version
+        self.faults: list[Callable[[Reply], Any]] = []
+        """Taken from the front, one a request."""
+        self.hangs = 0
+        """Requests that are never answered."""
+        self.confirms_updates = True
+        self.num_requests = 0
+        self.num_updates = 0
+        self.delay_s = 0.0
+
+    async def _generate(self, request: web.Request) -> web.StreamResponse:
+        self.num_requests += 1
+        body = await request.json()
+        if self.hangs:
+            self.hangs -= 1
+            await asyncio.sleep(3600)
+        if self.delay_s:
+            await asyncio.sleep(self.delay_s)
+        reply: Any = right_reply(body, self.version)
+        if self.faults:
+            reply = self.faults.pop(0)(reply)
+        return reply if isinstance(reply, web.StreamResponse) else web.json_response(reply)
+
+    async def _update(self, request: web.Request) -> web.Response:
+        self.num_updates += 1
+        body = await request.json()
+        if self.confirms_updates:
+            self.version = body["weight_version"]
+        return web.json_response({"success": True, "message": "", "num_paused_requests": 0})
+
+    async def _info(self, _request: web.Request) -> web.Response:
+        return web.json_response({"weight_version": self.version})
+
+    async def _fine(self, _request: web.Request) -> web.Response:
+        return web.Response(text=json.dumps({"status": "ok"}), content_type="application/json")
+
+    async def _serve(self) -> None:
+        app = web.Application()
+        app.router.add_post("/generate", self._generate)
+        app.router.add_post("/update_weights_from_disk", self._update)
+        app.router.add_get("/model_info", self._info)
+        app.router.add_get("/health", self._fine)
+        for path in ("/pause_generation", "/continue_generation", "/abort_request"):
+            app.router.add_post(path, self._fine)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        assert site._server is not None
+        self.url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"  # type: ignore[attr-defined]
+
+    def __enter__(self) -> Self:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._serve(), self._loop).result(10)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()

@@ -1,0 +1,177 @@
+"""What the fleet does when servers die, hang, talk nonsense or keep old weights. Each case ends within its deadline."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from egrc_mega.config.schema import RolloutSection
+from egrc_mega.errors import RolloutError
+from egrc_mega.rollout import server as server_module
+from egrc_mega.rollout.fleet import Fleet
+from egrc_mega.testing.fake_server import GARBAGE, FakeServer
+from egrc_mega.testing.samples import PROMPT
+from egrc_mega.testing.tiny_model import write_tiny_qwen2
+from egrc_mega.types import Prompt, RolloutRequest, Sampling
+
+
+@pytest.fixture(autouse=True)
+def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "POLL_S", 0.05)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_qwen2(tmp_path_factory.mktemp("model"))
+
+
+def requests(count: int, tokens: int = 4, prompts: int = 2) -> list[RolloutRequest]:
+    sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=tokens, stop_token_ids=())
+    homes = [Prompt(id=f"p{i}", text="", token_ids=PROMPT.token_ids, answer="1") for i in range(prompts)]
+    return [RolloutRequest(rid=f"r{i:03d}", prompt=homes[i % prompts], sampling=sampling, seed=i) for i in range(count)]
+
+
+# -- with processes of our own
+
+
+@pytest.fixture(scope="module")
+def undisturbed(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple]:
+    """Completions that nothing disturbed, and the fleet that gave them."""
+    section = RolloutSection(num_servers=2, request_timeout_s=60, max_restarts=10)
+    with Fleet.start(section, model, "v0", tmp_path_factory.mktemp("logs")) as fleet:
+        yield fleet, fleet.generate(requests(120, tokens=150))
+
+
+def disturb(fleet: Fleet, number: int, number_of_signal: int, after_s: float) -> threading.Timer:
+    process = fleet.servers[number].process
+    assert process is not None
+    timer = threading.Timer(after_s, os.kill, (process.process.pid, number_of_signal))
+    timer.start()
+    return timer
+
+
+def test_a_server_killed_mid_generation_costs_nothing_but_time(undisturbed: tuple, model: Path) -> None:
+    fleet, expected = undisturbed
+    process = fleet.servers[1].process
+    pid = process.process.pid
+    disturb(fleet, 1, signal.SIGKILL, 0.1)
+    assert fleet.generate(requests(120, tokens=150)) == expected  # tokens and log-probs, bit by bit
+    counters = fleet.counters()
+    assert counters["lost_requests"] > 0 and counters["server_restarts"] == 1
+    deadline = time.monotonic() + 60
+    while not fleet.servers[1].is_serving:
+        assert time.monotonic() < deadline, "the lost server never came back"
+        time.sleep(0.05)
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_server_that_comes_back_gets_the_current_weights_before_it_serves(
+    undisturbed: tuple, model: Path, tmp_path: Path
+) -> None:
+    fleet, expected = undisturbed
+    other = write_tiny_qwen2(tmp_path / "other", seed=3)
+    fleet.update_weights(other, "v1")
+    changed = fleet.generate(requests(120, tokens=150))
+    assert [c.output_ids for c in changed] != [c.output_ids for c in expected]
+    disturb(fleet, 0, signal.SIGKILL, 0.1)
+    disturb(fleet, 1, signal.SIGKILL, 0.1)  # both: somebody must come back first
+    again = fleet.generate(requests(120, tokens=150))
+    assert again == changed
+    assert {span.version for c in again for span in c.weight_versions} == {"v1"}
+    fleet.update_weights(model, "v0")
+    back = fleet.generate(requests(120, tokens=150))
+    assert [(c.output_ids, c.logprobs) for c in back] == [(c.output_ids, c.logprobs) for c in expected]
+
+
+def test_a_server_that_hangs_is_replaced_after_the_deadline(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("egrc_mega.rollout.client.CONTROL_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("egrc_mega.rollout.process.STOP_TIMEOUT_S", 1.0)
+    section = RolloutSection(request_timeout_s=3.0, start_timeout_s=60)
+    with Fleet.start(section, model, "v0", tmp_path) as fleet:
+        expected = fleet.generate(requests(8))
+        process = fleet.servers[0].process
+        assert process is not None
+        process.process.send_signal(signal.SIGSTOP)
+        assert fleet.generate(requests(8)) == expected
+        assert fleet.counters() == {"lost_requests": 8, "server_restarts": 1}
+
+
+def test_when_restarts_are_used_up_the_run_stops_with_the_cause(model: Path, tmp_path: Path) -> None:
+    with Fleet.start(RolloutSection(max_restarts=0), model, "v0", tmp_path) as fleet:
+        disturb(fleet, 0, signal.SIGKILL, 0.0).join()
+        with pytest.raises(RolloutError, match=r"rollout\.max_restarts = 0 is used up.*see .*server_0\.log"):
+            fleet.generate(requests(8))
+
+
+# -- with a scripted server
+
+
+def attach(fakes: list[FakeServer], tmp_path: Path, **fields: object) -> Fleet:
+    section = RolloutSection(server="external", urls=tuple(fake.url for fake in fakes), **fields)
+    return Fleet.start(section, tmp_path, "v0", tmp_path)
+
+
+@pytest.mark.parametrize("kind", GARBAGE)
+def test_a_reply_that_makes_no_sense_is_asked_for_again_and_never_used(kind: str, tmp_path: Path) -> None:
+    with FakeServer() as fake, attach([fake], tmp_path) as fleet:
+        fake.faults = [GARBAGE[kind]]
+        completions = fleet.generate(requests(4))
+        assert [c.output_ids for c in completions] == [(7, 7, 7, 7)] * 4
+        assert fake.num_requests == 5
+        assert fleet.counters() == {"lost_requests": 1, "server_restarts": 0}
+
+
+def test_a_server_that_always_talks_nonsense_stops_the_run_with_the_request_and_the_reason(tmp_path: Path) -> None:
+    with FakeServer() as fake, attach([fake], tmp_path, max_attempts=2) as fleet:
+        fake.faults = [GARBAGE["a token too few"]] * 100
+        with pytest.raises(
+            RolloutError, match=r"lost in all 2 attempts \(rollout\.max_attempts\): reply of .* 3 ids, 4 log-probs"
+        ):
+            fleet.generate(requests(4))
+
+
+def test_a_request_that_is_refused_is_not_sent_again(tmp_path: Path) -> None:
+    from aiohttp import web
+
+    with FakeServer() as fake, attach([fake], tmp_path) as fleet:
+        fake.faults = [lambda _reply: web.json_response({"error": {"message": "too long"}}, status=400)]
+        with pytest.raises(RolloutError, match=r"refused request r000 with 400: .*too long"):
+            fleet.generate(requests(1))
+        assert fake.num_requests == 1
+
+
+def test_a_lost_request_goes_to_another_server(tmp_path: Path) -> None:
+    with FakeServer() as good, FakeServer() as bad, attach([good, bad], tmp_path, request_timeout_s=0.5) as fleet:
+        bad.hangs = 100
+        completions = fleet.generate(requests(6))
+        assert len(completions) == 6
+        assert bad.num_requests >= 3 and good.num_requests >= 3
+
+
+def test_the_samples_of_a_prompt_go_to_one_server(tmp_path: Path) -> None:
+    with FakeServer() as one, FakeServer() as other, attach([one, other], tmp_path) as fleet:
+        fleet.generate(requests(12, prompts=3))
+        assert sorted((one.num_requests, other.num_requests)) == [4, 8]
+
+
+def test_a_server_that_keeps_old_weights_is_fenced_and_asked_again(tmp_path: Path) -> None:
+    with FakeServer() as fake, attach([fake], tmp_path, max_restarts=1) as fleet:
+        fake.confirms_updates = False
+        with pytest.raises(RolloutError, match=r"serves weights 'v0' after an update to 'v1'"):
+            fleet.update_weights(tmp_path, "v1")
+        assert fake.num_updates == 2
+
+
+def test_an_external_server_that_stays_away_misses_its_deadline(tmp_path: Path) -> None:
+    fake = FakeServer()
+    with fake:
+        fleet = attach([fake], tmp_path, start_timeout_s=0.4)
+    with fleet, pytest.raises(RolloutError, match=r"did not come back within rollout\.start_timeout_s = 0\.4 s"):
+        fleet.generate(requests(2))
