@@ -6,6 +6,7 @@ SGLang's launcher has children of its own and does not watch its parent. The pip
 """
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -15,11 +16,12 @@ import threading
 import psutil
 
 GRACE_S = 5.0
+PR_SET_PDEATHSIG = 1
 
 
 def main(command: list[str]) -> int:
     """The command's exit code."""
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent)
 
     def end(*_signal: object) -> None:
         threading.Thread(target=_end_tree, args=(child.pid,), daemon=True).start()
@@ -27,6 +29,12 @@ def main(command: list[str]) -> int:
     signal.signal(signal.SIGTERM, end)
     threading.Thread(target=_wait_for_end_of_input, args=(end,), daemon=True).start()
     return child.wait()
+
+
+def _die_with_parent() -> None:
+    """When the guard itself is killed, the kernel kills the command (Linux); SGLang's children then end themselves."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _wait_for_end_of_input(end: object) -> None:

@@ -18,8 +18,9 @@ CPU_FLAGS = (
     "--cuda-graph-backend-decode=disabled",
     "--cuda-graph-backend-prefill=disabled",
     "--sleep-on-idle",
+    "--max-total-tokens=65536",
 )
-"""Seen to work with 0.5.23; without the last an idle scheduler keeps a core busy."""
+"""Seen to work with 0.5.23. Without the last two an idle scheduler keeps a core busy and the cache takes all memory."""
 CPU_ENVIRONMENT = {
     "SGLANG_USE_CPU_ENGINE": "1",
     "EGRC_SGLANG_SEEDS": "1",

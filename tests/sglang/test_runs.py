@@ -1,0 +1,86 @@
+"""The miniature on real servers of SGLang: whole runs, a killed server, two servers, tensor parallelism. On the CPU."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import orjson
+import psutil
+import pytest
+
+from egrc_mega.config.schema import RolloutSection
+from egrc_mega.rollout.fleet import Fleet
+from egrc_mega.types import Completion, Prompt, RolloutRequest, Sampling
+
+PROMPT_IDS = tuple(range(5, 14))
+
+
+def requests(count: int, tokens: int = 60) -> list[RolloutRequest]:
+    sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=tokens, stop_token_ids=())
+    homes = [Prompt(id=f"p{i}", text="", token_ids=(*PROMPT_IDS, i), answer="1") for i in range(4)]
+    return [RolloutRequest(rid=f"r{i:03d}", prompt=homes[i % 4], sampling=sampling, seed=i) for i in range(count)]
+
+
+def test_eight_steps_of_each_stage_with_weights_through_the_disk(root: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-m", "egrc_mega.cli.main", "train", "-c", str(root / "configs/quickstart.yaml")]
+    for override in (
+        f"run.dir={tmp_path / 'run'}",
+        "rollout.server=sglang",
+        "stages.compress.steps=8",
+        "stages.explore.steps=8",
+        "evaluation.num_problems=16",
+    ):
+        command += ["--set", override]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=560)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    lines = (tmp_path / "run" / "metrics.jsonl").read_bytes().splitlines()
+    steps = [event for event in map(orjson.loads, lines) if event["kind"] == "step"]
+    assert [step["weight_version"] for step in steps] == [f"v{i}" for i in range(16)]
+    assert all(0 < step["logprob_diff_max"] <= 1e-4 for step in steps)
+    assert steps[-1]["lost_requests"] == steps[-1]["server_restarts"] == 0
+    # the policy that SGLang samples from has moved: the compressed responses are shorter than the base's
+    assert steps[7]["length"] < steps[0]["length"]
+
+
+@pytest.fixture(scope="module")
+def fleet(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    section = RolloutSection(server="sglang", num_servers=2, max_batch_size=32)
+    with Fleet.start(section, base_model, "v0", tmp_path_factory.mktemp("logs")) as running:
+        yield running
+
+
+def tokens(completions: list[Completion]) -> list[tuple[int, ...]]:
+    return [completion.output_ids for completion in completions]
+
+
+def test_a_server_killed_mid_generation_is_replaced_and_every_request_answered(fleet: Fleet, base_model: Path) -> None:
+    expected = tokens(fleet.generate(requests(48, tokens=200)))
+    fleet.update_weights(base_model, "v1")
+    guard = psutil.Process(fleet.servers[1].process.process.pid)  # type: ignore[union-attr]
+    family = guard.children(recursive=True)
+    launcher = guard.children()[0]
+    threading.Timer(0.5, os.kill, (launcher.pid, signal.SIGKILL)).start()
+    completions = fleet.generate(requests(48, tokens=200))
+    assert tokens(completions) == expected
+    assert {span.version for c in completions for span in c.weight_versions} == {"v1"}
+    assert fleet.counters()["lost_requests"] > 0
+    fleet.update_weights(base_model, "v2")  # waits for the lost one to be back
+    assert all(server.is_serving for server in fleet.servers)
+    assert fleet.counters()["server_restarts"] == 1
+    assert tokens(fleet.generate(requests(48, tokens=200))) == expected
+    _gone, alive = psutil.wait_procs(family, timeout=20)
+    assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
+
+
+def test_one_server_on_two_devices_samples_what_one_device_does(fleet: Fleet, base_model: Path, tmp_path: Path) -> None:
+    expected = fleet.generate(requests(8))
+    section = RolloutSection(server="sglang", tensor_parallel_size=2, max_batch_size=16)
+    with Fleet.start(section, base_model, "v0", tmp_path) as split:
+        found = split.generate(requests(8))
+    assert tokens(found) == tokens(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert max(abs(a - b) for a, b in zip(one.logprobs, other.logprobs, strict=True)) <= 1e-4
