@@ -22,7 +22,7 @@ LAYERS = [
 SEAMS = {
     "megatron": ("policy", "checkpoint", "bench", "testing"),
     "transformers": ("convert", "data", "rollout/embedded", "miniature", "testing"),
-    "aiohttp": ("rollout",),
+    "aiohttp": ("rollout", "testing"),
     "math_verify": ("grading",),
     "matplotlib": ("report", "bench"),
     "typer": ("cli",),
