@@ -10,8 +10,13 @@ MAX_ROWS = 8192
 
 
 def fuses_forward(hidden_TH: torch.Tensor, weight_VH: torch.Tensor) -> bool:
-    """Kernels run here, and descriptors can describe the tensors: contiguous, rows a multiple of 16 bytes."""
-    if not uses_triton(hidden_TH) or not (hidden_TH.is_contiguous() and weight_VH.is_contiguous()):
+    """Kernels run here, and descriptors can describe the tensors: contiguous, rows a multiple of 16 bytes.
+
+    The tiles are NVIDIA's: on AMD the chunks stay.
+    """
+    if torch.version.hip is not None or not uses_triton(hidden_TH):
+        return False
+    if not (hidden_TH.is_contiguous() and weight_VH.is_contiguous()):
         return False
     if hidden_TH.dtype == torch.float32 and hidden_TH.is_cuda:
         return False  # the units would round to TF32
