@@ -28,8 +28,11 @@ T = TypeVar("T")
 class Fleet:
     """Use as a context manager: leaving it stops the servers that it started."""
 
-    def __init__(self, section: RolloutSection, model_path: Path, weight_version: str, log_dir: Path) -> None:
+    def __init__(
+        self, section: RolloutSection, model_path: Path, weight_version: str, log_dir: Path, vocab_size: int | None
+    ) -> None:
         self.section, self.model_path, self.log_dir = section, model_path, log_dir
+        self.vocab_size = vocab_size
         self.servers: list[Server] = []
         self.weights: tuple[Path, str] = (model_path, weight_version)
         """What every server must serve."""
@@ -41,13 +44,24 @@ class Fleet:
         self._thread.start()
 
     @classmethod
-    def start(cls, section: RolloutSection, model_path: Path, weight_version: str, log_dir: Path) -> Self:
+    def start(
+        cls,
+        section: RolloutSection,
+        model_path: Path,
+        weight_version: str,
+        log_dir: Path,
+        *,
+        vocab_size: int | None = None,
+    ) -> Self:
         """Start servers, or attach to those that run already.
+
+        Args:
+            vocab_size: of the model; prompts are held against it, for an unknown id ends a server of SGLang.
 
         Raises:
             RolloutError: a server does not come up, a port is in use, a URL does not answer.
         """
-        fleet = cls(section, model_path, weight_version, log_dir)
+        fleet = cls(section, model_path, weight_version, log_dir, vocab_size)
         try:
             fleet._start()
         except BaseException:
@@ -79,7 +93,33 @@ class Fleet:
         Raises:
             RolloutError: a request was refused or lost too often, or a server did not come back.
         """
+        self._check_ids(requests)
         return self._run(self._generate(requests, environment))
+
+    def _check_ids(self, requests: Sequence[RolloutRequest]) -> None:
+        limit = self.vocab_size
+        for request in requests:
+            for token in request.prompt.token_ids:
+                if limit is not None and not 0 <= token < limit:
+                    raise RolloutError(
+                        f"prompt {request.prompt.id}: input id {token} is outside the model's vocabulary of {limit}; "
+                        f"the tokenizer is another model's"
+                    )
+
+    def check(self) -> None:
+        """Look after servers while nothing is asked of them: what has died is started again.
+
+        Raises:
+            RolloutError: a server did not come back, or restarts are used up.
+        """
+        self._run(self._check())
+
+    async def _check(self) -> None:
+        for server in self.servers:
+            if server.is_serving and not await server.answers():
+                self._fence(server)
+        if self._failure is not None:
+            raise self._failure
 
     async def _generate(self, requests: Sequence[RolloutRequest], environment: Environment | None) -> list[Completion]:
         place_of: dict[str, int] = {}

@@ -93,10 +93,10 @@ class ServerProcess:
 
 
 def start_server(
-    section: RolloutSection, model_path: Path, *, number: int, weight_version: str, log: Path
+    section: RolloutSection, model_path: Path, *, number: int, weight_version: str, log: Path, port: int | None = None
 ) -> ServerProcess:
-    """The `number`-th server of a run, embedded or SGLang's."""
-    port = section.port + number if section.port else 0
+    """The `number`-th server of a run, embedded or SGLang's; on its own port, if that is given."""
+    port = port or (section.port + number if section.port else 0)
     if section.server == "sglang":
         launch = launch_sglang(section, model_path, port=port, number=number, weight_version=weight_version)
         return ServerProcess(launch.command, log, environment=launch.environment, url=launch.url)

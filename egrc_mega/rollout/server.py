@@ -51,7 +51,11 @@ class Server:
             old = self.process
             await asyncio.to_thread(old.stop)
             log = log_dir / f"server_{self.number}.log"
-            self.process = start_server(section, model_path, number=self.number, weight_version="start", log=log)
+            # where it was: others may know it by its address
+            port = int(self.client.url.rpartition(":")[2])
+            self.process = start_server(
+                section, model_path, number=self.number, weight_version="start", log=log, port=port
+            )
             self.client.url = await asyncio.to_thread(self.process.wait_until_ready, section.start_timeout_s)
             return
         deadline = asyncio.get_running_loop().time() + section.start_timeout_s

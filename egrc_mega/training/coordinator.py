@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from egrc_mega.config.schema import Config, EnvironmentSection
+from egrc_mega.convert.families.registry import read_architecture
 from egrc_mega.data.prompts import PromptSource, load_prompts
 from egrc_mega.data.tokenizer import Tokenizer, check_vocabulary, load_tokenizer, stop_token_ids
 from egrc_mega.evaluation.runner import evaluate
@@ -39,7 +40,9 @@ class Coordinator:
         )
         self.environment = build_environment(config.rollout.environment, self.tokenizer)
         self.graders = stack.enter_context(GraderPool(config.grading.num_workers, config.grading.timeout_s))
-        self.fleet = stack.enter_context(Fleet.start(config.rollout, model_path, "start", folder.logs))
+        vocab_size = read_architecture(model_path).vocab_size
+        fleet = Fleet.start(config.rollout, model_path, "start", folder.logs, vocab_size=vocab_size)
+        self.fleet = stack.enter_context(fleet)
 
     def collect(self, step: Step, method: Method, times: dict[str, float]) -> list[Group]:
         """The step's prompts, sampled and graded. A group is whole: one sample per request."""

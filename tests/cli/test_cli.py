@@ -71,6 +71,7 @@ def test_the_options_are_the_documented_ones() -> None:
         "egrc config show": ["--config", "--set"],
         "egrc bench kernels": ["--baseline", "--dtype", "--hidden", "--op", "--out", "--rounds", "--tokens", "--vocab"],
         "egrc doctor": [],
+        "egrc serve status": [],
     }
 
 

@@ -175,3 +175,14 @@ def test_an_external_server_that_stays_away_misses_its_deadline(tmp_path: Path) 
         fleet = attach([fake], tmp_path, start_timeout_s=0.4)
     with fleet, pytest.raises(RolloutError, match=r"did not come back within rollout\.start_timeout_s = 0\.4 s"):
         fleet.generate(requests(2))
+
+
+def test_an_input_id_beyond_the_vocabulary_is_never_sent(tmp_path: Path) -> None:
+    with FakeServer() as fake:
+        section = RolloutSection(server="external", urls=(fake.url,))
+        with (
+            Fleet.start(section, tmp_path, "v0", tmp_path, vocab_size=max(PROMPT.token_ids)) as fleet,
+            pytest.raises(RolloutError, match=r"prompt p0: input id \d+ is outside the model's vocabulary of \d+"),
+        ):
+            fleet.generate(requests(1))
+        assert fake.num_requests == 0

@@ -1,0 +1,63 @@
+"""`egrc serve`: rollout servers without a run, watched until they are no longer wanted; and a look at any server."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from egrc_mega.config.load import load_config
+from egrc_mega.errors import ConfigError, RolloutError
+from egrc_mega.rollout.client import ServerClient, new_session
+from egrc_mega.rollout.fleet import Fleet
+
+WATCH_S = 1.0
+COUNTERS = ("num_running_reqs", "num_queue_reqs", "num_steps", "num_tokens")
+"""What a server may tell of its load."""
+
+
+def serve(config_file: Path, overrides: Sequence[str]) -> None:
+    """Start the configuration's servers, say where they are, and restart what dies, until interrupted.
+
+    Raises:
+        ConfigError: the configuration says that somebody else starts them.
+        RolloutError: one does not come up, or `rollout.max_restarts` is used up.
+    """
+    config = load_config(config_file, list(overrides)).config
+    if config.rollout.server == "external":
+        raise ConfigError("rollout.server: external servers are started by somebody else; set it to sglang or embedded")
+    with Fleet.start(config.rollout, config.model.path, "start", config.run.dir / "serve") as fleet:
+        print(f"rollout.urls=[{','.join(server.client.url for server in fleet.servers)}]", flush=True)
+        told = 0
+        while True:
+            time.sleep(WATCH_S)
+            fleet.check()
+            if fleet.num_restarts > told and all(server.is_serving for server in fleet.servers):
+                told = fleet.num_restarts
+                print(f"a server was lost and started again ({told} so far)", flush=True)
+
+
+def status(urls: Sequence[str]) -> tuple[list[str], bool]:
+    """A line for each server, and whether all of them are well."""
+    return asyncio.run(_status(urls))
+
+
+async def _status(urls: Sequence[str]) -> tuple[list[str], bool]:
+    session = new_session()
+    try:
+        answers = await asyncio.gather(*(_line(ServerClient(session, url, 30.0)) for url in urls))
+    finally:
+        await session.close()
+    return [line for line, _is_well in answers], all(is_well for _line, is_well in answers)
+
+
+async def _line(client: ServerClient) -> tuple[str, bool]:
+    try:
+        info, details = await client.model_info(), await client.server_info()
+    except RolloutError as error:
+        return f"{client.url}  lost: {error}", False
+    is_healthy = await client.is_healthy()
+    states: dict[str, Any] = (details.get("internal_states") or [{}])[0]
+    loads = [f"{name} {states[name]}" for name in COUNTERS if name in states]
+    words = ["healthy" if is_healthy else "not healthy", f"weights {info.get('weight_version')}", *loads]
+    return f"{client.url}  {', '.join(words)}, {info.get('model_path')}", is_healthy

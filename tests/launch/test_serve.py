@@ -1,0 +1,54 @@
+"""`egrc serve`: servers without a run, one that dies, a look at them, and their end."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from egrc_mega.errors import ConfigError
+from egrc_mega.launch.serve import serve, status
+from egrc_mega.testing.fake_server import FakeServer
+
+EGRC = (sys.executable, "-P", "-m", "egrc_mega.cli.main")
+
+
+def test_servers_are_started_watched_restarted_and_stopped(root: Path, tmp_path: Path) -> None:
+    command = [*EGRC, "serve", "-c", str(root / "configs/quickstart.yaml"), "--set", f"run.dir={tmp_path / 'run'}"]
+    process = subprocess.Popen([*command, "--set", "rollout.num_servers=2"], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        urls = re.findall(r"http://[\d.:]+", process.stdout.readline())
+        assert len(urls) == 2
+        looked = subprocess.run([*EGRC, "serve", "status", *urls], capture_output=True, text=True)
+        assert looked.returncode == 0, looked.stdout
+        assert looked.stdout.count("healthy, weights start") == 2
+        servers = psutil.Process(process.pid).children()
+        os.kill(servers[0].pid, signal.SIGKILL)
+        line = process.stdout.readline()
+        assert "a server was lost and started again (1 so far)" in line
+        lines, all_well = status(urls)  # where they were
+        assert all_well, lines
+        family = psutil.Process(process.pid).children(recursive=True)
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    _gone, alive = psutil.wait_procs(family, timeout=15)
+    assert alive == []
+
+
+def test_a_server_that_is_not_there_is_a_line_and_an_exit_code() -> None:
+    with FakeServer() as fake:
+        lines, all_well = status([fake.url, "http://127.0.0.1:9"])
+    assert not all_well
+    assert lines[1].startswith("http://127.0.0.1:9  lost: ")
+
+
+def test_external_servers_are_not_ours_to_start(root: Path) -> None:
+    overrides = ["rollout.server=external", "rollout.urls=[http://127.0.0.1:9]"]
+    with pytest.raises(ConfigError, match=r"rollout\.server: external servers are started by somebody else"):
+        serve(root / "configs/quickstart.yaml", overrides)
