@@ -17,7 +17,7 @@ from egrc_kernels.policy_loss import LossMetrics
 from egrc_mega.config.schema import LossSection, MegatronSection, PolicySection
 from egrc_mega.convert.parallel import ParallelLayout, layout_problems
 from egrc_mega.convert.source import check_source, open_source
-from egrc_mega.errors import PolicyError
+from egrc_mega.errors import ConfigError, PolicyError
 from egrc_mega.policy.distributed import device  # first: it bends megatron to the CPU where there is no CUDA
 
 # isort: split
@@ -69,7 +69,7 @@ class Policy:
         """
         self.section, self.megatron = policy, megatron
         if policy.kernels != "auto":
-            os.environ[registry.VARIABLE] = policy.kernels
+            _choose_kernels(policy.kernels)
         source = open_source(model_path)
         self.architecture, self.companions = source.architecture, source.companions
         self.split = TokenSplit(
@@ -247,3 +247,16 @@ class Policy:
         collected.add(batch, scalar, metrics, stats)
         # the count is unused: the loss is normalised already (optimizer._sum_gradients)
         return scalar, torch.ones((), dtype=torch.int), {}
+
+
+def _choose_kernels(kernels: str) -> None:
+    """For the rest of the process.
+
+    Raises:
+        ConfigError: they cannot run here.
+    """
+    os.environ[registry.VARIABLE] = kernels
+    try:
+        registry.uses_triton(torch.empty(0, device=device()))
+    except RuntimeError as error:
+        raise ConfigError(f"policy.kernels: {kernels}: {error}") from error

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from egrc_mega.config.schema import LossSection, MegatronSection, PolicySection
-from egrc_mega.errors import ModelError, PolicyError
+from egrc_mega.errors import ConfigError, ModelError, PolicyError
 from egrc_mega.policy.collected import TokenStats
 from egrc_mega.policy.engine import Policy
 from egrc_mega.policy.packing import Baselines
@@ -179,3 +179,12 @@ def test_activation_recomputation_gives_the_same_update(tmp_path: Path) -> None:
     a = plain.update(samples, 1.0, LossSection(), lr=1e-3)
     b = recomputed.update(samples, 1.0, LossSection(), lr=1e-3)
     assert b.grad_norm == pytest.approx(a.grad_norm, rel=1e-6)
+
+
+def test_kernels_that_cannot_run_here_are_a_configuration_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EGRC_KERNELS", "auto")
+    model = write_tiny_qwen2(tmp_path)
+    with pytest.raises(ConfigError, match=r"policy\.kernels: triton: EGRC_KERNELS=triton, but the tensors are on cpu"):
+        Policy(model, MegatronSection(), PolicySection(kernels="triton"))
