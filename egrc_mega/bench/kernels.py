@@ -61,6 +61,8 @@ def run(ops: Sequence[str], sizes: Sizes, baselines: Sequence[str], rounds: int)
         "versions": {name: _version(name) for name in ("torch", "triton", "liger-kernel", "megatron-core")},
         "ceilings": limits,
         "rows": [asdict(row) for row in rows],
+        # not installed, in need of a GPU, or without the ops asked for
+        "absent": [name for name in baselines if name not in {row.contender for row in rows}],
     }
     return result if has_gpu else {"note": MEANINGLESS} | result
 
@@ -103,6 +105,8 @@ def table(result: dict[str, Any]) -> str:
             memory = "-" if peak is None else f"{peak:.0f}"
             figures = f"{row['milliseconds']:>10.3f} {rate:>17} {row['ceiling_share']:>8.1%} {memory:>9}"
         lines.append(f"{row['op']:<15} {row['contender']:<27} {row['mode']:<9} {error:>8} {figures}")
+    if result["absent"]:
+        lines.append(f"without figures: {', '.join(result['absent'])}")
     return "\n".join([*lines, *([result["note"]] if "note" in result else [])])
 
 

@@ -119,7 +119,8 @@ def _logprob(sizes: Sizes, baselines: frozenset[str]) -> Case:
     if "compile" in baselines:
         compiled = torch.compile(peers.eager_logprob)
         functions["compile"] = lambda x: compiled(x, targets, TEMPERATURE)[0]
-    if "megatron" in baselines and (megatron := peers.megatron_cross_entropy()):
+    if "megatron" in baselines:
+        megatron = peers.megatron_cross_entropy()
         functions["megatron"] = lambda x: -megatron(x, targets, TEMPERATURE)[:, 0]
     contenders = _enter(functions, baselines, [logits], exact)
     size = logits.numel() * logits.element_size()

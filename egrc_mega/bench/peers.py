@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 
 Function = Callable[..., Any]
@@ -95,13 +96,15 @@ def liger_swiglu() -> Function:
     return lambda x: LigerSiLUMulFunction.apply(*(part.contiguous() for part in x.chunk(2, -1)))
 
 
-def megatron_cross_entropy() -> Function | None:
-    """megatron-core's fused vocabulary-parallel cross entropy on a group of one: no entropy. Needs a process group."""
-    if not torch.distributed.is_initialized():
-        return None
+def megatron_cross_entropy() -> Function:
+    """megatron-core's fused vocabulary-parallel cross entropy on a group of one: no entropy, gradients always bf16."""
     from megatron.core.fusions.fused_cross_entropy import fused_vocab_parallel_cross_entropy
 
-    group = torch.distributed.group.WORLD
+    if not dist.is_initialized():
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    group = dist.group.WORLD
+    # it works in place, on [sequence, batch, vocabulary]
     return lambda logits, targets, _temperature: fused_vocab_parallel_cross_entropy(
         logits[:, None] * 1, targets[:, None], group
     )

@@ -91,7 +91,6 @@ def _fused_variants() -> Iterator[Variant]:
             },
             {
                 "AT_ONE": at_one,
-                "UPCAST": False,
                 "WARP_SPECIALIZE": tiles.warp_specialize,
                 "BLOCK_M": tiles.m,
                 "BLOCK_N": tiles.n,

@@ -62,7 +62,6 @@ class FakeServer:
         self.confirms_updates = True
         self.num_requests = 0
         self.num_updates = 0
-        self.delay_s = 0.0
 
     async def _generate(self, request: web.Request) -> web.StreamResponse:
         self.num_requests += 1
@@ -70,8 +69,6 @@ class FakeServer:
         if self.hangs:
             self.hangs -= 1
             await asyncio.sleep(3600)
-        if self.delay_s:
-            await asyncio.sleep(self.delay_s)
         reply: Any = right_reply(body, self.version)
         if self.faults:
             reply = self.faults.pop(0)(reply)

@@ -1,6 +1,8 @@
 """The microbenchmark runs every op at toy size, and gives no figure to who is wrong. Not covered: figures on a GPU."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,13 @@ def test_the_command_prints_the_table() -> None:
     result = CliRunner().invoke(app, ["bench", "kernels", "--op", "rope", "--tokens", "8", "--rounds", "1"])
     assert result.exit_code == 0, result.output
     assert "rope" in result.output and MEANINGLESS in result.output
+
+
+def test_megatron_competes_and_who_cannot_is_named() -> None:
+    # a process of its own, for megatron needs a process group
+    command = [sys.executable, "-P", "-m", "egrc_mega.cli.main", "bench", "kernels", "--op", "logprob", "--rounds", "1"]
+    result = subprocess.run([*command, "--baseline", "megatron,liger"], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    rows = {tuple(line.split()[:3]): line for line in result.stdout.splitlines() if line.startswith("logprob")}
+    assert "GB/s" in rows["logprob", "megatron", "forward"]
+    assert torch.cuda.is_available() or "without figures: liger" in result.stdout

@@ -25,7 +25,6 @@ def _tiles_kernel(
     num_real,
     inverse_temperature,
     AT_ONE: tl.constexpr,
-    UPCAST: tl.constexpr,
     WARP_SPECIALIZE: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -40,8 +39,6 @@ def _tiles_kernel(
         x = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
         for k in tl.range(0, hidden_size, BLOCK_K):
             a, b = hidden_tiles.load([tile_m * BLOCK_M, k]), weight_tiles.load([tile_n * BLOCK_N, k])
-            if UPCAST:
-                a, b = a.to(tl.float32), b.to(tl.float32)
             x = tl.dot(a, b.T, x)
         rows, columns = tile_m * BLOCK_M + tl.arange(0, BLOCK_M), tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
         is_row = rows < num_rows
@@ -166,7 +163,6 @@ def fused_partials(
         num_real,
         1.0 / temperature,
         AT_ONE=temperature == 1,
-        UPCAST=False,
         WARP_SPECIALIZE=tiles.warp_specialize,
         BLOCK_M=tiles.m,
         BLOCK_N=tiles.n,
