@@ -37,7 +37,7 @@ setup(
     ],
     extras_require={
         "parquet": ["pyarrow"],
-        "dev": ["build", "hypothesis", "mypy", "pytest", "pytest-timeout", "ruff", "types-PyYAML"],
+        "dev": ["build", "hypothesis", "mypy", "pytest", "pytest-timeout", "pytest-xdist", "ruff", "types-PyYAML"],
     },
     entry_points={"console_scripts": ["egrc = egrc_mega.cli.main:main"]},
 )

@@ -12,4 +12,5 @@ say "Lint"
 say "Types"
 "$venv/bin/mypy"
 say "Tests"
-"$venv/bin/python" -P -m pytest ${arguments[@]+"${arguments[@]}"}
+# a file's tests stay together, for they share worlds and servers
+"$venv/bin/python" -P -m pytest -n 2 --dist loadfile ${arguments[@]+"${arguments[@]}"}

@@ -23,6 +23,10 @@ class ServerLost(RolloutError):
 class RequestRefused(RolloutError):
     """The server understood, and said no: so would every other."""
 
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
 
 class ServerClient:
     """Talks to the server at `url`. Use inside one event loop; `session` may be shared between clients."""
@@ -94,9 +98,75 @@ class ServerClient:
         # a server resolves the path itself, and not from our working directory
         body = {"model_path": str(path.resolve()), "weight_version": version, "flush_cache": True}
         await self._call("POST", "/update_weights_from_disk", body, timeout_s, f"weights {version}")
+        await self.confirm(version)
+
+    async def num_ranks(self) -> int:
+        """Processes that share its model: its part of a weight-update group."""
+        return int((await self.server_info()).get("tp_size", 1))
+
+    async def init_weights_update_group(
+        self, address: str, port: int, rank_offset: int, world_size: int, name: str, backend: str, timeout_s: float
+    ) -> None:
+        """Join a process group whose rank 0 is ours; returns when all have joined."""
+        body = {"master_address": address, "master_port": port, "rank_offset": rank_offset, "world_size": world_size}
+        body |= {"group_name": name, "backend": backend}
+        await self._update("/init_weights_update_group", body, timeout_s)
+
+    async def destroy_weights_update_group(self, name: str) -> None:
+        """Leave a group."""
+        await self._update("/destroy_weights_update_group", {"group_name": name}, CONTROL_TIMEOUT_S)
+
+    async def begin_weight_update(self) -> bool:
+        """Open a session; one that an update has left open is closed first. False: the server knows no sessions."""
+        try:
+            await self._update("/begin_weight_update", {}, CONTROL_TIMEOUT_S)
+        except RequestRefused as error:
+            if error.status == 404:
+                return False
+            await self.end_weight_update()
+            await self._update("/begin_weight_update", {}, CONTROL_TIMEOUT_S)
+        return True
+
+    async def end_weight_update(self) -> None:
+        """Close the session."""
+        await self._update("/end_weight_update", {}, CONTROL_TIMEOUT_S)
+
+    async def update_weights_from_distributed(self, bucket: dict[str, Any], timeout_s: float) -> None:
+        """Receive what the group's rank 0 broadcasts."""
+        await self._update("/update_weights_from_distributed", bucket, timeout_s)
+
+    async def update_weights_from_tensor(self, bucket: dict[str, Any], timeout_s: float) -> None:
+        """Take tensors by value or by handle."""
+        await self._update("/update_weights_from_tensor", bucket, timeout_s)
+
+    async def checksums(self, timeout_s: float) -> list[dict[str, str]]:
+        """For each rank of the server, its parameters' checksums by the server's own names."""
+        body = {"action": "checksum"}
+        reply = await self._call("POST", "/weights_checker", body, timeout_s, "checksums")
+        try:
+            return [dict(rank["checksums"]) for rank in reply["ranks"]]
+        except (TypeError, KeyError) as error:
+            raise ServerLost(f"{self.url} answered checksums with something else: {reply!r:.200}") from error
+
+    async def release_memory(self, tags: list[str]) -> None:
+        """Free GPU memory: `weights`, `kv_cache`, `cuda_graph`."""
+        await self._call("POST", "/release_memory_occupation", {"tags": tags}, CONTROL_TIMEOUT_S, "release memory")
+
+    async def resume_memory(self, tags: list[str]) -> None:
+        """Take GPU memory again; weights must be sent anew."""
+        await self._call("POST", "/resume_memory_occupation", {"tags": tags}, CONTROL_TIMEOUT_S, "resume memory")
+
+    async def confirm(self, version: str) -> None:
+        """Raises ServerLost unless the server says that it serves `version`."""
         served = (await self.model_info()).get("weight_version")
         if served != version:
             raise ServerLost(f"{self.url} serves weights {served!r} after an update to {version!r}")
+
+    async def _update(self, path: str, body: dict[str, Any], timeout_s: float) -> None:
+        """A step of a weight update: these answer with `success` and a message."""
+        reply = await self._call("POST", path, body, timeout_s, path.strip("/").replace("_", " "))
+        if not (isinstance(reply, dict) and reply.get("success")):
+            raise ServerLost(f"{self.url} answered {path} with {reply!r:.300}")
 
     async def _call(self, method: str, path: str, body: Any, timeout_s: float, what: str) -> Any:
         """Send, wait at most `timeout_s` in all, return the parsed body (None when it is empty)."""
@@ -113,8 +183,10 @@ class ServerClient:
         except aiohttp.ClientError as error:
             raise ServerLost(f"{self.url} is gone while waiting for {what}: {error!r}") from error
         if response.status != 200:
-            kind = RequestRefused if 400 <= response.status < 500 else ServerLost
-            raise kind(f"{self.url} refused {what} with {response.status}: {raw[:500].decode(errors='replace')}")
+            refusal = f"{self.url} refused {what} with {response.status}: {raw[:500].decode(errors='replace')}"
+            if 400 <= response.status < 500:
+                raise RequestRefused(refusal, response.status)
+            raise ServerLost(refusal)
         if not raw or response.content_type != "application/json":
             return None
         try:
