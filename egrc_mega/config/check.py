@@ -83,6 +83,13 @@ def _config_problems(config: Config) -> Iterator[EgrcError]:
         yield ConfigError("rollout.urls: empty, but rollout.server is external; give the servers' base URLs")
     if config.rollout.server != "external" and config.rollout.urls:
         yield ConfigError(f"rollout.urls: given, but rollout.server is {config.rollout.server}; set it to external")
+    if config.sync.transport == "ipc" and config.rollout.server != "sglang":
+        yield ConfigError(
+            f"sync.transport: ipc needs servers of SGLang that the run starts, rollout.server is "
+            f"{config.rollout.server}; set it to sglang, or take disk or distributed"
+        )
+    if config.sync.verify_every and config.rollout.device == "cuda":
+        yield ConfigError("sync.verify_every: servers on GPUs hash in a way of their own; set it to 0")
     budget = config.policy.max_tokens_per_micro_batch
     for stage in config.stages:
         if stage.max_new_tokens >= budget:

@@ -99,6 +99,20 @@ class RolloutSection(Section):
     """Deadline for one weight update on one server."""
 
 
+class SyncSection(Section):
+    """How new weights reach the servers."""
+
+    transport: Literal["disk", "distributed", "ipc"] = "disk"
+    """`disk`: a folder that trainer and servers share; `distributed`: broadcast in a process group with the servers,
+    NCCL or gloo; `ipc`: handles to GPU memory, for servers on the trainer's GPUs."""
+    bucket_mib: PositiveInt = 256
+    """Tensors that travel together, in MiB."""
+    flatten: bool | None = None
+    """Broadcast a bucket as one array: fewer starts, one copy more. None: on GPUs only."""
+    verify_every: NonNegativeInt = 0
+    """Every so many updates all servers' parameters are compared with ours by checksum, on CPUs; 0: never."""
+
+
 class GradingSection(Section):
     """The pool of killable grading processes."""
 
@@ -359,6 +373,8 @@ class Config(Section):
     """What to train on."""
     rollout: RolloutSection = RolloutSection()
     """Servers."""
+    sync: SyncSection = SyncSection()
+    """Weights to the servers."""
     grading: GradingSection = GradingSection()
     """Graders."""
     megatron: MegatronSection = MegatronSection()

@@ -7,7 +7,7 @@ gets the current weights, and only then serves. Both have budgets; a used-up one
 import asyncio
 import random
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -16,10 +16,11 @@ from egrc_mega.config.schema import RolloutSection
 from egrc_mega.errors import RolloutError
 from egrc_mega.faults import armed
 from egrc_mega.rollout import segments
-from egrc_mega.rollout.client import ServerClient, ServerLost, new_session
+from egrc_mega.rollout.client import RequestRefused, ServerClient, ServerLost, new_session
 from egrc_mega.rollout.process import start_server
 from egrc_mega.rollout.segments import Environment
 from egrc_mega.rollout.server import BACKOFF_S, Server
+from egrc_mega.rollout.weights import FolderWeights, Weights, all_of
 from egrc_mega.types import Completion, RolloutRequest
 
 T = TypeVar("T")
@@ -34,8 +35,10 @@ class Fleet:
         self.section, self.model_path, self.log_dir = section, model_path, log_dir
         self.vocab_size = vocab_size
         self.servers: list[Server] = []
-        self.weights: tuple[Path, str] = (model_path, weight_version)
+        self.weights: Weights = FolderWeights(model_path, weight_version)
         """What every server must serve."""
+        self._loading = asyncio.Lock()
+        """Held while servers load: what is being sent does not change under them."""
         self.num_lost_requests = 0
         self.num_restarts = 0
         self._failure: RolloutError | None = None
@@ -78,7 +81,9 @@ class Fleet:
         else:
             for number in range(section.num_servers):
                 log = self.log_dir / f"server_{number}.log"
-                process = start_server(section, self.model_path, number=number, weight_version=self.weights[1], log=log)
+                process = start_server(
+                    section, self.model_path, number=number, weight_version=self.weights.version, log=log
+                )
                 client = ServerClient(self._session, process.url or "", section.request_timeout_s)
                 self.servers.append(Server(number, client, process))
         for server in self.servers:
@@ -182,50 +187,91 @@ class Fleet:
     async def _recover(self, server: Server) -> None:
         """Until it serves the weights that are current by then, which may change meanwhile."""
         try:
-            while not await server.is_well((weights := self.weights)[1]):
-                if not await server.answers():
-                    await self._restart(server)
-                try:
-                    await server.load(*weights, self.section.update_timeout_s)
-                except ServerLost:
-                    if await server.answers():
-                        raise
+            while not await server.is_well(self.weights.version):
+                cause = await self._reload(server)
+                if cause is not None:
+                    await self._restart(server, cause)
+            await server.client.resume()
             server.is_serving = True
         except RolloutError as error:
             self._failure = error
 
-    async def _restart(self, server: Server) -> None:
+    async def _reload(self, server: Server) -> ServerLost | None:
+        """Give it the current weights, if it lives; else say why that is not possible."""
+        if not server.is_alive():
+            return ServerLost(f"server {server.client.url} has ended")
+        try:
+            async with self._loading:
+                await self._load([server])
+        except ServerLost as error:
+            return error
+        return None
+
+    async def _restart(self, server: Server, cause: ServerLost) -> None:
         self.num_restarts += 1
         if self.num_restarts > self.section.max_restarts:
             raise RolloutError(
-                f"server {server.client.url} is lost, and rollout.max_restarts = {self.section.max_restarts} "
-                f"is used up{_tail(server)}"
-            )
+                f"{cause}; rollout.max_restarts = {self.section.max_restarts} is used up{_tail(server)}"
+            ) from cause
         await asyncio.sleep(BACKOFF_S * 2 ** (self.num_restarts - 1))
         await server.wait_until_back(self.section, self.model_path, self.log_dir)
 
-    def update_weights(self, path: Path, version: str) -> None:
-        """Move every server to the weights in `path`; returns when all of them confirm `version`.
+    async def _load(self, servers: Sequence[Server]) -> None:
+        """Move these servers to the current weights: requests in flight wait, and go on under them."""
+        clients = [server.client for server in servers]
+        await all_of(client.pause("retract") for client in clients)
+        await self.weights.load_into(clients, self.section.update_timeout_s)
+        await all_of(client.resume() for client in clients)
+
+    def update_weights(
+        self, weights: Weights, produce: Callable[[], None] = lambda: None, before: Callable[[], None] = lambda: None
+    ) -> None:
+        """Move every server to other weights; returns when all of them confirm the version.
+
+        Args:
+            produce: runs in the calling thread while the servers load.
+            before: runs when no server reads the old weights any longer.
 
         Raises:
             RolloutError: one of them refused, or was lost and did not come back.
         """
-        self.weights = (path, version)
+        self._run(self._loading.acquire())
+        before()
+        self.weights = weights
+        update = asyncio.run_coroutine_threadsafe(self._update_all(), self._loop)
+        try:
+            produce()
+        except BaseException:
+            update.cancel()
+            raise
+        update.result()
 
-        async def update(server: Server) -> None:
-            try:
-                await server.load(path, version, self.section.update_timeout_s)
-            except ServerLost:
+    async def _update_all(self) -> None:
+        """Together; if that fails, each by itself, and none serves before it has the weights whole."""
+        serving = [server for server in self.servers if server.is_serving]
+        try:
+            if serving:
+                await self._load(serving)
+        except (ServerLost, RequestRefused):
+            for server in serving:
                 self._fence(server)
-                assert server.recovery is not None
-                await server.recovery
+        finally:
+            self._loading.release()
+        await asyncio.gather(*(server.recovery for server in self.servers if server.recovery))
+        if self._failure is not None:
+            raise self._failure
 
-        async def update_all() -> None:
-            await asyncio.gather(*(update(server) for server in self.servers))
-            if self._failure is not None:
-                raise self._failure
+    def num_ranks(self) -> int:
+        """Ranks of each server: they share one layout."""
+        return self._run(self.servers[0].client.num_ranks())
 
-        self._run(update_all())
+    def checksums(self) -> dict[str, list[dict[str, str]]]:
+        """By server, its ranks' checksums of their parameters."""
+
+        async def ask() -> list[list[dict[str, str]]]:
+            return await all_of(server.client.checksums(self.section.update_timeout_s) for server in self.servers)
+
+        return dict(zip([server.client.url for server in self.servers], self._run(ask()), strict=True))
 
     def counters(self) -> dict[str, int]:
         """Since the start of the run."""

@@ -22,17 +22,13 @@ class Server:
         self.in_flight = 0
         self.recovery: asyncio.Task[None] | None = None
 
-    async def load(self, path: Path, version: str, timeout_s: float) -> None:
-        """Move to other weights: requests in flight wait, and go on under them."""
-        await self.client.pause("retract")
-        await self.client.update_weights_from_disk(path, version, timeout_s)
-        await self.client.resume()
+    def is_alive(self) -> bool:
+        """Its process, if it is ours, has not ended."""
+        return self.process is None or self.process.process.poll() is None
 
     async def answers(self) -> bool:
-        """Its process, if it is ours, is there, and it says that it is healthy."""
-        if self.process is not None and self.process.process.poll() is not None:
-            return False
-        return await self.client.is_healthy()
+        """It lives, and says that it is healthy."""
+        return self.is_alive() and await self.client.is_healthy()
 
     async def is_well(self, version: str) -> bool:
         """It answers, and with these weights."""

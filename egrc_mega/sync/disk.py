@@ -4,7 +4,7 @@ The exporter and this transport share the table and the writer, so what the serv
 """
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -12,12 +12,15 @@ import torch
 
 from egrc_mega.convert.family import Architecture
 from egrc_mega.convert.hf_folder import write_folder
+from egrc_mega.rollout.weights import FolderWeights, Weights
 
 
 class Servers(Protocol):
     """What takes new weights: see `rollout.fleet.Fleet`."""
 
-    def update_weights(self, path: Path, version: str) -> None: ...
+    def update_weights(
+        self, weights: Weights, produce: Callable[[], None] = ..., before: Callable[[], None] = ...
+    ) -> None: ...
 
 
 class DiskSync:
@@ -32,7 +35,7 @@ class DiskSync:
         """Write `tensors` and move every server to `version`; returns when all of them have confirmed it."""
         path = self.folder / version
         write_folder(path, tensors, architecture=architecture, source=self.model_path, dtype=dtype)
-        self.servers.update_weights(path, version)
+        self.servers.update_weights(FolderWeights(path, version))
         for old in self.folder.iterdir():
             if old != path:
                 shutil.rmtree(old)

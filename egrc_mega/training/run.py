@@ -24,7 +24,7 @@ from egrc_mega.policy.determinism import make_deterministic
 from egrc_mega.policy.engine import Policy
 from egrc_mega.policy.layer_spec import parts_in_use
 from egrc_mega.run_folder import RunFolder
-from egrc_mega.sync.disk import DiskSync
+from egrc_mega.sync.transport import build_transport
 from egrc_mega.training.accounting import Accounting
 from egrc_mega.training.batch import Batch, build_batch, decode, encode
 from egrc_mega.training.coordinator import Coordinator
@@ -83,7 +83,7 @@ class Run:
         folder.write_config(config.to_dict())
         self.events = self.stack.enter_context(EventLog(folder.metrics))
         self.events.write("resume" if self.resume else "run", seed=config.run.seed, version=__version__)
-        self.sync = DiskSync(folder.weights, config.model.path, self.coordinator.fleet)
+        self.sync = build_transport(config, folder.weights, self.coordinator.fleet)
         return b""
 
     def _note_parts(self) -> bytes:

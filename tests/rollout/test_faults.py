@@ -14,6 +14,7 @@ from egrc_mega.config.schema import RolloutSection
 from egrc_mega.errors import RolloutError
 from egrc_mega.rollout import server as server_module
 from egrc_mega.rollout.fleet import Fleet
+from egrc_mega.rollout.weights import FolderWeights
 from egrc_mega.testing.fake_server import GARBAGE, FakeServer
 from egrc_mega.testing.samples import PROMPT
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
@@ -75,7 +76,7 @@ def test_a_server_that_comes_back_gets_the_current_weights_before_it_serves(
 ) -> None:
     fleet, expected = undisturbed
     other = write_tiny_qwen2(tmp_path / "other", seed=3)
-    fleet.update_weights(other, "v1")
+    fleet.update_weights(FolderWeights(other, "v1"))
     changed = fleet.generate(requests(120, tokens=150))
     assert [c.output_ids for c in changed] != [c.output_ids for c in expected]
     disturb(fleet, 0, signal.SIGKILL, 0.1)
@@ -83,7 +84,7 @@ def test_a_server_that_comes_back_gets_the_current_weights_before_it_serves(
     again = fleet.generate(requests(120, tokens=150))
     assert again == changed
     assert {span.version for c in again for span in c.weight_versions} == {"v1"}
-    fleet.update_weights(model, "v0")
+    fleet.update_weights(FolderWeights(model, "v0"))
     back = fleet.generate(requests(120, tokens=150))
     assert [(c.output_ids, c.logprobs) for c in back] == [(c.output_ids, c.logprobs) for c in expected]
 
@@ -164,9 +165,10 @@ def test_the_samples_of_a_prompt_go_to_one_server(tmp_path: Path) -> None:
 def test_a_server_that_keeps_old_weights_is_fenced_and_asked_again(tmp_path: Path) -> None:
     with FakeServer() as fake, attach([fake], tmp_path, max_restarts=1) as fleet:
         fake.confirms_updates = False
-        with pytest.raises(RolloutError, match=r"serves weights 'v0' after an update to 'v1'"):
-            fleet.update_weights(tmp_path, "v1")
-        assert fake.num_updates == 2
+        used_up = r"serves weights 'v0' after an update to 'v1'; rollout\.max_restarts = 1 is used up"
+        with pytest.raises(RolloutError, match=used_up):
+            fleet.update_weights(FolderWeights(tmp_path, "v1"))
+        assert fake.num_updates == 3  # with the others, alone, and after a wait for its return
 
 
 def test_an_external_server_that_stays_away_misses_its_deadline(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from egrc_mega.config.schema import MegatronSection, PolicySection, RolloutSection
 from egrc_mega.policy.engine import Policy
 from egrc_mega.rollout.fleet import Fleet
+from egrc_mega.rollout.weights import FolderWeights
 from egrc_mega.testing.samples import PROMPT
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
 from egrc_mega.types import Completion, FinishReason, RolloutRequest, Sampling, TrainSample
@@ -110,14 +111,14 @@ def test_the_trainer_gives_the_chosen_tokens_the_servers_log_probs(fleet: Fleet,
 def test_an_updated_fleet_confirms_the_version_and_serves_the_new_weights(fleet: Fleet, tmp_path: Path) -> None:
     before = fleet.generate(requests("f"))
     other = write_tiny_qwen2(tmp_path / "other", seed=9)
-    fleet.update_weights(other, "v1")
+    fleet.update_weights(FolderWeights(other, "v1"))
     after = fleet.generate(requests("g"))
     assert {span.version for c in after for span in c.weight_versions} == {"v1"}
     assert [c.output_ids for c in after] != [c.output_ids for c in before]
 
 
 def test_two_servers_give_what_one_gives(model: Path, fleet: Fleet, tmp_path: Path) -> None:
-    fleet.update_weights(model, "v0")
+    fleet.update_weights(FolderWeights(model, "v0"))
     alone = fleet.generate(requests("h"))
     with Fleet.start(RolloutSection(num_servers=2), model, "v0", tmp_path) as pair:
         both = pair.generate(requests("h"))

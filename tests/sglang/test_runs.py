@@ -14,6 +14,7 @@ import pytest
 
 from egrc_mega.config.schema import RolloutSection
 from egrc_mega.rollout.fleet import Fleet
+from egrc_mega.rollout.weights import FolderWeights
 from egrc_mega.types import Completion, Prompt, RolloutRequest, Sampling
 
 PROMPT_IDS = tuple(range(5, 14))
@@ -59,7 +60,7 @@ def tokens(completions: list[Completion]) -> list[tuple[int, ...]]:
 
 def test_a_server_killed_mid_generation_is_replaced_and_every_request_answered(fleet: Fleet, base_model: Path) -> None:
     expected = tokens(fleet.generate(requests(48, tokens=200)))
-    fleet.update_weights(base_model, "v1")
+    fleet.update_weights(FolderWeights(base_model, "v1"))
     guard = psutil.Process(fleet.servers[1].process.process.pid)  # type: ignore[union-attr]
     family = guard.children(recursive=True)
     launcher = guard.children()[0]
@@ -68,7 +69,7 @@ def test_a_server_killed_mid_generation_is_replaced_and_every_request_answered(f
     assert tokens(completions) == expected
     assert {span.version for c in completions for span in c.weight_versions} == {"v1"}
     assert fleet.counters()["lost_requests"] > 0
-    fleet.update_weights(base_model, "v2")  # waits for the lost one to be back
+    fleet.update_weights(FolderWeights(base_model, "v2"))  # waits for the lost one to be back
     assert all(server.is_serving for server in fleet.servers)
     assert fleet.counters()["server_restarts"] == 1
     assert tokens(fleet.generate(requests(48, tokens=200))) == expected

@@ -10,6 +10,7 @@ from egrc_mega.config.schema import LossSection, MegatronSection, PolicySection
 from egrc_mega.convert.conversion import megatron_to_hf
 from egrc_mega.convert.hf_folder import write_folder
 from egrc_mega.policy.engine import Policy
+from egrc_mega.rollout.weights import FolderWeights
 from egrc_mega.sync.disk import DiskSync
 from egrc_mega.testing.policy_worker import ragged_samples
 from egrc_mega.testing.tiny_model import write_tiny_model
@@ -23,9 +24,9 @@ class Servers:
     def __init__(self) -> None:
         self.updates: list[tuple[Path, str]] = []
 
-    def update_weights(self, path: Path, version: str) -> None:
-        assert (path / "model.safetensors").exists()
-        self.updates.append((path, version))
+    def update_weights(self, weights: FolderWeights) -> None:
+        assert (weights.path / "model.safetensors").exists()
+        self.updates.append((weights.path, weights.version))
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from egrc_mega.convert.hf_folder import HfReader
 from egrc_mega.errors import ModelError
 from egrc_mega.rollout.embedded.batch import Batch, Request
+from egrc_mega.sync.checksums import checksum
 
 GATHER_S = 0.004
 """New requests wait this long for company that is still arriving."""
@@ -122,6 +123,10 @@ class Engine:
             state[name].copy_(tensor)
         self.model_path = model_path
         self.version = self.version if version is None else version
+
+    def checksums(self) -> dict[str, str]:
+        """Command: the first 8 bytes of each parameter's SHA-256, in hex."""
+        return {name: checksum(tensor) for name, tensor in self.model.named_parameters()}
 
     def _loop(self) -> None:
         torch.set_num_threads(1)

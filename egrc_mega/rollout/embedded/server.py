@@ -14,6 +14,7 @@ from egrc_mega import __version__
 from egrc_mega.rollout.embedded.batch import Request
 from egrc_mega.rollout.embedded.engine import Engine, WeightUpdateError
 from egrc_mega.rollout.embedded.sampling import SamplingParams
+from egrc_mega.rollout.embedded.weights import WeightReceiver
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 MAX_BODY_BYTES = 64 * 2**20
@@ -26,6 +27,7 @@ class Server:
         self.engine = engine
         self.started = time.monotonic()
         self.in_flight: set[str] = set()
+        self.receiver = WeightReceiver(engine)
 
     def application(self) -> web.Application:
         """The aiohttp application."""
@@ -35,6 +37,12 @@ class Server:
         app.router.add_get("/model_info", self.model_info)
         app.router.add_get("/server_info", self.server_info)
         app.router.add_post("/update_weights_from_disk", self.update_weights_from_disk)
+        app.router.add_post("/init_weights_update_group", self.init_weights_update_group)
+        app.router.add_post("/destroy_weights_update_group", self.destroy_weights_update_group)
+        app.router.add_post("/begin_weight_update", self.begin_weight_update)
+        app.router.add_post("/update_weights_from_distributed", self.update_weights_from_distributed)
+        app.router.add_post("/end_weight_update", self.end_weight_update)
+        app.router.add_route("*", "/weights_checker", self.weights_checker)
         app.router.add_post("/pause_generation", self.pause_generation)
         app.router.add_post("/continue_generation", self.continue_generation)
         app.router.add_route("*", "/flush_cache", self.flush_cache)
@@ -131,6 +139,7 @@ class Server:
             {
                 "version": f"egrc_mega-{__version__}",
                 "status": "ready",
+                "tp_size": 1,
                 "max_running_requests": self.engine.max_batch_size,
                 "max_req_input_len": self.engine.max_length,
                 "vocab_size": self.engine.vocab_size,
@@ -161,6 +170,42 @@ class Server:
             return _reply({"success": False, "message": message, "num_paused_requests": 0}, status=400)
         return _reply({"success": True, "message": "Succeeded to update model weights.", "num_paused_requests": 0})
 
+    async def init_weights_update_group(self, http: web.Request) -> web.Response:
+        """Join a gloo group; blocks until all members are there."""
+        body = await _json(http)
+        return await _success(asyncio.to_thread(self.receiver.join, body))
+
+    async def destroy_weights_update_group(self, http: web.Request) -> web.Response:
+        """Leave it."""
+        name = (await _json(http)).get("group_name", "weight_update_group")
+        return await _success(asyncio.to_thread(self.receiver.leave, name))
+
+    async def begin_weight_update(self, _http: web.Request) -> web.Response:
+        """Open the session that buckets need."""
+        return await _success(self._run(self.receiver.begin))
+
+    async def end_weight_update(self, _http: web.Request) -> web.Response:
+        """Close it."""
+        return await _success(self._run(self.receiver.end))
+
+    async def update_weights_from_distributed(self, http: web.Request) -> web.Response:
+        """Receive one bucket."""
+        body = await _json(http)
+
+        def receive() -> None:
+            self.receiver.receive(body)
+            if self.engine.holds_cache and body.get("flush_cache", True):
+                raise WeightUpdateError("Weights were updated, but the cache was not flushed: requests are running")
+
+        return await _success(asyncio.wrap_future(self.engine.run(receive, when_idle=True)))
+
+    async def weights_checker(self, http: web.Request) -> web.Response:
+        """Checksums of all parameters: the first 8 bytes of SHA-256, as SGLang computes them on a CPU."""
+        if (await _json(http)).get("action") != "checksum":
+            raise _bad_request({"success": False, "message": "only the action checksum is known"})
+        found = await self._run(self.engine.checksums)
+        return _reply({"success": True, "message": "Success.", "ranks": [{"checksums": found}]})
+
     async def pause_generation(self, http: web.Request) -> web.Response:
         """Modes abort, retract, in_place."""
         mode = (await _json(http)).get("mode", "abort")
@@ -189,6 +234,17 @@ class Server:
 
     async def _run(self, command: Callable[[], Any]) -> Any:
         return await asyncio.wrap_future(self.engine.run(command))
+
+
+async def _success(work: Awaitable[Any]) -> web.Response:
+    """The reply of a weight endpoint."""
+    try:
+        await work
+    except WeightUpdateError as error:
+        return _reply({"success": False, "message": str(error)}, status=400)
+    except KeyError as error:
+        raise _bad_request({"object": "error", "message": f"{error} is required", "type": "Bad Request"}) from error
+    return _reply({"success": True, "message": "Success"})
 
 
 def _generation(request: Request, with_logprobs: bool) -> dict[str, Any]:

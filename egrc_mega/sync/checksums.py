@@ -1,0 +1,99 @@
+"""What the servers' parameters must hash to, computed from the tensors on their way, and the first that differs.
+
+A server on a CPU hashes a parameter to the first 8 bytes of its SHA-256 (sglang 0.5.23, srt/utils/weight_checker.py).
+SGLang joins and splits tensors in its own way, so each is hashed under its Hugging Face name and, per rank, under
+SGLang's.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from egrc_mega.convert.family import Architecture, Entry, Kind
+
+VOCAB_PADDING = 64
+"""SGLang pads its embedding's rows to a multiple of this."""
+MLP_PADDING = 32
+"""On a CPU it pads the MLP's inner size to a multiple of this times the ranks."""
+JOINED = {Kind.QKV: ("q_proj", "qkv_proj"), Kind.GATED: ("gate_proj", "gate_up_proj")}
+"""Hugging Face's name of the first part -> SGLang's of the whole."""
+
+
+def checksum(*parts: torch.Tensor) -> str:
+    """Of the parts laid end to end."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+class Checksums:
+    """Of one version. Experts' tensors are not compared: SGLang stacks them in its own way."""
+
+    def __init__(self, architecture: Architecture, dtype: torch.dtype, num_ranks: int) -> None:
+        self.dtype, self.num_ranks = dtype, num_ranks
+        self.num_groups = architecture.num_query_groups
+        self._entry_of = {name: entry for entry in architecture.entries() if not entry.is_expert for name in entry.hf}
+        self._parts: dict[str, torch.Tensor] = {}
+        self.whole: dict[str, str] = {}
+        """By Hugging Face names."""
+        self.by_rank: list[dict[str, str]] = [{} for _ in range(num_ranks)]
+        """By SGLang's names."""
+
+    def watch(self, tensors: Iterator[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+        """Pass `tensors` on, and hash them."""
+        for name, tensor in tensors:
+            if name in self._entry_of:
+                self._note(name, tensor.detach().to(self.dtype, copy=True))
+            yield name, tensor
+
+    def _note(self, name: str, tensor: torch.Tensor) -> None:
+        self.whole[name] = checksum(tensor)
+        self._parts[name] = tensor
+        entry = self._entry_of[name]
+        if all(part in self._parts for part in entry.hf):
+            parts = [self._parts.pop(part) for part in entry.hf]
+            old, new = JOINED.get(entry.kind, ("", ""))
+            for rank, found in enumerate(self.by_rank):
+                found[entry.hf[0].replace(old, new)] = checksum(*self._shard(entry, parts, rank))
+
+    def _shard(self, entry: Entry, parts: list[torch.Tensor], rank: int) -> list[torch.Tensor]:
+        """What SGLang keeps of an entry on a rank, in order."""
+        count = self.num_ranks
+        if entry.kind is Kind.REPLICATED:
+            return parts
+        if entry.kind is Kind.ROW:
+            padding = MLP_PADDING * count if "mlp" in entry.hf[0] else 1
+            return [_padded(parts[0], 1, padding).chunk(count, 1)[rank]]
+        if entry.kind is Kind.VOCAB:
+            return [_padded(parts[0], 0, VOCAB_PADDING).chunk(count)[rank]]
+        if entry.kind is Kind.GATED:
+            return [_padded(part, 0, MLP_PADDING * count).chunk(count)[rank] for part in parts]
+        if entry.kind is Kind.QKV and self.num_groups < count:
+            # a group's keys and values stand on several ranks
+            q, k, v = parts
+            group = rank * self.num_groups // count
+            return [q.chunk(count)[rank], k.chunk(self.num_groups)[group], v.chunk(self.num_groups)[group]]
+        return [part.chunk(count)[rank] for part in parts]
+
+    def difference(self, served: Sequence[dict[str, str]]) -> str | None:
+        """In words, the first parameter that a server (its ranks in order) does not hold as we do; None: all equal."""
+        is_whole = len(served) == 1 and served[0].keys() <= self.whole.keys()
+        for rank, (found, expected) in enumerate(zip(served, [self.whole] if is_whole else self.by_rank, strict=True)):
+            for name in [*expected, *(name for name in found if name not in expected)]:
+                if found.get(name) != expected.get(name) and not _is_tied(name, found):
+                    return f"{name} on rank {rank} is {found.get(name)}, the trainer's is {expected.get(name)}"
+        return None
+
+
+def _padded(tensor: torch.Tensor, dim: int, multiple: int) -> torch.Tensor:
+    """Zeros at the end of `dim`, up to a multiple."""
+    missing = list(tensor.shape)
+    missing[dim] = -tensor.shape[dim] % multiple
+    return torch.cat([tensor, tensor.new_zeros(missing)], dim)
+
+
+def _is_tied(name: str, found: dict[str, str]) -> bool:
+    """The output layer of a model with tied embeddings may be listed or not."""
+    return name == "lm_head.weight" and name not in found

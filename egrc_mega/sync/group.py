@@ -1,0 +1,64 @@
+"""A process group between the trainer's rank 0 and the ranks of servers, beside whatever groups either side has.
+
+Made the way SGLang's `init_custom_process_group` makes its end (sglang 0.5.23, srt/utils/common.py): a store, a prefix
+with the group's name, and torch's own helper, for no public call makes a group whose members share no default group.
+"""
+
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import Backend, GroupName, PrefixStore, _new_process_group_helper, _world
+
+JOIN_TIMEOUT_S = 60.0
+"""For all members to appear."""
+
+
+def open_store() -> dist.TCPStore:
+    """Rank 0's store, on a port that the system chooses (`store.port`)."""
+    return dist.TCPStore(
+        "0.0.0.0", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=JOIN_TIMEOUT_S)
+    )
+
+
+def find_store(address: str, port: int) -> dist.TCPStore:
+    """Another rank's view of that store."""
+    return dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=JOIN_TIMEOUT_S))
+
+
+def join(
+    store: dist.TCPStore, rank: int, world_size: int, name: str, backend: str, timeout_s: float
+) -> dist.ProcessGroup:
+    """Blocks until all ranks have joined.
+
+    Raises:
+        RuntimeError: somebody does not come within `JOIN_TIMEOUT_S`.
+    """
+    group, _store = _new_process_group_helper(
+        world_size,
+        rank,
+        [],
+        Backend(backend),
+        PrefixStore(name, store),
+        group_name=GroupName(name),
+        backend_options=None,
+        timeout=timedelta(seconds=timeout_s),
+    )
+    _world.pg_group_ranks[group] = {i: i for i in range(world_size)}
+    return group
+
+
+def broadcast(group: dist.ProcessGroup, tensor: torch.Tensor) -> None:
+    """From rank 0 into every other rank's `tensor`.
+
+    Raises:
+        RuntimeError: a member is gone, or missed the group's deadline.
+    """
+    options = dist.BroadcastOptions()
+    options.rootRank = 0
+    group.broadcast([tensor], options).wait()
+
+
+def leave(group: dist.ProcessGroup) -> None:
+    """End our membership."""
+    dist.destroy_process_group(group)

@@ -1,0 +1,78 @@
+"""Weights that go to the servers bucket by bucket; how a bucket travels is the carrier's business.
+
+Until the last bucket is in, a server calls its weights `<version>-incomplete`: whoever asks can tell what was
+interrupted from what is whole. Between `begin` and `end` SGLang keeps its weights in loadable form (from 0.5.21 on).
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import torch
+
+from egrc_mega.convert.family import Architecture
+from egrc_mega.rollout.client import RequestRefused, ServerClient, ServerLost
+from egrc_mega.rollout.weights import all_of
+from egrc_mega.sync.disk import Servers
+from egrc_mega.sync.spool import Bucket, Spool
+
+
+class Carrier(Protocol):
+    """Moves buckets."""
+
+    async def connect(self, clients: Sequence[ServerClient], timeout_s: float) -> None:
+        """Get ready to send to exactly these servers."""
+
+    async def send(self, bucket: Bucket, label: dict[str, Any], timeout_s: float) -> None:
+        """Have every connected server load a bucket; `label` goes into the request."""
+
+    def disconnect(self) -> None:
+        """After an error: trust no connection."""
+
+
+class StreamedWeights:
+    """The version in a spool."""
+
+    def __init__(self, spool: Spool, carrier: Carrier, version: str) -> None:
+        self.spool, self.carrier, self.version = spool, carrier, version
+
+    async def load_into(self, clients: Sequence[ServerClient], timeout_s: float) -> None:
+        """See `rollout.weights.Weights`."""
+        try:
+            await self._load(clients, timeout_s)
+        except RequestRefused as error:
+            self.carrier.disconnect()
+            if len(clients) == 1:
+                raise
+            # one member's loss makes the others refuse
+            raise ServerLost(str(error)) from error
+        except BaseException:
+            self.carrier.disconnect()
+            raise
+
+    async def _load(self, clients: Sequence[ServerClient], timeout_s: float) -> None:
+        await self.carrier.connect(clients, timeout_s)
+        has_session = await all_of(client.begin_weight_update() for client in clients)
+        async for bucket in self.spool.buckets():
+            version = self.version if bucket.is_last else f"{self.version}-incomplete"
+            label = {"weight_version": version, "flush_cache": bucket.is_last}
+            await self.carrier.send(bucket, label, timeout_s)
+        pairs = zip(clients, has_session, strict=True)
+        await all_of(client.end_weight_update() for client, has in pairs if has)
+        await all_of(client.confirm(self.version) for client in clients)
+
+
+class StreamSync:
+    """Sends versions as they are gathered."""
+
+    def __init__(self, spool: Spool, carrier: Carrier, servers: Servers) -> None:
+        self.spool, self.carrier, self.servers = spool, carrier, servers
+
+    def publish(
+        self, tensors: Iterable[tuple[str, torch.Tensor]], architecture: Architecture, dtype: torch.dtype, version: str
+    ) -> None:
+        """Move every server to `version`; returns when all of them have confirmed it."""
+
+        def fill() -> None:
+            self.spool.fill(tensors, dtype)
+
+        self.servers.update_weights(StreamedWeights(self.spool, self.carrier, version), fill, self.spool.clear)

@@ -1,0 +1,67 @@
+"""The transport that a configuration names."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from egrc_mega.config.schema import Config
+from egrc_mega.convert.family import Architecture
+from egrc_mega.errors import RolloutError
+from egrc_mega.rollout.fleet import Fleet
+from egrc_mega.sync.checksums import Checksums
+from egrc_mega.sync.disk import DiskSync
+from egrc_mega.sync.distributed import Broadcast
+from egrc_mega.sync.ipc import Handles
+from egrc_mega.sync.spool import Spool
+from egrc_mega.sync.stream import StreamSync
+
+HfTensors = Iterator[tuple[str, torch.Tensor]]
+
+
+class Transport(Protocol):
+    """Brings versions to the servers."""
+
+    def publish(self, tensors: HfTensors, architecture: Architecture, dtype: torch.dtype, version: str) -> None:
+        """Move every server to `version`; returns when all of them have confirmed it."""
+
+
+def build_transport(config: Config, folder: Path, fleet: Fleet) -> Transport:
+    """Disk, distributed or ipc, with checksums where they are asked for."""
+    section, device = config.sync, config.rollout.device
+    transport: Transport
+    if section.transport == "disk":
+        transport = DiskSync(folder, config.model.path, fleet)
+    else:
+        spool = Spool(section.bucket_mib * 2**20)
+        flatten = device == "cuda" if section.flatten is None else section.flatten
+        backend = "nccl" if device == "cuda" else "gloo"
+        carrier = Broadcast(backend, flatten=flatten) if section.transport == "distributed" else Handles(device)
+        transport = StreamSync(spool, carrier, fleet)
+    return Verified(transport, fleet, section.verify_every) if section.verify_every else transport
+
+
+class Verified:
+    """A transport whose every k-th version is compared with what the servers then hold."""
+
+    def __init__(self, transport: Transport, fleet: Fleet, every: int) -> None:
+        self.transport, self.fleet, self.every = transport, fleet, every
+        self.num_updates = 0
+
+    def publish(self, tensors: HfTensors, architecture: Architecture, dtype: torch.dtype, version: str) -> None:
+        """As the transport does.
+
+        Raises:
+            RolloutError: naming the server and the first parameter that differs.
+        """
+        self.num_updates += 1
+        if self.num_updates % self.every:
+            self.transport.publish(tensors, architecture, dtype, version)
+            return
+        expected = Checksums(architecture, dtype, self.fleet.num_ranks())
+        self.transport.publish(expected.watch(tensors), architecture, dtype, version)
+        for url, served in self.fleet.checksums().items():
+            difference = expected.difference(served)
+            if difference:
+                raise RolloutError(f"{url} does not serve weights {version} as they are: {difference}")
