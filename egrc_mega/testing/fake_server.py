@@ -60,6 +60,11 @@ class FakeServer:
         self.hangs = 0
         """Requests that are never answered."""
         self.confirms_updates = True
+        self.refused_buckets: list[int] = []
+        """Numbers of the buckets, over all updates, that it fails to load."""
+        self.num_buckets = 0
+        self.versions: list[str] = []
+        """All that it ever had, in order."""
         self.num_requests = 0
         self.num_updates = 0
 
@@ -81,6 +86,18 @@ class FakeServer:
             self.version = body["weight_version"]
         return web.json_response({"success": True, "message": "", "num_paused_requests": 0})
 
+    async def _bucket(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        self.num_buckets += 1
+        if self.num_buckets in self.refused_buckets:
+            return web.json_response({"success": False, "message": "out of memory"}, status=400)
+        self.version = body["weight_version"]
+        self.versions.append(self.version)
+        return web.json_response({"success": True, "message": ""})
+
+    async def _success(self, _request: web.Request) -> web.Response:
+        return web.json_response({"success": True, "message": ""})
+
     async def _info(self, _request: web.Request) -> web.Response:
         return web.json_response({"weight_version": self.version})
 
@@ -92,7 +109,11 @@ class FakeServer:
         app.router.add_post("/generate", self._generate)
         app.router.add_post("/update_weights_from_disk", self._update)
         app.router.add_get("/model_info", self._info)
+        app.router.add_get("/server_info", self._info)
         app.router.add_get("/health", self._fine)
+        app.router.add_post("/update_weights_from_tensor", self._bucket)
+        for path in ("/begin_weight_update", "/end_weight_update"):
+            app.router.add_post(path, self._success)
         for path in ("/pause_generation", "/continue_generation", "/abort_request"):
             app.router.add_post(path, self._fine)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
