@@ -92,6 +92,7 @@ def _samples(count: int, length: int, vocab_size: int) -> list[TrainSample]:
             loss_weights=(weight,) * (length - 1),
             advantage=1.0,
             rollout_logprobs=(0.0,) * (length - 1),
+            compared=(0,) * (length - 1),
         )
         for _ in range(count)
     ]

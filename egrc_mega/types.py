@@ -130,7 +130,9 @@ class TrainSample:
     advantage: float
     """0 for a sample that is only scored."""
     rollout_logprobs: tuple[float, ...]
-    """From the server; NaN where there is nothing to compare (environment token or older weight version)."""
+    """From the server, under whatever weights it had; NaN where the environment wrote."""
+    compared: tuple[int, ...]
+    """1 where the token was sampled from the very weights that are trained: server and trainer must agree there."""
 
     @property
     def num_tokens(self) -> int:

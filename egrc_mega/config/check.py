@@ -75,14 +75,24 @@ def _optional_parts_problems(config: Config) -> Iterator[EgrcError]:
         )
 
 
+def _server_problems(config: Config) -> Iterator[EgrcError]:
+    rollout = config.rollout
+    is_external = rollout.server == "external"
+    if is_external and not (rollout.urls or rollout.hosts_file or rollout.announce_dir):
+        yield ConfigError(
+            "rollout.urls: empty, but rollout.server is external; give the servers' base URLs, or hosts_file, or "
+            "announce_dir"
+        )
+    for name in ("urls", "hosts_file"):
+        if getattr(rollout, name) and not is_external:
+            yield ConfigError(f"rollout.{name}: given, but rollout.server is {rollout.server}; set it to external")
+
+
 def _config_problems(config: Config) -> Iterator[EgrcError]:
     names = [stage.name for stage in config.stages]
     if len(set(names)) < len(names):
         yield ConfigError(f"stages: {names} names a stage twice; each may stand once")
-    if config.rollout.server == "external" and not config.rollout.urls:
-        yield ConfigError("rollout.urls: empty, but rollout.server is external; give the servers' base URLs")
-    if config.rollout.server != "external" and config.rollout.urls:
-        yield ConfigError(f"rollout.urls: given, but rollout.server is {config.rollout.server}; set it to external")
+    yield from _server_problems(config)
     if config.sync.transport == "ipc" and config.rollout.server != "sglang":
         yield ConfigError(
             f"sync.transport: ipc needs servers of SGLang that the run starts, rollout.server is "

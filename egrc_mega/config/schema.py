@@ -67,8 +67,12 @@ class RolloutSection(Section):
     """`embedded` starts CPU servers of our own, `sglang` SGLang's, `external` uses servers that run already."""
     urls: tuple[str, ...] = ()
     """Base URLs of external servers, e.g. http://127.0.0.1:30000."""
+    hosts_file: Path | None = None
+    """File with a base URL of an external server on each line."""
+    announce_dir: Path | None = None
+    """Shared folder in which servers started by `egrc serve` announce themselves, and where external ones are found."""
     num_servers: PositiveInt = 1
-    """Servers to start."""
+    """Servers to start, or to wait for in `announce_dir`."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where servers of SGLang run."""
     tensor_parallel_size: PositiveInt = 1
@@ -79,6 +83,8 @@ class RolloutSection(Section):
     """Interpreter that has SGLang; None: `.venv-serve`, which `scripts/serve_env.sh` makes."""
     sglang_args: tuple[str, ...] = ()
     """More flags of SGLang's launcher, e.g. --mem-fraction-static=0.8; they stand last."""
+    host: str = "127.0.0.1"
+    """Address on which started servers listen; any other than this machine's own loopback needs EGRC_API_KEY."""
     port: Annotated[int, Field(ge=0, le=65535)] = 0
     """First port of the servers that are started; 0 lets the system choose."""
     prompts_per_step: PositiveInt = 128

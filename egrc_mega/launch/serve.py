@@ -1,6 +1,7 @@
 """`egrc serve`: rollout servers without a run, watched until they are no longer wanted; and a look at any server."""
 
 import asyncio
+import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 from egrc_mega.config.load import load_config
 from egrc_mega.errors import ConfigError, RolloutError
 from egrc_mega.rollout.client import ServerClient, new_session
+from egrc_mega.rollout.discovery import announced
 from egrc_mega.rollout.fleet import Fleet
 
 WATCH_S = 1.0
@@ -27,14 +29,25 @@ def serve(config_file: Path, overrides: Sequence[str]) -> None:
     if config.rollout.server == "external":
         raise ConfigError("rollout.server: external servers are started by somebody else; set it to sglang or embedded")
     with Fleet.start(config.rollout, config.model.path, "start", config.run.dir / "serve") as fleet:
-        print(f"rollout.urls=[{','.join(server.client.url for server in fleet.servers)}]", flush=True)
-        told = 0
-        while True:
-            time.sleep(WATCH_S)
-            fleet.check()
-            if fleet.num_restarts > told and all(server.is_serving for server in fleet.servers):
-                told = fleet.num_restarts
-                print(f"a server was lost and started again ({told} so far)", flush=True)
+        urls = [_address(server.client.url, config.rollout.host) for server in fleet.servers]
+        with announced(urls, config.rollout.announce_dir):
+            print(f"rollout.urls=[{','.join(urls)}]", flush=True)
+            _watch(fleet)
+
+
+def _address(url: str, host: str) -> str:
+    """Where other machines find a server that listens on all addresses."""
+    return url.replace("127.0.0.1", socket.getfqdn()) if host == "0.0.0.0" else url
+
+
+def _watch(fleet: Fleet) -> None:
+    told = 0
+    while True:
+        time.sleep(WATCH_S)
+        fleet.check()
+        if fleet.stats.num_restarts > told and all(server.is_serving for server in fleet.servers):
+            told = fleet.stats.num_restarts
+            print(f"a server was lost and started again ({told} so far)", flush=True)
 
 
 def status(urls: Sequence[str]) -> tuple[list[str], bool]:

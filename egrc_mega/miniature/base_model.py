@@ -151,4 +151,5 @@ def _supervised_sample(
         loss_weights=tuple(WEIGHT_AFTER.get(token, 1.0) / num_tokens for token in previous),
         advantage=1.0,
         rollout_logprobs=(math.nan,) * len(output_ids),
+        compared=(0,) * len(output_ids),
     )

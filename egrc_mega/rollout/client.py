@@ -8,7 +8,8 @@ import aiohttp
 import orjson
 
 from egrc_mega.errors import RolloutError
-from egrc_mega.rollout.wire import UnusableReply, parse_generation
+from egrc_mega.rollout.keys import ADMIN_KEY_VARIABLE, KEY_VARIABLE, Keys
+from egrc_mega.rollout.wire import UnusableReply, Usage, parse_generation
 from egrc_mega.types import Completion, RolloutRequest
 
 CONTROL_TIMEOUT_S = 30.0
@@ -33,6 +34,9 @@ class ServerClient:
 
     def __init__(self, session: aiohttp.ClientSession, url: str, request_timeout_s: float) -> None:
         self.session, self.url, self.request_timeout_s = session, url.rstrip("/"), request_timeout_s
+        self.keys = Keys.from_environment()
+        self.usage = Usage(0, 0, 0)
+        """Of all replies so far."""
 
     async def generate(self, request: RolloutRequest, prompt_ids: tuple[int, ...], stop_ids: list[int]) -> Completion:
         """One completion of `prompt_ids`, which starts with the request's prompt.
@@ -56,9 +60,11 @@ class ServerClient:
         }
         raw = await self._call("POST", "/generate", body, self.request_timeout_s, f"request {request.rid}")
         try:
-            return parse_generation(raw, request, self.url)
+            completion, usage = parse_generation(raw, request, self.url)
         except UnusableReply as error:
             raise ServerLost(str(error)) from error
+        self.usage += usage
+        return completion
 
     async def is_healthy(self) -> bool:
         """True when /health answers 200."""
@@ -75,6 +81,14 @@ class ServerClient:
     async def server_info(self) -> dict[str, Any]:
         """Limits and counters."""
         return dict(await self._call("GET", "/server_info", None, CONTROL_TIMEOUT_S, "server info"))
+
+    async def num_waiting(self) -> int | None:
+        """Requests in its queue; None when it does not say."""
+        try:
+            reply = await self._call("GET", "/v1/loads", None, CONTROL_TIMEOUT_S, "loads")
+            return sum(int(load["num_waiting_reqs"]) for load in reply["loads"])
+        except (RolloutError, TypeError, KeyError, ValueError):
+            return None
 
     async def pause(self, mode: Literal["abort", "retract", "in_place"]) -> None:
         """Stop generating."""
@@ -171,7 +185,7 @@ class ServerClient:
     async def _call(self, method: str, path: str, body: Any, timeout_s: float, what: str) -> Any:
         """Send, wait at most `timeout_s` in all, return the parsed body (None when it is empty)."""
         data = None if body is None else orjson.dumps(body)
-        headers = {"Content-Type": "application/json"} if data else None
+        headers = self.keys.headers(path) | ({"Content-Type": "application/json"} if data else {})
         try:
             async with (
                 asyncio.timeout(timeout_s),
@@ -184,6 +198,8 @@ class ServerClient:
             raise ServerLost(f"{self.url} is gone while waiting for {what}: {error!r}") from error
         if response.status != 200:
             refusal = f"{self.url} refused {what} with {response.status}: {raw[:500].decode(errors='replace')}"
+            if response.status in (401, 403):
+                raise RolloutError(f"{refusal}; give the servers' keys in {KEY_VARIABLE} and {ADMIN_KEY_VARIABLE}")
             if 400 <= response.status < 500:
                 raise RequestRefused(refusal, response.status)
             raise ServerLost(refusal)

@@ -5,7 +5,6 @@ gets the current weights, and only then serves. Both have budgets; a used-up one
 """
 
 import asyncio
-import random
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
@@ -14,14 +13,16 @@ from typing import Any, Self, TypeVar
 
 from egrc_mega.config.schema import RolloutSection
 from egrc_mega.errors import RolloutError
-from egrc_mega.faults import armed
 from egrc_mega.rollout import segments
 from egrc_mega.rollout.client import RequestRefused, ServerClient, ServerLost, new_session
+from egrc_mega.rollout.discovery import check_host, find_servers
 from egrc_mega.rollout.process import start_server
 from egrc_mega.rollout.segments import Environment
 from egrc_mega.rollout.server import BACKOFF_S, Server
+from egrc_mega.rollout.stats import FleetStats
+from egrc_mega.rollout.stream import Stream, complete
 from egrc_mega.rollout.weights import FolderWeights, Weights, all_of
-from egrc_mega.types import Completion, RolloutRequest
+from egrc_mega.types import Completion, FinishReason, RolloutRequest
 
 T = TypeVar("T")
 
@@ -39,11 +40,13 @@ class Fleet:
         """What every server must serve."""
         self._loading = asyncio.Lock()
         """Held while servers load: what is being sent does not change under them."""
-        self.num_lost_requests = 0
-        self.num_restarts = 0
+        self.stats = FleetStats()
+        self._versions: list[str] = []
+        self._num_confirmed = 0
+        """How many of the versions so far every server had confirmed."""
         self._failure: RolloutError | None = None
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="fleet", daemon=True)
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, name="fleet", daemon=True)
         self._thread.start()
 
     @classmethod
@@ -74,9 +77,10 @@ class Fleet:
 
     def _start(self) -> None:
         section = self.section
-        self._session = self._run(_async_call(new_session))
+        check_host(section)
+        self._session = self.run(_async_call(new_session))
         if section.server == "external":
-            for number, url in enumerate(section.urls):
+            for number, url in enumerate(find_servers(section)):
                 self.servers.append(Server(number, ServerClient(self._session, url, section.request_timeout_s), None))
         else:
             for number in range(section.num_servers):
@@ -89,8 +93,12 @@ class Fleet:
         for server in self.servers:
             if server.process is not None:
                 server.client.url = server.process.wait_until_ready(section.start_timeout_s)
-            if not self._run(server.client.is_healthy()):
+            if not self.run(server.client.is_healthy()):
                 raise RolloutError(f"rollout.urls: {server.client.url} does not answer /health; start the server first")
+
+    def stream(self, environment: Environment | None = None) -> Stream:
+        """Requests that are sent and answered while the caller does other things."""
+        return Stream(self, environment)
 
     def generate(self, requests: Sequence[RolloutRequest], environment: Environment | None = None) -> list[Completion]:
         """Completions in the order of the requests; the samples of a prompt go to one server while it serves.
@@ -98,10 +106,19 @@ class Fleet:
         Raises:
             RolloutError: a request was refused or lost too often, or a server did not come back.
         """
-        self._check_ids(requests)
-        return self._run(self._generate(requests, environment))
+        found: dict[str, Completion] = {}
+        with self.stream(environment) as stream:
+            stream.add(requests)
+            while stream.num_open:
+                found |= {completion.rid: completion for completion in complete(stream.take())}
+        return [found[request.rid] for request in requests]
 
-    def _check_ids(self, requests: Sequence[RolloutRequest]) -> None:
+    def check_ids(self, requests: Sequence[RolloutRequest]) -> None:
+        """Refuse input ids that would end a server.
+
+        Raises:
+            RolloutError: naming the prompt and the id.
+        """
         limit = self.vocab_size
         for request in requests:
             for token in request.prompt.token_ids:
@@ -117,7 +134,7 @@ class Fleet:
         Raises:
             RolloutError: a server did not come back, or restarts are used up.
         """
-        self._run(self._check())
+        self.run(self._check())
 
     async def _check(self) -> None:
         for server in self.servers:
@@ -126,44 +143,55 @@ class Fleet:
         if self._failure is not None:
             raise self._failure
 
-    async def _generate(self, requests: Sequence[RolloutRequest], environment: Environment | None) -> list[Completion]:
-        place_of: dict[str, int] = {}
-        for request in requests:
-            place_of.setdefault(request.prompt.id, len(place_of))
-        order = list(range(len(requests)))
-        if armed("rollout.shuffle_requests"):
-            random.shuffle(order)
-        results: dict[int, Completion] = {}
+    async def answered(
+        self, request: RolloutRequest, stream: Stream, home: Server, begun: Completion | None
+    ) -> Completion:
+        """One completion, whichever server gives it: the same tokens where seeds decide.
 
-        async def one(i: int) -> None:
-            home = self.servers[place_of[requests[i].prompt.id] % len(self.servers)]
-            results[i] = await self._answered(requests[i], environment, home)
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for i in order:
-                    group.create_task(one(i))
-        except ExceptionGroup as errors:
-            raise self._explained(errors.exceptions[0]) from errors
-        return [results[i] for i in range(len(requests))]
-
-    async def _answered(self, request: RolloutRequest, environment: Environment | None, home: Server) -> Completion:
-        """One completion, whichever server gives it: the same tokens where seeds decide."""
+        Raises:
+            RequestRefused: the server says that no server will do.
+            RolloutError: lost too often, or a server did not come back.
+        """
         for _attempt in range(self.section.max_attempts):
             server = await self._serving(home)
+            if stream.is_aborting:
+                return begun or segments.empty(request)
+            confirmed = self._num_confirmed
             server.in_flight += 1
+            self.stats.enter()
             try:
-                return await segments.generate(server.client, request, environment)
+                completion = await segments.generate(server.client, request, stream.environment, begun)
+                self._check_versions(completion, begun, confirmed, server)
+                if completion.finish_reason is not FinishReason.ABORT or stream.is_aborting:
+                    return completion
+                cause = ServerLost(f"{server.client.url} aborted request {request.rid}, which nobody asked for")
+                self.stats.num_lost_requests += 1
             except ServerLost as error:
-                self.num_lost_requests += 1
+                self.stats.num_lost_requests += 1
                 cause = error
                 self._fence(server)
             finally:
                 server.in_flight -= 1
+                self.stats.leave()
         attempts = self.section.max_attempts
         raise RolloutError(
             f"request {request.rid} was lost in all {attempts} attempts (rollout.max_attempts): {cause}"
         ) from cause
+
+    def _check_versions(
+        self, completion: Completion, begun: Completion | None, num_confirmed: int, server: Server
+    ) -> None:
+        """New tokens come from weights that were current when the request left, or later ones."""
+        if num_confirmed == 0:
+            return  # servers that run already may call their first weights anything
+        allowed = self._versions[num_confirmed - 1 :]
+        old = len(begun.output_ids) if begun else 0
+        for span in completion.weight_versions:
+            if span.end > old and span.version not in allowed:
+                raise ServerLost(
+                    f"reply of {server.client.url} to request {completion.rid} is unusable: sampled from weights "
+                    f"{span.version!r}, current are {allowed}"
+                )
 
     async def _serving(self, home: Server) -> Server:
         """The prompt's own server, else the least loaded; waits while none serves."""
@@ -208,12 +236,12 @@ class Fleet:
         return None
 
     async def _restart(self, server: Server, cause: ServerLost) -> None:
-        self.num_restarts += 1
-        if self.num_restarts > self.section.max_restarts:
+        self.stats.num_restarts += 1
+        if self.stats.num_restarts > self.section.max_restarts:
             raise RolloutError(
                 f"{cause}; rollout.max_restarts = {self.section.max_restarts} is used up{_tail(server)}"
             ) from cause
-        await asyncio.sleep(BACKOFF_S * 2 ** (self.num_restarts - 1))
+        await asyncio.sleep(BACKOFF_S * 2 ** (self.stats.num_restarts - 1))
         await server.wait_until_back(self.section, self.model_path, self.log_dir)
 
     async def _load(self, servers: Sequence[Server]) -> None:
@@ -235,10 +263,11 @@ class Fleet:
         Raises:
             RolloutError: one of them refused, or was lost and did not come back.
         """
-        self._run(self._loading.acquire())
+        self.run(self._loading.acquire())
         before()
         self.weights = weights
-        update = asyncio.run_coroutine_threadsafe(self._update_all(), self._loop)
+        self._versions.append(weights.version)
+        update = asyncio.run_coroutine_threadsafe(self._update_all(), self.loop)
         try:
             produce()
         except BaseException:
@@ -260,10 +289,11 @@ class Fleet:
         await asyncio.gather(*(server.recovery for server in self.servers if server.recovery))
         if self._failure is not None:
             raise self._failure
+        self._num_confirmed = len(self._versions)
 
     def num_ranks(self) -> int:
         """Ranks of each server: they share one layout."""
-        return self._run(self.servers[0].client.num_ranks())
+        return self.run(self.servers[0].client.num_ranks())
 
     def checksums(self) -> dict[str, list[dict[str, str]]]:
         """By server, its ranks' checksums of their parameters."""
@@ -271,22 +301,22 @@ class Fleet:
         async def ask() -> list[list[dict[str, str]]]:
             return await all_of(server.client.checksums(self.section.update_timeout_s) for server in self.servers)
 
-        return dict(zip([server.client.url for server in self.servers], self._run(ask()), strict=True))
+        return dict(zip([server.client.url for server in self.servers], self.run(ask()), strict=True))
 
-    def counters(self) -> dict[str, int]:
-        """Since the start of the run."""
-        return {"lost_requests": self.num_lost_requests, "server_restarts": self.num_restarts}
+    def take_stats(self) -> dict[str, Any]:
+        """Since the last call; see `FleetStats`."""
+        return self.stats.take(self.servers)
 
     def close(self) -> None:
         """Stop the servers; harmless when called twice."""
-        if self._loop.is_closed():
+        if self.loop.is_closed():
             return
-        self._run(self._end_recoveries())
+        self.run(self._end_recoveries())
         if hasattr(self, "_session"):
-            self._run(self._session.close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
+            self.run(self._session.close())
+        self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
-        self._loop.close()
+        self.loop.close()
         for server in self.servers:
             if server.process is not None:
                 server.process.stop()
@@ -303,11 +333,11 @@ class Fleet:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
-    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run in the loop's thread; every coroutine here has its own deadlines."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
 
-    def _explained(self, error: BaseException) -> BaseException:
+    def explained(self, error: BaseException) -> BaseException:
         """Say so when the cause is a server process that has ended."""
         for server in self.servers:
             if server.process is not None and (code := server.process.process.poll()) is not None:

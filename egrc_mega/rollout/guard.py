@@ -1,19 +1,24 @@
-"""Runs a command and ends it, with all its children, when our standard input closes: no server outlives its trainer.
+"""Runs SGLang's launcher and ends it and its children when our standard input closes: no server outlives its trainer.
 
     python -m egrc_mega.rollout.guard COMMAND [ARGUMENT ...]
 
-SGLang's launcher has children of its own and does not watch its parent. The pipe closes even when the parent is killed.
+The launcher has children of its own and does not watch its parent. The pipe closes even when the parent is killed.
 """
 
 import contextlib
 import ctypes
+import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
+from collections.abc import Iterator
 
 import psutil
+
+from egrc_mega.rollout.keys import Keys
 
 GRACE_S = 5.0
 PR_SET_PDEATHSIG = 1
@@ -21,14 +26,45 @@ PR_SET_PDEATHSIG = 1
 
 def main(command: list[str]) -> int:
     """The command's exit code."""
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent)
+    keys = Keys.from_environment()
+    with _key_file(keys) as flags:
+        return _run([*command, *flags], keys)
+
+
+def _run(command: list[str], keys: Keys) -> int:
+    child = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        preexec_fn=_die_with_parent,
+    )
 
     def end(*_signal: object) -> None:
         threading.Thread(target=_end_tree, args=(child.pid,), daemon=True).start()
 
     signal.signal(signal.SIGTERM, end)
     threading.Thread(target=_wait_for_end_of_input, args=(end,), daemon=True).start()
+    assert child.stdout is not None
+    for line in child.stdout:  # SGLang logs its arguments, the keys among them
+        sys.stdout.write(keys.redact(line))
+        sys.stdout.flush()
     return child.wait()
+
+
+@contextlib.contextmanager
+def _key_file(keys: Keys) -> Iterator[list[str]]:
+    """Flags that give SGLang its keys in a file that only we can read: everybody can read a command line."""
+    if not (keys.api or keys.admin):
+        yield []
+        return
+    with tempfile.NamedTemporaryFile("w", prefix="egrc-keys-", suffix=".yaml") as file:
+        named = {"api-key": keys.api, "admin-api-key": keys.admin}
+        json.dump({name: key for name, key in named.items() if key}, file)  # JSON is YAML
+        file.flush()
+        yield ["--config", file.name]
 
 
 def _die_with_parent() -> None:

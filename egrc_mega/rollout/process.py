@@ -12,7 +12,7 @@ from pathlib import Path
 
 from egrc_mega.config.schema import RolloutSection
 from egrc_mega.errors import RolloutError
-from egrc_mega.rollout.sglang import launch_sglang
+from egrc_mega.rollout.sglang import launch_sglang, reachable
 
 STOP_TIMEOUT_S = 10.0
 LOG_LINES_SHOWN = 5
@@ -23,11 +23,17 @@ class ServerProcess:
     """One child. `url` is known once `wait_until_ready` has returned."""
 
     def __init__(
-        self, command: Sequence[str], log: Path, *, environment: dict[str, str] | None = None, url: str | None = None
+        self,
+        command: Sequence[str],
+        log: Path,
+        *,
+        environment: dict[str, str] | None = None,
+        url: str | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
         """Start it. Without `url` the command gets `--port-file`, into which it writes its port once it answers."""
         log.parent.mkdir(parents=True, exist_ok=True)
-        self.log, self.url = log, url
+        self.log, self.url, self.host = log, url, host
         self._port_file: Path | None = None
         if url is None:
             self._port_file = Path(tempfile.mkdtemp(prefix="egrc-server-")) / "port"
@@ -64,7 +70,7 @@ class ServerProcess:
     def _is_ready(self) -> bool:
         if self._port_file is not None:
             if self._port_file.exists():
-                self.url = f"http://127.0.0.1:{self._port_file.read_text()}"
+                self.url = f"http://{reachable(self.host)}:{self._port_file.read_text()}"
             return self.url is not None
         try:
             with urllib.request.urlopen(f"{self.url}/health", timeout=5) as response:
@@ -101,16 +107,21 @@ def start_server(
         launch = launch_sglang(section, model_path, port=port, number=number, weight_version=weight_version)
         return ServerProcess(launch.command, log, environment=launch.environment, url=launch.url)
     return embedded_server(
-        model_path, port=port, weight_version=weight_version, max_batch_size=section.max_batch_size, log=log
+        model_path,
+        port=port,
+        weight_version=weight_version,
+        max_batch_size=section.max_batch_size,
+        log=log,
+        host=section.host,
     )
 
 
 def embedded_server(
-    model_path: Path, *, port: int, weight_version: str, max_batch_size: int, log: Path
+    model_path: Path, *, port: int, weight_version: str, max_batch_size: int, log: Path, host: str = "127.0.0.1"
 ) -> ServerProcess:
     """A CPU server of our own."""
     command = [sys.executable, "-P", "-m", "egrc_mega.rollout.embedded", "--exit-with-stdin"]
-    command += ["--model-path", str(model_path), "--port", str(port)]
+    command += ["--model-path", str(model_path), "--host", host, "--port", str(port)]
     command += ["--weight-version", weight_version, "--max-batch-size", str(max_batch_size)]
     environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    return ServerProcess(command, log, environment=environment)
+    return ServerProcess(command, log, environment=environment, host=host)

@@ -23,17 +23,20 @@ class Environment(Protocol):
         """Token ids to append after `output_ids`; a pure function of its arguments."""
 
 
-async def generate(client: ServerClient, request: RolloutRequest, environment: Environment | None) -> Completion:
-    """One sample, in as many segments as the environment asks for."""
+async def generate(
+    client: ServerClient, request: RolloutRequest, environment: Environment | None, begun: Completion | None = None
+) -> Completion:
+    """One sample, in as many segments as the environment asks for, after what an earlier step has begun."""
     stop_ids = list(request.sampling.stop_token_ids)
-    if environment is None:
+    if environment is None and begun is None:
         return await client.generate(request, request.prompt.token_ids, stop_ids)
-    rng = random.Random(derive_seed(request.seed, "environment"))
-    whole = Completion(
-        rid=request.rid, output_ids=(), logprobs=(), mask=(), finish_reason=FinishReason.LENGTH, weight_versions=()
-    )
+    whole = begun or empty(request)
+    rng = random.Random(derive_seed(request.seed, "environment", *_place(begun)))
     for index in range(request.sampling.max_new_tokens):
-        segment_request = _segment_request(request, index, len(whole.output_ids))
+        segment_request = _segment_request(request, [*_place(begun), index], len(whole.output_ids))
+        if environment is None:
+            text = request.prompt.token_ids + whole.output_ids
+            return _joined(whole, await client.generate(segment_request, text, stop_ids))
         text = request.prompt.token_ids + whole.output_ids
         segment = await client.generate(segment_request, text, stop_ids + list(environment.stop_token_ids))
         whole = _joined(whole, segment)
@@ -47,10 +50,22 @@ async def generate(client: ServerClient, request: RolloutRequest, environment: E
     return replace(whole, finish_reason=FinishReason.LENGTH)
 
 
-def _segment_request(request: RolloutRequest, index: int, used: int) -> RolloutRequest:
+def empty(request: RolloutRequest) -> Completion:
+    """A response of which nothing is there."""
+    return Completion(
+        rid=request.rid, output_ids=(), logprobs=(), mask=(), finish_reason=FinishReason.ABORT, weight_versions=()
+    )
+
+
+def _place(begun: Completion | None) -> list[int]:
+    """Where a response goes on; nothing when it starts."""
+    return [len(begun.output_ids)] if begun else []
+
+
+def _segment_request(request: RolloutRequest, place: list[int], used: int) -> RolloutRequest:
     sampling = replace(request.sampling, max_new_tokens=request.sampling.max_new_tokens - used)
-    seed = derive_seed(request.seed, "segment", index)
-    return replace(request, rid=f"{request.rid}-segment{index:04d}", sampling=sampling, seed=seed)
+    rid = "-".join([request.rid, "segment", *(f"{number:04d}" for number in place)])
+    return replace(request, rid=rid, sampling=sampling, seed=derive_seed(request.seed, "segment", *place))
 
 
 def _continues(segment: Completion, environment: Environment) -> bool:

@@ -48,7 +48,7 @@ def launch_sglang(section: RolloutSection, model_path: Path, *, port: int, numbe
     """
     python = find_python(section)
     port = port or free_port()
-    command = [str(python), "-m", "sglang.launch_server", "--model-path", str(model_path), "--host", "127.0.0.1"]
+    command = [str(python), "-m", "sglang.launch_server", "--model-path", str(model_path), "--host", section.host]
     command += ["--port", str(port), "--weight-version", weight_version, "--tp-size", str(section.tensor_parallel_size)]
     environment = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "NO_PROXY": "127.0.0.1,localhost"}
     environment["SGLANG_TIMEOUT_KEEP_ALIVE"] = "60"
@@ -71,7 +71,7 @@ def launch_sglang(section: RolloutSection, model_path: Path, *, port: int, numbe
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
     command += list(section.sglang_args)
     guarded = (sys.executable, "-P", "-m", "egrc_mega.rollout.guard", *command)
-    return Launch(guarded, environment, f"http://127.0.0.1:{port}")
+    return Launch(guarded, environment, f"http://{reachable(section.host)}:{port}")
 
 
 def find_python(section: RolloutSection, roots: Sequence[Path] | None = None) -> Path:
@@ -91,6 +91,11 @@ def find_python(section: RolloutSection, roots: Sequence[Path] | None = None) ->
         f"rollout.python: no SGLang environment at {' or '.join(map(str, candidates))}; "
         f"run bash scripts/serve_env.sh --device {section.device}, or name the interpreter that has it"
     )
+
+
+def reachable(host: str) -> str:
+    """Where this machine finds a server of its own that listens on `host`."""
+    return "127.0.0.1" if host in ("0.0.0.0", "localhost") else host
 
 
 def free_port() -> int:

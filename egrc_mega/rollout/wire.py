@@ -1,6 +1,7 @@
 """What a server's replies must look like. Nothing enters a batch before it has passed here."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, StrictInt, ValidationError
@@ -33,19 +34,37 @@ class _Span(_Wire):
 class _Meta(_Wire):
     id: str
     finish_reason: _FinishReason
-    completion_tokens: StrictInt
+    prompt_tokens: StrictInt = 0
+    cached_tokens: StrictInt = 0
+    completion_tokens: StrictInt = 0
     weight_version: str | None = None
     weight_versions: list[_Span] = []
-    output_token_logprobs: list[tuple[float, StrictInt, str | None]]
+    output_token_logprobs: list[tuple[float, StrictInt, str | None]] = []
 
 
 class _Generation(_Wire):
-    output_ids: list[StrictInt]
+    output_ids: list[StrictInt] = []
     meta_info: _Meta
 
 
-def parse_generation(raw: Any, request: RolloutRequest, url: str) -> Completion:
-    """A validated completion of `request`.
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a reply cost, in tokens."""
+
+    prompt: int
+    cached: int
+    """Of the prompt, found in the server's prefix cache."""
+    output: int
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(self.prompt + other.prompt, self.cached + other.cached, self.output + other.output)
+
+    def __sub__(self, other: "Usage") -> "Usage":
+        return Usage(self.prompt - other.prompt, self.cached - other.cached, self.output - other.output)
+
+
+def parse_generation(raw: Any, request: RolloutRequest, url: str) -> tuple[Completion, Usage]:
+    """A validated completion of `request`, and its cost. A request aborted in a queue may lack everything but its end.
 
     Raises:
         UnusableReply: naming the server, the request and what is wrong with the reply.
@@ -68,7 +87,9 @@ def parse_generation(raw: Any, request: RolloutRequest, url: str) -> Completion:
         raise _bad(url, request, "a log-prob is not finite or above zero")
     if len(ids) > request.sampling.max_new_tokens:
         raise _bad(url, request, f"{len(ids)} tokens, asked for at most {request.sampling.max_new_tokens}")
-    return Completion(
+    if not ids and meta.finish_reason.type is not FinishReason.ABORT and request.sampling.max_new_tokens:
+        raise _bad(url, request, "no token, and it was not aborted")
+    completion = Completion(
         rid=request.rid,
         output_ids=tuple(ids),
         logprobs=logprobs,
@@ -76,6 +97,7 @@ def parse_generation(raw: Any, request: RolloutRequest, url: str) -> Completion:
         finish_reason=meta.finish_reason.type,
         weight_versions=_spans(meta, len(ids), request, url),
     )
+    return completion, Usage(meta.prompt_tokens, meta.cached_tokens, len(ids))
 
 
 def _spans(meta: _Meta, length: int, request: RolloutRequest, url: str) -> tuple[VersionSpan, ...]:

@@ -1,7 +1,6 @@
 """Weights by broadcast: one process group of the trainer's rank 0 and every rank of every server, NCCL or gloo."""
 
 import asyncio
-import ipaddress
 import itertools
 import os
 import socket
@@ -13,6 +12,7 @@ from urllib.parse import urlsplit
 import torch
 
 from egrc_mega.rollout.client import ServerClient, ServerLost
+from egrc_mega.rollout.keys import is_loopback
 from egrc_mega.rollout.weights import all_of
 from egrc_mega.sync import group
 from egrc_mega.sync.spool import Bucket
@@ -100,14 +100,6 @@ def own_address(url: str) -> str:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((host, 9))  # sends nothing; it only chooses a route
         return str(probe.getsockname()[0])
-
-
-def is_loopback(host: str) -> bool:
-    """True for localhost and 127.0.0.0/8."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _flat(tensors: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -35,6 +35,7 @@ def loss_batch(seed: int = 0) -> list[TrainSample]:
                 loss_weights=sample.loss_weights,
                 advantage=sample.advantage,
                 rollout_logprobs=tuple(logprobs),
+                compared=(0,) * len(logprobs),
             )
         )
     return samples

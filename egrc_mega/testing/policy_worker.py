@@ -34,6 +34,7 @@ def ragged_samples(count: int = 13, *, seed: int = 0, vocab_size: int = 40) -> l
                 loss_weights=tuple(bit / (sum(mask) * count) for bit in mask),
                 advantage=0.0 if i == 3 else rng.uniform(-1.5, 1.5),
                 rollout_logprobs=(0.0,) * len(output),
+                compared=(0,) * len(output),
             )
         )
     return samples

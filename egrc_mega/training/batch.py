@@ -27,7 +27,7 @@ def build_batch(groups: Sequence[Group], method: Method, version: str) -> Batch:
     """Give every sample its advantage and token weights, and split the kept ones over the stage's updates.
 
     Args:
-        version: the trainer's weight version; log-probs from any other are not compared.
+        version: the trainer's weight version; log-probs under any other are not compared.
     """
     advantages = method.advantages(groups)
     num_updates = method.stage.optim.num_updates_per_rollout
@@ -71,18 +71,18 @@ def _train_sample(sample: Sample, advantage: float, weights: tuple[float, ...], 
         mask=completion.mask,
         loss_weights=weights,
         advantage=advantage,
-        rollout_logprobs=_comparable_logprobs(completion, version),
+        rollout_logprobs=tuple(p if m else math.nan for p, m in zip(completion.logprobs, completion.mask, strict=True)),
+        compared=_compared(completion, version),
     )
 
 
-def _comparable_logprobs(completion: Completion, version: str) -> tuple[float, ...]:
-    """The server's log-probs where the policy chose the token under `version`, NaN elsewhere."""
-    current = [False] * len(completion.output_ids)
+def _compared(completion: Completion, version: str) -> tuple[int, ...]:
+    """1 where the policy chose the token under `version`."""
+    current = [0] * len(completion.output_ids)
     for span in completion.weight_versions:
         if span.version == version:
-            current[span.start : span.end] = [True] * (span.end - span.start)
-    rows = zip(completion.logprobs, completion.mask, current, strict=True)
-    return tuple(logprob if chosen and same else math.nan for logprob, chosen, same in rows)
+            current[span.start : span.end] = [1] * (span.end - span.start)
+    return tuple(m * c for m, c in zip(completion.mask, current, strict=True))
 
 
 def encode(batch: Batch) -> bytes:
@@ -99,6 +99,7 @@ def encode(batch: Batch) -> bytes:
             "output_ids": np.array([i for s in samples for i in s.output_ids], np.int32),
             "mask": np.array([m for s in samples for m in s.mask], np.int8),
             "loss_weights": np.array([w for s in samples for w in s.loss_weights], np.float64),
+            "compared": np.array([c for s in samples for c in s.compared], np.int8),
             "rollout_logprobs": np.array([p for s in samples for p in s.rollout_logprobs], np.float64),
         }
     )
@@ -117,6 +118,7 @@ def decode(payload: bytes) -> Batch:
             loss_weights=tuple(arrays["loss_weights"][slice(*output)]),
             advantage=advantage,
             rollout_logprobs=tuple(arrays["rollout_logprobs"][slice(*output)]),
+            compared=tuple(arrays["compared"][slice(*output)]),
         )
         for prompt, output, advantage in zip(prompts, outputs, arrays["advantage"], strict=True)
     ]

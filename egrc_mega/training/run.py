@@ -156,7 +156,7 @@ class Run:
         """Write the step to `metrics.jsonl` and show its line."""
         if self.coordinator:
             costs = self.accounting.record(update.work, self.config.policy.peak_tflops)
-            costs |= self.coordinator.fleet.counters()
+            costs |= self.coordinator.fleet.take_stats()
             record = step_record(step, method, self.groups, update, costs, version)
             self.events.write("step", **record)
             self.printer.show(record)

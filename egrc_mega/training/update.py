@@ -101,7 +101,8 @@ class LogprobGate:
     def compare(self, samples: Sequence[TrainSample], stats: TokenStats) -> None:
         """Add the tokens that the policy chose under the trainer's weight version."""
         server = torch.tensor([p for s in samples for p in s.rollout_logprobs], dtype=torch.float32)
-        found = (server - stats.logprobs)[~server.isnan()].abs()
+        compared = torch.tensor([bit for s in samples for bit in s.compared], dtype=torch.bool)
+        found = (server - stats.logprobs)[compared].abs()
         self.differences = torch.cat([self.differences, found])
         worst = float(found.max()) if len(found) else 0.0
         if self.section.logprob_check and not worst <= self.section.logprob_bound:

@@ -99,6 +99,7 @@ def test_the_trainer_gives_the_chosen_tokens_the_servers_log_probs(fleet: Fleet,
             loss_weights=(0.0,) * len(c.output_ids),
             advantage=0.0,
             rollout_logprobs=c.logprobs,
+            compared=c.mask,
         )
         for c in completions
     ]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from egrc_mega.errors import RolloutError
-from egrc_mega.rollout.wire import parse_generation
+from egrc_mega.rollout.wire import Usage, parse_generation
 from egrc_mega.testing.samples import PROMPT
 from egrc_mega.types import FinishReason, RolloutRequest, Sampling, VersionSpan
 
@@ -28,18 +28,21 @@ GOOD: dict[str, Any] = {
 
 
 def test_a_good_reply_becomes_a_completion() -> None:
-    completion = parse_generation(GOOD, REQUEST, "http://s")
+    completion, usage = parse_generation(GOOD, REQUEST, "http://s")
     assert completion.output_ids == (5, 6, 2)
     assert completion.logprobs == (-0.5, -1.5, 0.0)
     assert completion.mask == (1, 1, 1)
     assert completion.finish_reason is FinishReason.STOP
+    assert usage == Usage(prompt=0, cached=0, output=3)
     assert completion.weight_versions[1] == VersionSpan(version="v2", start=1, end=3)
 
 
 def test_a_server_without_spans_has_one_version_for_the_whole_output() -> None:
     reply = copy.deepcopy(GOOD)
     del reply["meta_info"]["weight_versions"]
-    assert parse_generation(reply, REQUEST, "http://s").weight_versions == (VersionSpan(version="v2", start=0, end=3),)
+    assert parse_generation(reply, REQUEST, "http://s")[0].weight_versions == (
+        VersionSpan(version="v2", start=0, end=3),
+    )
 
 
 @pytest.mark.parametrize(

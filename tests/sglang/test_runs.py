@@ -11,10 +11,17 @@ from pathlib import Path
 import orjson
 import psutil
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from egrc_mega.config.schema import RolloutSection
+from egrc_mega.convert.families.registry import read_architecture
 from egrc_mega.rollout.fleet import Fleet
 from egrc_mega.rollout.weights import FolderWeights
+from egrc_mega.sync.distributed import Broadcast
+from egrc_mega.sync.spool import Spool
+from egrc_mega.sync.stream import StreamSync
+from egrc_mega.sync.transport import Verified
 from egrc_mega.types import Completion, Prompt, RolloutRequest, Sampling
 
 PROMPT_IDS = tuple(range(5, 14))
@@ -26,11 +33,14 @@ def requests(count: int, tokens: int = 60) -> list[RolloutRequest]:
     return [RolloutRequest(rid=f"r{i:03d}", prompt=homes[i % 4], sampling=sampling, seed=i) for i in range(count)]
 
 
-def test_eight_steps_of_each_stage_with_weights_through_the_disk(root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("transport", ["disk", "distributed"])
+def test_eight_steps_of_each_stage(transport: str, root: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-P", "-m", "egrc_mega.cli.main", "train", "-c", str(root / "configs/quickstart.yaml")]
     for override in (
         f"run.dir={tmp_path / 'run'}",
         "rollout.server=sglang",
+        f"sync.transport={transport}",
+        "sync.verify_every=4",
         "stages.compress.steps=8",
         "stages.explore.steps=8",
         "evaluation.num_problems=16",
@@ -68,13 +78,26 @@ def test_a_server_killed_mid_generation_is_replaced_and_every_request_answered(f
     completions = fleet.generate(requests(48, tokens=200))
     assert tokens(completions) == expected
     assert {span.version for c in completions for span in c.weight_versions} == {"v1"}
-    assert fleet.counters()["lost_requests"] > 0
+    assert fleet.take_stats()["lost_requests"] > 0
     fleet.update_weights(FolderWeights(base_model, "v2"))  # waits for the lost one to be back
     assert all(server.is_serving for server in fleet.servers)
-    assert fleet.counters()["server_restarts"] == 1
+    assert fleet.take_stats()["server_restarts"] == 1
     assert tokens(fleet.generate(requests(48, tokens=200))) == expected
     _gone, alive = psutil.wait_procs(family, timeout=20)
     assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
+
+
+def publish_and_verify(fleet: Fleet, model: Path) -> None:
+    """By broadcast to every rank of every server; then by checksum of every parameter."""
+    tensors = list(load_file(model / "model.safetensors").items())
+    transport = Verified(StreamSync(Spool(2**18), Broadcast("gloo", flatten=True), fleet), fleet, every=1)
+    transport.publish(iter(tensors), read_architecture(model), torch.float32, "v9")
+
+
+def test_two_servers_take_weights_in_one_group(fleet: Fleet, base_model: Path) -> None:
+    publish_and_verify(fleet, base_model)
+    found = fleet.generate(requests(8))
+    assert {span.version for c in found for span in c.weight_versions} == {"v9"}
 
 
 def test_one_server_on_two_devices_samples_what_one_device_does(fleet: Fleet, base_model: Path, tmp_path: Path) -> None:
@@ -82,6 +105,9 @@ def test_one_server_on_two_devices_samples_what_one_device_does(fleet: Fleet, ba
     section = RolloutSection(server="sglang", tensor_parallel_size=2, max_batch_size=16)
     with Fleet.start(section, base_model, "v0", tmp_path) as split:
         found = split.generate(requests(8))
+        publish_and_verify(split, base_model)
+        again = split.generate(requests(8))
+    assert [c.logprobs for c in again] == [c.logprobs for c in found]
     assert tokens(found) == tokens(expected)
     for one, other in zip(found, expected, strict=True):
         assert max(abs(a - b) for a, b in zip(one.logprobs, other.logprobs, strict=True)) <= 1e-4

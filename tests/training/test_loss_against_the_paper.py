@@ -220,4 +220,6 @@ def test_log_probs_of_another_weight_version_are_not_compared() -> None:
     group = make_group([make_sample([1, 2, 3], mask=[1, 0, 1]), make_sample([4], grade=Grade.WRONG, version="v7")])
     first, second = build_batch([group], build_method(stage), "v0").updates[0]
     assert [math.isnan(x) for x in first.rollout_logprobs] == [False, True, False]
-    assert math.isnan(second.rollout_logprobs[0])
+    assert (first.compared, second.compared) == ((1, 0, 1), (0,))
+    # but they are what importance sampling weighs by
+    assert second.rollout_logprobs == group.samples[1].completion.logprobs

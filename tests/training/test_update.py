@@ -34,7 +34,7 @@ def with_true_log_probs(policy: Policy, samples: list[TrainSample]) -> list[Trai
     for sample in samples:
         own = [values.pop(0) for _ in sample.output_ids]
         server = tuple(lp if chosen else float("nan") for lp, chosen in zip(own, sample.mask, strict=True))
-        result.append(replace(sample, rollout_logprobs=server))
+        result.append(replace(sample, rollout_logprobs=server, compared=sample.mask))
     return result
 
 

@@ -93,6 +93,11 @@ class Engine:
         self._batches = [batch for batch in self._batches if not batch.is_done]
 
     @property
+    def load(self) -> tuple[int, int]:
+        """Requests that run, and that wait."""
+        return sum(len(batch.rows) for batch in self._batches), len(self._waiting)
+
+    @property
     def holds_cache(self) -> bool:
         """True while some request's KV cache is alive."""
         return bool(self._batches)

@@ -15,6 +15,7 @@ from egrc_mega.rollout.embedded.batch import Request
 from egrc_mega.rollout.embedded.engine import Engine, WeightUpdateError
 from egrc_mega.rollout.embedded.sampling import SamplingParams
 from egrc_mega.rollout.embedded.weights import WeightReceiver
+from egrc_mega.rollout.keys import Keys
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 MAX_BODY_BYTES = 64 * 2**20
@@ -31,11 +32,13 @@ class Server:
 
     def application(self) -> web.Application:
         """The aiohttp application."""
-        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_errors_as_sglang])
+        middlewares = [_errors_as_sglang, _check_key(Keys.from_environment())]
+        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=middlewares)
         app.router.add_post("/generate", self.generate)
         app.router.add_get("/health", self.health)
         app.router.add_get("/model_info", self.model_info)
         app.router.add_get("/server_info", self.server_info)
+        app.router.add_get("/v1/loads", self.loads)
         app.router.add_post("/update_weights_from_disk", self.update_weights_from_disk)
         app.router.add_post("/init_weights_update_group", self.init_weights_update_group)
         app.router.add_post("/destroy_weights_update_group", self.destroy_weights_update_group)
@@ -147,6 +150,11 @@ class Server:
                 "internal_states": [state],
             }
         )
+
+    async def loads(self, _http: web.Request) -> web.Response:
+        """Requests that run, and that wait."""
+        running, waiting = self.engine.load
+        return _reply({"loads": [{"dp_rank": 0, "num_running_reqs": running, "num_waiting_reqs": waiting}]})
 
     async def update_weights_from_disk(self, http: web.Request) -> web.Response:
         """Take the weights of a folder; 400 leaves the old ones in place."""
@@ -304,6 +312,16 @@ def _bad_request(body: dict[str, Any]) -> web.HTTPBadRequest:
 
 def _reply(value: Any, status: int = 200) -> web.Response:
     return web.Response(body=orjson.dumps(value), status=status, content_type="application/json")
+
+
+def _check_key(keys: Keys) -> Any:
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if keys.admits(request.path, request.headers.get("Authorization", "")):
+            return await handler(request)
+        return _reply({"error": "Unauthorized"}, status=401)
+
+    return check
 
 
 @web.middleware

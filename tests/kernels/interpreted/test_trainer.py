@@ -69,6 +69,7 @@ def miniature_samples(base_model: Path) -> list[TrainSample]:
                 loss_weights=(1 / (6 * len(output)),) * len(output),
                 advantage=(-1) ** i * (1 + 0.1 * i),
                 rollout_logprobs=(-0.05,) * len(output),
+                compared=(0,) * len(output),
             )
         )
     return samples

@@ -1,0 +1,88 @@
+"""Which servers somebody else has started: given by URL, listed in a file, or announced in a shared folder."""
+
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from egrc_mega.config.schema import RolloutSection
+from egrc_mega.errors import ConfigError, RolloutError
+from egrc_mega.rollout.keys import KEY_VARIABLE, Keys, is_loopback, url_problem
+
+POLL_S = 0.2
+SUFFIX = ".url"
+
+
+def find_servers(section: RolloutSection) -> list[str]:
+    """Base URLs of the external servers, in an order that every start finds again.
+
+    Raises:
+        ConfigError: a URL is not usable, or the hosts file cannot be read.
+        RolloutError: fewer than `rollout.num_servers` announce themselves in time.
+    """
+    urls = [*section.urls, *_listed(section), *_announced(section)]
+    for url in urls:
+        problem = url_problem(url, Keys.from_environment())
+        if problem:
+            raise ConfigError(f"rollout.urls: {problem}")
+    return urls
+
+
+def check_host(section: RolloutSection) -> None:
+    """Refuse to open servers to others without a key.
+
+    Raises:
+        ConfigError: naming the address.
+    """
+    if not is_loopback(section.host) and not Keys.from_environment().api:
+        raise ConfigError(
+            f"rollout.host: {section.host} can be reached from other machines, so the servers need a key; "
+            f"give it in {KEY_VARIABLE}, or listen on 127.0.0.1"
+        )
+
+
+def _listed(section: RolloutSection) -> list[str]:
+    if section.hosts_file is None:
+        return []
+    try:
+        lines = section.hosts_file.read_text().splitlines()
+    except OSError as error:
+        raise ConfigError(f"rollout.hosts_file: {section.hosts_file} cannot be read: {error.strerror}") from error
+    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+
+
+def _announced(section: RolloutSection) -> list[str]:
+    if section.announce_dir is None:
+        return []
+    deadline = time.monotonic() + section.start_timeout_s
+    while len(found := sorted(section.announce_dir.glob(f"*{SUFFIX}"))) < section.num_servers:
+        if time.monotonic() > deadline:
+            raise RolloutError(
+                f"rollout.announce_dir: {len(found)} of rollout.num_servers = {section.num_servers} servers have "
+                f"announced themselves in {section.announce_dir} within rollout.start_timeout_s = "
+                f"{section.start_timeout_s:g} s; start them with egrc serve"
+            )
+        time.sleep(POLL_S)
+    return [file.read_text().strip() for file in found]
+
+
+@contextmanager
+def announced(urls: Sequence[str], folder: Path | None) -> Iterator[None]:
+    """Keep a file for each server in `folder` while they serve; a file is there whole or not at all."""
+    files = []
+    for url in urls if folder is not None else ():
+        assert folder is not None
+        folder.mkdir(parents=True, exist_ok=True)
+        parts = urlsplit(url)
+        file = folder / f"{socket.gethostname()}-{parts.port}{SUFFIX}"
+        partial = file.with_suffix(".tmp")
+        partial.write_text(f"{url}\n")
+        partial.replace(file)
+        files.append(file)
+    try:
+        yield
+    finally:
+        for file in files:
+            file.unlink(missing_ok=True)

@@ -1,0 +1,61 @@
+"""What the servers did for a step, as seen from here."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from egrc_mega.rollout.server import Server
+from egrc_mega.rollout.wire import Usage
+
+
+class FleetStats:
+    """Counts since the last `take`, apart from losses, which count for the whole run."""
+
+    def __init__(self) -> None:
+        self.num_in_flight = 0
+        self.num_lost_requests = 0
+        self.num_restarts = 0
+        self._peak = 0
+        self._queue = 0
+        self._busy_s = 0.0
+        self._busy_since = 0.0
+        self._usages: dict[int, Usage] = {}
+
+    def enter(self) -> None:
+        """A request leaves."""
+        if self.num_in_flight == 0:
+            self._busy_since = time.monotonic()
+        self.num_in_flight += 1
+        self._peak = max(self._peak, self.num_in_flight)
+
+    def leave(self) -> None:
+        """Its answer, or its loss."""
+        self.num_in_flight -= 1
+        if self.num_in_flight == 0:
+            self._busy_s += time.monotonic() - self._busy_since
+
+    def note_queue(self, waiting: int) -> None:
+        """Requests that servers said to have in their queues."""
+        self._queue = max(self._queue, waiting)
+
+    def take(self, servers: Sequence[Server]) -> dict[str, Any]:
+        """Fields of the step's record; rates are over the time in which anything was in flight."""
+        usages = [server.client.usage for server in servers]
+        deltas = [
+            usage - self._usages.get(server.number, Usage(0, 0, 0))
+            for server, usage in zip(servers, usages, strict=True)
+        ]
+        busy_s = self._busy_s + (time.monotonic() - self._busy_since if self.num_in_flight else 0.0)
+        prompt = sum(delta.prompt for delta in deltas)
+        record = {
+            "requests_in_flight": self._peak,
+            "queue": self._queue,
+            "cache_hit_rate": sum(delta.cached for delta in deltas) / prompt if prompt else None,
+            "server_tokens_per_s": [delta.output / busy_s if busy_s else 0.0 for delta in deltas],
+            "lost_requests": self.num_lost_requests,
+            "server_restarts": self.num_restarts,
+        }
+        self._usages = {server.number: usage for server, usage in zip(servers, usages, strict=True)}
+        self._peak, self._queue, self._busy_s = self.num_in_flight, 0, 0.0
+        self._busy_since = time.monotonic()
+        return record

@@ -1,0 +1,163 @@
+"""Requests in flight through a fleet: more may be added, outcomes come as they finish, what is left can be aborted."""
+
+import asyncio
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from egrc_mega.errors import RolloutError
+from egrc_mega.faults import armed
+from egrc_mega.rollout.client import RequestRefused
+from egrc_mega.rollout.segments import Environment
+from egrc_mega.rollout.server import Server
+from egrc_mega.types import Completion, RolloutRequest
+
+if TYPE_CHECKING:
+    from egrc_mega.rollout.fleet import Fleet
+
+ABORT_AGAIN_S = 0.5
+"""A request that was still on its way when a server was told to abort all needs a second telling."""
+LOAD_POLL_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A request that no server will answer: the data's fault, not the servers'."""
+
+    request: RolloutRequest
+    reason: str
+
+
+Outcome = Completion | Refused
+
+
+class Stream:
+    """Use as a context manager, from one thread: leaving it cancels what is in flight."""
+
+    def __init__(self, fleet: "Fleet", environment: Environment | None) -> None:
+        self.fleet, self.environment = fleet, environment
+        self.num_open = 0
+        """Requests without an outcome yet."""
+        self.is_aborting = False
+        self._outcomes: SimpleQueue[tuple[Server, Outcome | Exception]] = SimpleQueue()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._homes: dict[str, Server] = {}
+        self._assigned = dict.fromkeys(fleet.servers, 0)
+
+    def add(self, requests: Sequence[RolloutRequest], begun: Mapping[str, Completion] | None = None) -> None:
+        """Send requests; those in `begun` (by rid) go on where they were aborted.
+
+        Raises:
+            RolloutError: a prompt has an id beyond the vocabulary.
+        """
+        self.fleet.check_ids(requests)
+        homes = [self._home(request) for request in requests]
+        order = list(range(len(requests)))
+        if armed("rollout.shuffle_requests"):
+            random.shuffle(order)
+        self.num_open += len(requests)
+
+        async def start() -> None:
+            for i in order:
+                task = asyncio.create_task(self._one(requests[i], homes[i], (begun or {}).get(requests[i].rid)))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+        self.fleet.run(start())
+
+    def _home(self, request: RolloutRequest) -> Server:
+        """The server that has the prompt's prefix; for a new prompt the one with the fewest requests."""
+        home = self._homes.get(request.prompt.id)
+        if home is None:
+            home = self._homes[request.prompt.id] = min(self._assigned, key=self._assigned.__getitem__)
+        self._assigned[home] += 1
+        return home
+
+    async def _one(self, request: RolloutRequest, home: Server, begun: Completion | None) -> None:
+        outcome: Outcome | Exception
+        try:
+            outcome = await self.fleet.answered(request, self, home, begun)
+        except RequestRefused as error:
+            outcome = Refused(request, str(error))
+        except Exception as error:
+            outcome = error
+        self._outcomes.put((home, outcome))
+
+    def take(self) -> list[Outcome]:
+        """Wait for an outcome; that one, and all others that are there.
+
+        Raises:
+            RolloutError: a request was lost too often, or a server did not come back.
+        """
+        # every request has its deadlines
+        found = [self._outcomes.get()]
+        try:
+            while True:
+                found.append(self._outcomes.get_nowait())
+        except Empty:
+            pass
+        self.num_open -= len(found)
+        outcomes: list[Outcome] = []
+        for home, outcome in found:
+            self._assigned[home] -= 1
+            if isinstance(outcome, Exception):
+                raise self.fleet.explained(outcome) from outcome
+            outcomes.append(outcome)
+        return outcomes
+
+    def abort(self) -> list[Completion]:
+        """End what is in flight; what each response has by then, some of them whole.
+
+        Raises:
+            RolloutError: as `take`.
+        """
+        self.is_aborting = True
+        telling = asyncio.run_coroutine_threadsafe(self._tell_to_abort(), self.fleet.loop)
+        ended: list[Completion] = []
+        while self.num_open:
+            ended += [outcome for outcome in self.take() if isinstance(outcome, Completion)]
+        telling.cancel()
+        return ended
+
+    async def _tell_to_abort(self) -> None:
+        while True:
+            serving = [server for server in self.fleet.servers if server.is_serving and server.in_flight]
+            await asyncio.gather(*(server.client.abort_all() for server in serving), return_exceptions=True)
+            await asyncio.sleep(ABORT_AGAIN_S)
+
+    def __enter__(self) -> Self:
+        self._poll = asyncio.run_coroutine_threadsafe(self._watch_queues(), self.fleet.loop)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._poll.cancel()
+        if not self.fleet.loop.is_closed():
+            self.fleet.run(self._cancel())
+
+    async def _watch_queues(self) -> None:
+        while True:
+            await asyncio.sleep(LOAD_POLL_S)
+            serving = [server for server in self.fleet.servers if server.is_serving]
+            waiting = await asyncio.gather(*(server.client.num_waiting() for server in serving))
+            self.fleet.stats.note_queue(sum(number or 0 for number in waiting))
+
+    async def _cancel(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def complete(outcomes: Sequence[Outcome]) -> list[Completion]:
+    """The completions.
+
+    Raises:
+        RolloutError: one was refused.
+    """
+    for outcome in outcomes:
+        if isinstance(outcome, Refused):
+            raise RolloutError(outcome.reason)
+    return [outcome for outcome in outcomes if isinstance(outcome, Completion)]
