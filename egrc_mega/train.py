@@ -30,6 +30,7 @@ def train(config: Config, *, resume: bool) -> None:
             method = run.open_stage(step)
             version = run.version
             batch = run.collect(step, method)
+            run.sample_ahead(step, method)
             metrics = run.update(batch, step)
             run.publish_weights()
             run.record(step, method, metrics, version)

@@ -88,11 +88,23 @@ def _server_problems(config: Config) -> Iterator[EgrcError]:
             yield ConfigError(f"rollout.{name}: given, but rollout.server is {rollout.server}; set it to external")
 
 
+def _staleness_problems(config: Config) -> Iterator[EgrcError]:
+    """Whoever trains on tokens of older weights weighs them."""
+    names = [name for name in ("one_step_ahead", "partial_rollouts") if getattr(config.rollout, name)]
+    for stage in config.stages:
+        if names and stage.loss.tis_cap is None:
+            yield ConfigError(
+                f"stages.{stage.name}.loss.tis_cap: null, but rollout.{names[0]} trains on tokens of older weights; "
+                f"set it, for instance to 2"
+            )
+
+
 def _config_problems(config: Config) -> Iterator[EgrcError]:
     names = [stage.name for stage in config.stages]
     if len(set(names)) < len(names):
         yield ConfigError(f"stages: {names} names a stage twice; each may stand once")
     yield from _server_problems(config)
+    yield from _staleness_problems(config)
     if config.sync.transport == "ipc" and config.rollout.server != "sglang":
         yield ConfigError(
             f"sync.transport: ipc needs servers of SGLang that the run starts, rollout.server is "

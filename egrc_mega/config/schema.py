@@ -89,6 +89,21 @@ class RolloutSection(Section):
     """First port of the servers that are started; 0 lets the system choose."""
     prompts_per_step: PositiveInt = 128
     """Prompts in each rollout batch."""
+    over_sampling: Annotated[float, Field(ge=1)] = 1.0
+    """Prompts asked for per prompt trained: once enough groups are whole the others are aborted, and come first in the
+    next step."""
+    dynamic_sampling: bool = False
+    """Train on groups in which some sample has an advantage only, and ask for others in place of those without."""
+    dynamic_sampling_limit: Annotated[float, Field(ge=1)] = 8.0
+    """New prompts per prompt trained, at most; then the run stops."""
+    partial_rollouts: bool = False
+    """Go on with aborted responses in the next step instead of starting them again."""
+    one_step_ahead: bool = False
+    """Sample the next step's batch while this one trains; within a stage."""
+    max_version_lag: PositiveInt = 2
+    """Tokens of carried responses may come from weights this many steps old; older responses start again."""
+    max_refused: NonNegativeInt = 16
+    """Prompts that servers may refuse over a run; their groups are left out."""
     max_batch_size: PositiveInt = 256
     """Rows a server on a CPU generates at once."""
     environment: EnvironmentSection | None = None

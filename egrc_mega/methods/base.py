@@ -18,9 +18,13 @@ class Method(ABC):
         self.max_new_tokens = max_new_tokens
 
     def plan(
-        self, prompts: Sequence[Prompt], *, step: int, run_seed: int, stop_token_ids: tuple[int, ...]
+        self, prompts: Sequence[Prompt], *, step: int, run_seed: int, stop_token_ids: tuple[int, ...], first: int = 0
     ) -> list[RolloutRequest]:
-        """`n` requests for each prompt, group after group. Ids and seeds depend on the place in the run only."""
+        """`n` requests for each prompt, group after group. Ids and seeds depend on the place in the run only.
+
+        Args:
+            first: number of the first prompt within the step.
+        """
         sampling = Sampling(
             temperature=self.stage.rollout.temperature,
             top_p=self.stage.rollout.top_p,
@@ -34,7 +38,7 @@ class Method(ABC):
                 sampling=sampling,
                 seed=derive_seed(run_seed, "rollout", step, p, n),
             )
-            for p, prompt in enumerate(prompts)
+            for p, prompt in enumerate(prompts, first)
             for n in range(self.stage.rollout.n)
         ]
 

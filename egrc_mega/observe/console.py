@@ -51,13 +51,19 @@ def step_line(record: dict[str, Any], eta_s: float) -> str:
         else "no update (no sample with an advantage)"
     )
     times = " ".join(f"{name} {record[f'time_{name}_s']:.2f}" for name in ("rollout", "grade", "train", "sync"))
+    servers = f"{record['requests_in_flight']} in flight"
+    for name, key in (("queue", "queue"), ("lag", "version_lag_max"), ("lost", "lost_requests")):
+        servers += f" {name} {record[key]}" if record.get(key) else ""
+    if record.get("cache_hit_rate"):
+        servers += f" cache {_share(record['cache_hit_rate'])}"
     return (
         f"{record['step']}/{record['total_steps']} {record['stage']} | reward {_number(record['reward'])} "
         f"acc {_share(record['accuracy'])} len {record['length']:.1f} | "
         f"H {_number(record['entropy'])} H@T{record['temperature']:g} {_number(record['entropy_rollout'])} | "
         f"kept {_share(record['kept'])} ungraded {_share(record['ungraded'])} "
         f"truncated {_share(record['truncated'])} | "
-        f"{update} dlogp {_number(record['logprob_diff_max'])} | {record['tokens_per_s']:.0f} tok/s {times} s | "
+        f"{update} dlogp {_number(record['logprob_diff_max'])} | {record['tokens_per_s']:.0f} tok/s {servers} | "
+        f"{times} s | "
         f"ETA {int(eta_s) // 60}:{int(eta_s) % 60:02d}"
     )
 

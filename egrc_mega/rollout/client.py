@@ -1,6 +1,7 @@
 """One rollout server over HTTP: SGLang's native API, every call with a deadline and a checked reply."""
 
 import asyncio
+import resource
 from pathlib import Path
 from typing import Any, Literal
 
@@ -213,5 +214,8 @@ class ServerClient:
 
 def new_session() -> aiohttp.ClientSession:
     """A session without a limit on connections: the servers queue, not we. Deadlines are set per call."""
+    # a connection is a file: the usual soft limit of 1024 is fewer than a batch has requests
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, keepalive_timeout=KEEP_ALIVE_S)
     return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None))

@@ -311,7 +311,7 @@ class Fleet:
         """Stop the servers; harmless when called twice."""
         if self.loop.is_closed():
             return
-        self.run(self._end_recoveries())
+        self.run(self._end_tasks())
         if hasattr(self, "_session"):
             self.run(self._session.close())
         self.loop.call_soon_threadsafe(self.loop.stop)
@@ -321,8 +321,8 @@ class Fleet:
             if server.process is not None:
                 server.process.stop()
 
-    async def _end_recoveries(self) -> None:
-        tasks = [server.recovery for server in self.servers if server.recovery]
+    async def _end_tasks(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -82,6 +82,9 @@ class Stream:
             outcome = await self.fleet.answered(request, self, home, begun)
         except RequestRefused as error:
             outcome = Refused(request, str(error))
+        except asyncio.CancelledError:
+            self._outcomes.put((home, RolloutError(f"request {request.rid} was cancelled")))
+            raise
         except Exception as error:
             outcome = error
         self._outcomes.put((home, outcome))

@@ -11,11 +11,11 @@ from aiohttp import web
 Reply = dict[str, Any]
 
 
-def right_reply(body: dict[str, Any], version: str) -> Reply:
-    """Token 7 as often as asked for, with log-prob -1."""
+def right_reply(body: dict[str, Any], version: str, token: int = 7) -> Reply:
+    """One token as often as asked for, with log-prob -1."""
     count = body["sampling_params"]["max_new_tokens"]
     return {
-        "output_ids": [7] * count,
+        "output_ids": [token] * count,
         "meta_info": {
             "id": body["rid"],
             "finish_reason": {"type": "length", "length": count},
@@ -23,7 +23,7 @@ def right_reply(body: dict[str, Any], version: str) -> Reply:
             "completion_tokens": count,
             "weight_version": version,
             "weight_versions": [{"version": version, "start": 0, "end": count}],
-            "output_token_logprobs": [[-1.0, 7, None]] * count,
+            "output_token_logprobs": [[-1.0, token, None]] * count,
         },
     }
 
@@ -59,6 +59,12 @@ class FakeServer:
         """Taken from the front, one a request."""
         self.hangs = 0
         """Requests that are never answered."""
+        self.holds: Callable[[Reply], bool] = lambda body: False
+        """Requests (by their bodies) that are answered with two tokens once they are aborted, and not before."""
+        self.is_right: Callable[[Reply], bool] = lambda body: True
+        """Requests that are answered with token 7; the others get token 8."""
+        self.delay_s = 0.0
+        self.bodies: list[Reply] = []
         self.confirms_updates = True
         self.refused_buckets: list[int] = []
         """Numbers of the buckets, over all updates, that it fails to load."""
@@ -67,14 +73,24 @@ class FakeServer:
         """All that it ever had, in order."""
         self.num_requests = 0
         self.num_updates = 0
+        self.num_aborts = 0
+        self._aborted = asyncio.Event()
 
     async def _generate(self, request: web.Request) -> web.StreamResponse:
         self.num_requests += 1
         body = await request.json()
+        self.bodies.append(body)
+        await asyncio.sleep(self.delay_s)
+        if self.holds(body):
+            await self._aborted.wait()
+            partial = body | {"sampling_params": body["sampling_params"] | {"max_new_tokens": 2}}
+            begun = right_reply(partial, self.version)
+            begun["meta_info"]["finish_reason"] = {"type": "abort", "message": "Aborted"}
+            return web.json_response(begun)
         if self.hangs:
             self.hangs -= 1
             await asyncio.sleep(3600)
-        reply: Any = right_reply(body, self.version)
+        reply: Any = right_reply(body, self.version, 7 if self.is_right(body) else 8)
         if self.faults:
             reply = self.faults.pop(0)(reply)
         return reply if isinstance(reply, web.StreamResponse) else web.json_response(reply)
@@ -98,6 +114,12 @@ class FakeServer:
     async def _success(self, _request: web.Request) -> web.Response:
         return web.json_response({"success": True, "message": ""})
 
+    async def _abort(self, _request: web.Request) -> web.Response:
+        self.num_aborts += 1
+        self._aborted.set()
+        self._aborted = asyncio.Event()
+        return web.Response()
+
     async def _info(self, _request: web.Request) -> web.Response:
         return web.json_response({"weight_version": self.version})
 
@@ -114,7 +136,8 @@ class FakeServer:
         app.router.add_post("/update_weights_from_tensor", self._bucket)
         for path in ("/begin_weight_update", "/end_weight_update"):
             app.router.add_post(path, self._success)
-        for path in ("/pause_generation", "/continue_generation", "/abort_request"):
+        app.router.add_post("/abort_request", self._abort)
+        for path in ("/pause_generation", "/continue_generation"):
             app.router.add_post(path, self._fine)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()

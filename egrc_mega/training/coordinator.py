@@ -1,8 +1,11 @@
 """What only rank 0 does: prompts, servers, environment, graders, evaluation."""
 
+import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack
+from dataclasses import replace
 
 from egrc_mega.config.schema import Config, EnvironmentSection
 from egrc_mega.convert.families.registry import read_architecture
@@ -16,8 +19,9 @@ from egrc_mega.methods.base import Method
 from egrc_mega.rollout.fleet import Fleet
 from egrc_mega.rollout.segments import Environment
 from egrc_mega.run_folder import RunFolder
+from egrc_mega.training.collection import Collected, Collector, Position
 from egrc_mega.training.schedule import Step
-from egrc_mega.types import Completion, FinishReason, Group, Prompt, RolloutRequest, Sample
+from egrc_mega.types import Completion, FinishReason, Prompt, RolloutRequest, Sample
 
 
 class Coordinator:
@@ -43,20 +47,45 @@ class Coordinator:
         vocab_size = read_architecture(model_path).vocab_size
         fleet = Fleet.start(config.rollout, model_path, "start", folder.logs, vocab_size=vocab_size)
         self.fleet = stack.enter_context(fleet)
+        self.collector = Collector(
+            config.rollout,
+            self.prompts,
+            self.fleet,
+            self.environment,
+            self.judge,
+            config.run.seed,
+            self.stop_token_ids,
+        )
+        self.position = Position(0, ())
+        self._ahead: Future[Collected] | None = None
 
-    def collect(self, step: Step, method: Method, times: dict[str, float]) -> list[Group]:
-        """The step's prompts, sampled and graded. A group is whole: one sample per request."""
-        count = self.config.rollout.prompts_per_step
-        prompts = self.prompts.take(step.index * count, count)
-        seed = self.config.run.seed
-        requests = method.plan(prompts, step=step.index, run_seed=seed, stop_token_ids=self.stop_token_ids)
-        started = time.monotonic()
-        completions = self.generate(requests)
-        times["rollout"] = time.monotonic() - started
-        samples = self.judge([(r.prompt, c) for r, c in zip(requests, completions, strict=True)])
-        times["grade"] = time.monotonic() - started - times["rollout"]
-        n = method.stage.rollout.n
-        return [Group(prompt=prompt, samples=tuple(samples[i * n : (i + 1) * n])) for i, prompt in enumerate(prompts)]
+    def collect(self, step: Step, method: Method) -> Collected:
+        """The step's prompts, sampled and graded: those that were sampled ahead, else now."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is None:
+            collected = self.collector.collect(step, method, self.position)
+        else:
+            started = time.monotonic()
+            collected = ahead.result()
+            times = {"rollout": time.monotonic() - started, "grade": 0.0}
+            collected = replace(collected, times=times | {"rollout_ahead": sum(collected.times.values())})
+        self.position = collected.position
+        return collected
+
+    def sample_ahead(self, step: Step, method: Method) -> None:
+        """Begin the next step's batch with the weights that the servers have, in a thread of its own."""
+        future: Future[Collected] = Future()
+        position = self.position
+
+        def work() -> None:
+            try:
+                future.set_result(self.collector.collect(step, method, position))
+            except BaseException as error:
+                future.set_exception(error)
+
+        # a daemon: when the run ends early nobody waits for it
+        threading.Thread(target=work, name="ahead", daemon=True).start()
+        self._ahead = future
 
     def generate(self, requests: Sequence[RolloutRequest]) -> list[Completion]:
         """Completions in the order of the requests."""

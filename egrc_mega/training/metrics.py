@@ -7,6 +7,7 @@ from typing import Any
 
 from egrc_mega.methods.base import Method, is_right
 from egrc_mega.training.schedule import Step
+from egrc_mega.training.staleness import mean_lag, oldest_lag, version_number
 from egrc_mega.training.update import UpdateMetrics
 from egrc_mega.types import Grade, Group
 
@@ -19,6 +20,7 @@ def step_record(
     graded = [sample for sample in samples if sample.grade is not Grade.UNGRADED]
     kept = sum(a != 0.0 for row in method.advantages(groups) for a in row)
     num_output_tokens = sum(sample.length for sample in samples)
+    completions = [sample.completion for sample in samples]
     measured = {name: value for name, value in asdict(update).items() if name != "work"}
     return {
         "step": step.index + 1,
@@ -35,6 +37,9 @@ def step_record(
         "updated": update.num_updates > 0,
         "temperature": step.stage.rollout.temperature,
         "weight_version": version,
+        "groups": len(groups),
+        "version_lag_max": oldest_lag(completions, version_number(version)),
+        "version_lag_mean": mean_lag(completions, version_number(version)),
         "tokens": num_output_tokens,
         "tokens_per_s": num_output_tokens / costs["time_step_s"],
         **costs,

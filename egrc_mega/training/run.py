@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -27,11 +28,11 @@ from egrc_mega.run_folder import RunFolder
 from egrc_mega.sync.transport import build_transport
 from egrc_mega.training.accounting import Accounting
 from egrc_mega.training.batch import Batch, build_batch, decode, encode
+from egrc_mega.training.collection import Position
 from egrc_mega.training.coordinator import Coordinator
 from egrc_mega.training.metrics import step_record
 from egrc_mega.training.schedule import Step, schedule
 from egrc_mega.training.update import UpdateMetrics, run_updates
-from egrc_mega.types import Group
 
 HfTensors = Iterator[tuple[str, torch.Tensor]]
 
@@ -44,7 +45,6 @@ class Run:
         self.steps = schedule(config.stages)
         self.stack = ExitStack()
         self.accounting = Accounting()
-        self.groups: list[Group] = []
 
     def __enter__(self) -> Self:
         try:
@@ -101,6 +101,8 @@ class Run:
         state = load(Path(chosen), self.policy)
         if state["seed"] != self.config.run.seed:
             raise RunError(f"run.seed is {self.config.run.seed}, the checkpoint has {state['seed']}: resume with that")
+        if self.coordinator:
+            self.coordinator.position = Position(state["prompts"]["cursor"], tuple(state["prompts"]["carried"]))
         return int(state["step"])
 
     def remaining_steps(self) -> Iterator[Step]:
@@ -134,10 +136,16 @@ class Run:
 
         def roll_out() -> bytes:
             assert self.coordinator is not None
-            self.groups = self.coordinator.collect(step, method, self.accounting.times)
-            return encode(build_batch(self.groups, method, self.version))
+            self.collected = self.coordinator.collect(step, method)
+            self.accounting.times |= self.collected.times
+            return encode(build_batch(self.collected.groups, method, self.version))
 
         return decode(distributed.on_rank_0(roll_out))
+
+    def sample_ahead(self, step: Step, method: Method) -> None:
+        """Begin the next step's batch, where the configuration says so and the stage goes on."""
+        if self.coordinator and self.config.rollout.one_step_ahead and not step.closes_stage:
+            self.coordinator.sample_ahead(self.steps[step.index + 1], method)
 
     def update(self, batch: Batch, step: Step) -> UpdateMetrics:
         """The optimizer steps of the batch; with them the step is done."""
@@ -157,7 +165,8 @@ class Run:
         if self.coordinator:
             costs = self.accounting.record(update.work, self.config.policy.peak_tflops)
             costs |= self.coordinator.fleet.take_stats()
-            record = step_record(step, method, self.groups, update, costs, version)
+            costs |= self.collected.counts
+            record = step_record(step, method, self.collected.groups, update, costs, version)
             self.events.write("step", **record)
             self.printer.show(record)
 
@@ -167,7 +176,9 @@ class Run:
         if self.done % self.config.checkpoint.every and not step.closes_stage:
             return
         started = time.monotonic()
-        self.store.save(self.done, self.policy, {"seed": self.config.run.seed, "stage": step.stage.name})
+        position = self.coordinator.position if self.coordinator else Position(0, ())
+        state = {"seed": self.config.run.seed, "stage": step.stage.name, "prompts": asdict(position)}
+        self.store.save(self.done, self.policy, state)
         if self.coordinator:
             self.events.write("checkpoint", step=self.done, time_s=time.monotonic() - started)
         fault_point("train.after_commit", self.done)

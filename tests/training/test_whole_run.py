@@ -3,11 +3,8 @@
 Not covered: quality of the trained model (the quickstart's table is), several machines.
 """
 
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,38 +12,7 @@ import orjson
 import pytest
 from safetensors.torch import load_file
 
-SMALL = (
-    "rollout.prompts_per_step=4",
-    "stages.compress.steps=3",
-    "stages.explore.steps=3",
-    "stages.compress.rollout.n=4",
-    "stages.explore.rollout.n=4",
-    "stages.explore.rollout.temperature=0.7",
-    # a reference model, which a resumed run must have again
-    "stages.explore.loss.kl_coef=0.05",
-    "checkpoint.every=2",
-    "evaluation.num_problems=8",
-    "evaluation.max_new_tokens=60",
-    "grading.num_workers=1",
-)
-
-
-def start(
-    root: Path, run_dir: Path, *extra: str, faults: str = "", overrides: tuple[str, ...] = ()
-) -> subprocess.Popen:
-    command = [sys.executable, "-P", "-m", "egrc_mega.cli.main", "train", "-c", str(root / "configs/quickstart.yaml")]
-    for override in (*SMALL, f"run.dir={run_dir}", *overrides):
-        command += ["--set", override]
-    environment = os.environ | {"EGRC_FAULTS": faults}
-    return subprocess.Popen(
-        [*command, *extra], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
-def finish(process: subprocess.Popen, expected: int = 0) -> str:
-    output, _ = process.communicate(timeout=150)
-    assert process.returncode == expected, output
-    return output
+from egrc_mega.testing.runs import assert_same_weights, events, finish_run, start_run
 
 
 @pytest.fixture(scope="module")
@@ -54,30 +20,18 @@ def runs(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
     """Four runs of the same seed, two at a time: undisturbed, shuffled, killed and resumed, on two ranks."""
     base = tmp_path_factory.mktemp("runs")
     folders = {name: base / name for name in ("undisturbed", "shuffled", "killed", "tp2")}
-    first = start(root, folders["undisturbed"])
+    first = start_run(root, folders["undisturbed"])
     # between the update of step 4 and its checkpoint: step 3 closed the stage and is committed
-    second = start(root, folders["killed"], faults="train.before_commit@4")
-    finish(first)
-    finish(second, expected=-signal.SIGKILL)
-    third = start(root, folders["shuffled"], faults="rollout.shuffle_requests")
-    fourth = start(root, folders["killed"], "--resume")
-    finish(third)
-    finish(fourth)
+    second = start_run(root, folders["killed"], faults="train.before_commit@4")
+    finish_run(first)
+    finish_run(second, expected=-signal.SIGKILL)
+    third = start_run(root, folders["shuffled"], faults="rollout.shuffle_requests")
+    fourth = start_run(root, folders["killed"], "--resume")
+    finish_run(third)
+    finish_run(fourth)
     overrides = ("megatron.tensor_model_parallel_size=2",)
-    finish(start(root, folders["tp2"], "--nproc-per-node", "2", overrides=overrides))
+    finish_run(start_run(root, folders["tp2"], "--nproc-per-node", "2", overrides=overrides))
     return folders
-
-
-def events(run: Path, kind: str) -> list[dict]:
-    lines = (run / "metrics.jsonl").read_bytes().splitlines()
-    return [event for event in map(orjson.loads, lines) if event["kind"] == kind]
-
-
-def assert_same_weights(a: Path, b: Path) -> None:
-    left, right = (load_file(run / "export" / "model.safetensors") for run in (a, b))
-    assert left.keys() == right.keys()
-    different = [name for name in left if left[name].numpy().tobytes() != right[name].numpy().tobytes()]
-    assert different == []
 
 
 def test_a_killed_and_resumed_run_ends_with_bitwise_equal_weights(runs: dict[str, Path]) -> None:
@@ -151,7 +105,7 @@ def test_a_run_leaves_what_the_readme_promises(runs: dict[str, Path]) -> None:
 
 def test_a_second_run_in_the_same_folder_is_refused_and_harmless(runs: dict[str, Path], root: Path) -> None:
     before = (runs["undisturbed"] / "metrics.jsonl").read_bytes()
-    output = finish(start(root, runs["undisturbed"]), expected=7)
+    output = finish_run(start_run(root, runs["undisturbed"]), expected=7)
     assert output.splitlines()[-1].startswith("egrc: error: run.dir: ")
     assert "--resume" in output
     assert "--fresh" in output
@@ -163,8 +117,8 @@ def test_an_error_on_one_of_two_ranks_ends_both_and_is_the_last_line(root: Path,
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        process = start(root, tmp_path / "run", "--nproc-per-node", "2", overrides=(f"rollout.port={port}",))
-        output = finish(process, expected=5)
+        process = start_run(root, tmp_path / "run", "--nproc-per-node", "2", overrides=(f"rollout.port={port}",))
+        output = finish_run(process, expected=5)
     last = output.splitlines()[-1]
     assert last.startswith("egrc: error: the rollout server ended")
     assert f"127.0.0.1:{port} cannot be used" in last
@@ -174,7 +128,7 @@ def test_an_error_on_one_of_two_ranks_ends_both_and_is_the_last_line(root: Path,
 def test_a_killed_trainer_leaves_no_process_behind(root: Path, tmp_path: Path) -> None:
     import psutil
 
-    process = start(root, tmp_path / "run")
+    process = start_run(root, tmp_path / "run")
     log = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 60
     while not (log.exists() and b'"evaluation"' in log.read_bytes()):

@@ -1,0 +1,240 @@
+"""Over-sampling, dynamic sampling, partial rollouts, refusals and sampling ahead: groups are whole, nothing is lost."""
+
+import math
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from egrc_mega.config.schema import ExploreStage, RolloutSection
+from egrc_mega.errors import RolloutError
+from egrc_mega.methods.registry import build_method
+from egrc_mega.rollout.fleet import Fleet
+from egrc_mega.rollout.weights import FolderWeights
+from egrc_mega.testing.fake_server import FakeServer
+from egrc_mega.training.batch import build_batch
+from egrc_mega.training.collection import Collected, Collector, Position
+from egrc_mega.training.schedule import schedule
+from egrc_mega.types import Completion, FinishReason, Grade, Prompt, Sample
+
+N = 2
+STAGE = ExploreStage(name="explore", steps=5, clip_len=8, rollout={"n": N, "max_new_tokens": 6}, loss={"tis_cap": 2.0})
+METHOD = build_method(STAGE)
+STEPS = schedule([STAGE])
+START = Position(0, ())
+
+
+class Prompts:
+    """Prompt number p has the token p + 10."""
+
+    def take(self, position: int, count: int) -> list[Prompt]:
+        return [
+            Prompt(id=f"p{p}", text="", token_ids=(1, p + 10), answer="7") for p in range(position, position + count)
+        ]
+
+
+def judge(pairs: Sequence[tuple[Prompt, Completion]]) -> list[Sample]:
+    """Right when the last token is 7; as if that had ended the response."""
+    return [
+        Sample(
+            prompt=prompt,
+            completion=replace(completion, finish_reason=FinishReason.STOP),
+            text="",
+            grade=Grade.RIGHT if completion.output_ids[-1] == 7 else Grade.WRONG,
+            well_formed=True,
+        )
+        for prompt, completion in pairs
+    ]
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeServer]:
+    with FakeServer() as server:
+        yield server
+
+
+@pytest.fixture
+def collector(request: pytest.FixtureRequest, fake: FakeServer, tmp_path: Path) -> Iterator[Collector]:
+    fields = {"prompts_per_step": 3, "request_timeout_s": 20.0, "max_attempts": 2} | getattr(request, "param", {})
+    section = RolloutSection(server="external", urls=(fake.url,), **fields)
+    with Fleet.start(section, tmp_path, "v0", tmp_path) as fleet:
+        fleet.update_weights(FolderWeights(tmp_path, "v0"))
+        yield Collector(section, Prompts(), fleet, None, judge, 1, ())  # type: ignore[arg-type]
+
+
+def number_of(body: dict) -> int:
+    return body["input_ids"][1] - 10
+
+
+def prompts_of(collected: Collected) -> list[str]:
+    assert all(len(group.samples) == N for group in collected.groups)
+    return [group.prompt.id for group in collected.groups]
+
+
+def test_a_plain_step_takes_its_prompts_in_order_and_leaves_nothing(collector: Collector) -> None:
+    first = collector.collect(STEPS[0], METHOD, START)
+    assert prompts_of(first) == ["p0", "p1", "p2"]
+    assert first.position == Position(3, ())
+    second = collector.collect(STEPS[1], METHOD, first.position)
+    assert prompts_of(second) == ["p3", "p4", "p5"]
+    assert second.counts == {
+        "sampled_groups": 3,
+        "groups_without_signal": 0,
+        "refused_groups": 0,
+        "aborted_requests": 0,
+        "carried_groups": 0,
+    }
+
+
+@pytest.mark.parametrize("collector", [{"over_sampling": 1.6}], indirect=True)
+def test_an_over_sampled_step_trains_whole_groups_only_and_counts_what_it_aborted(
+    collector: Collector, fake: FakeServer
+) -> None:
+    # five are asked for; of p1 one sample never ends, of p3 none does
+    fake.holds = lambda body: number_of(body) == 3 or (number_of(body) == 1 and body["rid"].endswith("0001"))
+    collected = collector.collect(STEPS[0], METHOD, START)
+    assert prompts_of(collected) == ["p0", "p2", "p4"]
+    assert collected.counts["sampled_groups"] == 5
+    assert collected.counts["aborted_requests"] == 3
+    assert collected.counts["carried_groups"] == 2
+    assert fake.num_aborts >= 1
+    batch = build_batch(collected.groups, METHOD, "v0")
+    assert sum(map(len, batch.updates)) + len(batch.dropped) == 3 * N
+
+
+@pytest.mark.parametrize("collector", [{"over_sampling": 1.6}], indirect=True)
+def test_aborted_prompts_come_first_in_the_next_step_and_start_again(collector: Collector, fake: FakeServer) -> None:
+    fake.holds = lambda body: number_of(body) in (1, 3)
+    first = collector.collect(STEPS[0], METHOD, START)
+    assert first.position == Position(5, (1, 3))
+    fake.holds = lambda body: number_of(body) in (5, 6)
+    second = collector.collect(STEPS[1], METHOD, first.position)
+    assert "p1" in prompts_of(second) and "p3" in prompts_of(second)
+    for group in second.groups:
+        assert all(s.completion.output_ids == (7,) * 6 for s in group.samples)
+    # a run that starts again from a checkpoint asks for the same prompts
+    collector._waiting = []
+    fake.holds = lambda body: number_of(body) not in (1, 3, 5)
+    again = collector.collect(STEPS[1], METHOD, first.position)
+    assert prompts_of(again) == ["p1", "p3", "p5"]
+
+
+@pytest.mark.parametrize("collector", [{"over_sampling": 1.6, "partial_rollouts": True}], indirect=True)
+def test_a_sample_that_spans_two_versions_carries_both_and_its_importance_weight(
+    collector: Collector, fake: FakeServer, tmp_path: Path
+) -> None:
+    fake.holds = lambda body: number_of(body) in (1, 3)
+    first = collector.collect(STEPS[0], METHOD, START)
+    collector.fleet.update_weights(FolderWeights(tmp_path, "v1"))
+    fake.holds = lambda body: number_of(body) in (5, 6)
+    fake.bodies.clear()
+    second = collector.collect(STEPS[1], METHOD, first.position)
+    group = next(group for group in second.groups if group.prompt.id == "p1")
+    for sample in group.samples:
+        spans = [(span.version, span.start, span.end) for span in sample.completion.weight_versions]
+        assert spans == [("v0", 0, 2), ("v1", 2, 6)]
+        assert sample.completion.output_ids == (7,) * 6
+    # the server was asked for the rest only
+    continued = next(body for body in fake.bodies if number_of(body) == 1)
+    assert (continued["input_ids"], continued["sampling_params"]["max_new_tokens"]) == ([1, 11, 7, 7], 4)
+    batch = build_batch([group], METHOD, "v1")
+    for sample in batch.dropped:  # one group of right answers only has no advantage
+        assert sample.compared == (0, 0, 1, 1, 1, 1)
+        assert sample.rollout_logprobs == (-1.0,) * 6
+        assert not any(map(math.isnan, sample.rollout_logprobs))
+    assert len(batch.dropped) == N
+
+
+@pytest.mark.parametrize(
+    "collector", [{"over_sampling": 1.6, "partial_rollouts": True, "max_version_lag": 1}], indirect=True
+)
+def test_tokens_that_grow_too_old_are_sampled_again(collector: Collector, fake: FakeServer, tmp_path: Path) -> None:
+    position = START
+    for index in range(2):
+        fake.holds = lambda body: number_of(body) == 1 or number_of(body) > 6
+        collected = collector.collect(STEPS[index], METHOD, position)
+        position = collected.position
+        assert 1 in position.carried
+        collector.fleet.update_weights(FolderWeights(tmp_path, f"v{index + 1}"))
+    fake.holds = lambda body: number_of(body) > 8
+    fake.bodies.clear()
+    last = collector.collect(STEPS[2], METHOD, position)
+    group = next(group for group in last.groups if group.prompt.id == "p1")
+    # of v0, v1 and v2 only the last two may be in a batch of v2
+    for sample in group.samples:
+        assert {span.version for span in sample.completion.weight_versions} <= {"v1", "v2"}
+
+
+@pytest.mark.parametrize("collector", [{"dynamic_sampling": True}], indirect=True)
+def test_groups_without_a_signal_are_replaced(collector: Collector, fake: FakeServer) -> None:
+    # even prompts: one right, one wrong; odd ones: both right, so no sample has an advantage
+    fake.is_right = lambda body: number_of(body) % 2 == 1 or body["rid"].endswith("0000")
+    collected = collector.collect(STEPS[0], METHOD, START)
+    assert prompts_of(collected) == ["p0", "p2", "p4"]
+    assert collected.counts["groups_without_signal"] in (2, 3)
+    assert collected.position.cursor in (5, 6)
+
+
+@pytest.mark.parametrize("collector", [{"dynamic_sampling": True, "dynamic_sampling_limit": 2.0}], indirect=True)
+def test_too_few_groups_with_a_signal_stop_the_run_with_the_numbers(collector: Collector) -> None:
+    message = r"rollout\.dynamic_sampling: 6 prompts gave 0 of 3 groups .*dynamic_sampling_limit = 2"
+    with pytest.raises(RolloutError, match=message):
+        collector.collect(STEPS[0], METHOD, START)
+
+
+def refuse(fake: FakeServer, numbers: set[int]) -> None:
+    """Answer every request for these prompts with 400."""
+    original = fake.is_right
+
+    def decide(body: dict) -> bool:
+        if number_of(body) in numbers:
+            fake.faults.insert(0, lambda _reply: web.json_response({"error": {"message": "too long"}}, status=400))
+        return original(body)
+
+    fake.is_right = decide
+
+
+def test_a_refused_prompt_is_absent_with_its_whole_group_and_counted(collector: Collector, fake: FakeServer) -> None:
+    refuse(fake, {1})
+    collected = collector.collect(STEPS[0], METHOD, START)
+    assert prompts_of(collected) == ["p0", "p2"]
+    assert collected.counts["refused_groups"] == 1
+    assert collector.fleet.take_stats()["lost_requests"] == 0
+
+
+@pytest.mark.parametrize("collector", [{"max_refused": 1}], indirect=True)
+def test_a_used_up_budget_of_refusals_stops_the_run_with_the_servers_reason(
+    collector: Collector, fake: FakeServer
+) -> None:
+    refuse(fake, {0, 2})
+    with pytest.raises(RolloutError, match=r"with 400: .*too long.*rollout\.max_refused = 1 prompts"):
+        collector.collect(STEPS[0], METHOD, START)
+
+
+def test_a_request_that_somebody_else_aborts_is_sent_again(collector: Collector, fake: FakeServer) -> None:
+    held = {"once": True}
+
+    def hold(body: dict) -> bool:
+        return number_of(body) == 1 and held.pop("once", False)
+
+    fake.holds = hold
+    timer = threading.Timer(0.3, lambda: collector.fleet.run(collector.fleet.servers[0].client.abort_all()))
+    timer.start()
+    collected = collector.collect(STEPS[0], METHOD, START)
+    assert prompts_of(collected) == ["p0", "p1", "p2"]
+    assert all(s.completion.output_ids == (7,) * 6 for group in collected.groups for s in group.samples)
+    assert collector.fleet.take_stats()["lost_requests"] == 1
+
+
+def test_ids_are_unique_and_no_prefix_of_another(collector: Collector, fake: FakeServer) -> None:
+    position = START
+    for step in STEPS[:3]:
+        position = collector.collect(step, METHOD, position).position
+    rids = [body["rid"] for body in fake.bodies]
+    assert len(set(rids)) == len(rids) == 9 * N
+    assert not any(a != b and b.startswith(a) for a in rids for b in rids)
+    assert all(re.fullmatch(r"step\d{6}-prompt\d{5}-sample\d{4}", rid) for rid in rids)

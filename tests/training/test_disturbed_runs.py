@@ -1,0 +1,77 @@
+"""Whole runs with a lost server or broadcast weights, one step ahead, over-sampled, held against a plain one."""
+
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from egrc_mega.testing.runs import assert_same_weights, events, finish_run, start_run
+
+TIS = ("stages.compress.loss.tis_cap=2", "stages.explore.loss.tis_cap=2")
+LOST = ("rollout.num_servers=2", "sync.transport=distributed", "sync.verify_every=2")
+AHEAD = ("rollout.one_step_ahead=true", *TIS)
+OVER = ("rollout.over_sampling=1.5", "rollout.partial_rollouts=true", "rollout.environment=null", *AHEAD)
+
+
+def kill_a_server(run: "subprocess.Popen[str]", run_dir: Path) -> None:
+    """After the first step has been recorded."""
+    deadline = time.monotonic() + 60
+    while not (run_dir / "metrics.jsonl").exists() or not events(run_dir, "step"):
+        assert time.monotonic() < deadline and run.poll() is None, "the run never made a step"
+        time.sleep(0.02)
+    children = psutil.Process(run.pid).children(recursive=True)
+    servers = [child for child in children if "egrc_mega.rollout.embedded" in child.cmdline()]
+    assert len(servers) == 2
+    servers[1].kill()
+
+
+@pytest.fixture(scope="module")
+def runs(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Four runs of the same seed, two at a time."""
+    base = tmp_path_factory.mktemp("runs")
+    folders = {name: base / name for name in ("undisturbed", "lost", "ahead", "over")}
+    first = start_run(root, folders["undisturbed"], overrides=TIS)
+    second = start_run(root, folders["lost"], overrides=(*LOST, *TIS))
+    kill_a_server(second, folders["lost"])
+    finish_run(first)
+    finish_run(second)
+    third = start_run(root, folders["ahead"], overrides=AHEAD)
+    fourth = start_run(root, folders["over"], overrides=OVER)
+    finish_run(third)
+    finish_run(fourth)
+    return folders
+
+
+def test_a_server_killed_in_a_run_changes_no_bit_of_the_weights(runs: dict[str, Path]) -> None:
+    assert events(runs["lost"], "step")[-1]["server_restarts"] == 1
+    assert_same_weights(runs["undisturbed"], runs["lost"])
+
+
+def test_one_step_ahead_begins_with_the_same_loss_and_is_never_more_than_one_step_behind(
+    runs: dict[str, Path],
+) -> None:
+    plain, ahead = events(runs["undisturbed"], "step"), events(runs["ahead"], "step")
+    assert ahead[0]["loss"] == plain[0]["loss"]
+    # a stage's first batch is sampled after the last one's evaluation
+    assert [step["version_lag_max"] for step in ahead] == [0, 1, 1, 0, 1, 1]
+    assert all("time_rollout_ahead_s" in step for step in ahead if step["version_lag_max"])
+    assert [step["step"] for step in ahead] == [step["step"] for step in plain]
+    assert [step["groups"] for step in ahead] == [4] * 6
+
+
+def test_an_over_sampled_run_trains_whole_groups_and_asks_for_every_prompt(runs: dict[str, Path]) -> None:
+    steps = events(runs["over"], "step")
+    assert [step["groups"] for step in steps] == [4] * 6
+    assert all(step["sampled_groups"] >= 6 for step in steps)
+    assert sum(step["carried_groups"] for step in steps) > 0
+    assert all(step["version_lag_max"] <= 2 for step in steps)
+
+
+def test_every_step_says_what_the_servers_did(runs: dict[str, Path]) -> None:
+    for step in events(runs["lost"], "step"):
+        assert step["requests_in_flight"] == 16
+        assert len(step["server_tokens_per_s"]) == 2
+        assert step["version_lag_max"] == 0
+    assert any(all(rate > 0 for rate in step["server_tokens_per_s"]) for step in events(runs["lost"], "step"))
