@@ -83,6 +83,10 @@ def _server_problems(config: Config) -> Iterator[EgrcError]:
             "rollout.urls: empty, but rollout.server is external; give the servers' base URLs, or hosts_file, or "
             "announce_dir"
         )
+    if rollout.colocated and rollout.one_step_ahead:
+        yield ConfigError(
+            "rollout.one_step_ahead: true, but colocated servers cannot sample while the policy trains; switch one off"
+        )
     for name in ("urls", "hosts_file"):
         if getattr(rollout, name) and not is_external:
             yield ConfigError(f"rollout.{name}: given, but rollout.server is {rollout.server}; set it to external")

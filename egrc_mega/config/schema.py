@@ -100,6 +100,8 @@ class RolloutSection(Section):
     """Go on with aborted responses in the next step instead of starting them again."""
     one_step_ahead: bool = False
     """Sample the next step's batch while this one trains; within a stage."""
+    colocated: bool = False
+    """Servers stand on the trainer's GPUs: they free their memory while the policy trains, and take it back after."""
     max_version_lag: PositiveInt = 2
     """Tokens of carried responses may come from weights this many steps old; older responses start again."""
     max_refused: NonNegativeInt = 16

@@ -18,7 +18,7 @@ from egrc_mega.rollout.client import RequestRefused, ServerClient, ServerLost, n
 from egrc_mega.rollout.discovery import check_host, find_servers
 from egrc_mega.rollout.process import start_server
 from egrc_mega.rollout.segments import Environment
-from egrc_mega.rollout.server import BACKOFF_S, Server
+from egrc_mega.rollout.server import BACKOFF_S, Server, load
 from egrc_mega.rollout.stats import FleetStats
 from egrc_mega.rollout.stream import Stream, complete
 from egrc_mega.rollout.weights import FolderWeights, Weights, all_of
@@ -230,7 +230,7 @@ class Fleet:
             return ServerLost(f"server {server.client.url} has ended")
         try:
             async with self._loading:
-                await self._load([server])
+                await load([server], self.weights, self.section.update_timeout_s)
         except ServerLost as error:
             return error
         return None
@@ -244,12 +244,9 @@ class Fleet:
         await asyncio.sleep(BACKOFF_S * 2 ** (self.stats.num_restarts - 1))
         await server.wait_until_back(self.section, self.model_path, self.log_dir)
 
-    async def _load(self, servers: Sequence[Server]) -> None:
-        """Move these servers to the current weights: requests in flight wait, and go on under them."""
-        clients = [server.client for server in servers]
-        await all_of(client.pause("retract") for client in clients)
-        await self.weights.load_into(clients, self.section.update_timeout_s)
-        await all_of(client.resume() for client in clients)
+    def release_memory(self) -> None:
+        """Colocated servers, idle now, free their GPU memory until the next weights come."""
+        self.run(all_of(server.release_memory() for server in self.servers if server.is_serving))
 
     def update_weights(
         self, weights: Weights, produce: Callable[[], None] = lambda: None, before: Callable[[], None] = lambda: None
@@ -280,7 +277,7 @@ class Fleet:
         serving = [server for server in self.servers if server.is_serving]
         try:
             if serving:
-                await self._load(serving)
+                await load(serving, self.weights, self.section.update_timeout_s)
         except (ServerLost, RequestRefused):
             for server in serving:
                 self._fence(server)

@@ -1,6 +1,7 @@
 """A server as a child process: start, wait until it answers, stop. It dies with its parent."""
 
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -104,6 +105,7 @@ def start_server(
     """The `number`-th server of a run, embedded or SGLang's; on its own port, if that is given."""
     port = port or (section.port + number if section.port else 0)
     if section.server == "sglang":
+        check_port(section.host, port)
         launch = launch_sglang(section, model_path, port=port, number=number, weight_version=weight_version)
         return ServerProcess(launch.command, log, environment=launch.environment, url=launch.url)
     return embedded_server(
@@ -114,6 +116,22 @@ def start_server(
         log=log,
         host=section.host,
     )
+
+
+def check_port(host: str, port: int) -> None:
+    """SGLang would find out after it has loaded the model.
+
+    Raises:
+        RolloutError: somebody listens there.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise RolloutError(
+                f"rollout.port: {host}:{port} cannot be used: {error.strerror}; choose another or 0"
+            ) from error
 
 
 def embedded_server(

@@ -1,12 +1,14 @@
 """One server of the fleet: where it is, whether it may be asked, and how it comes back after a loss."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 from egrc_mega.config.schema import RolloutSection
 from egrc_mega.errors import RolloutError
 from egrc_mega.rollout.client import RequestRefused, ServerClient, ServerLost
 from egrc_mega.rollout.process import ServerProcess, start_server
+from egrc_mega.rollout.weights import Weights, all_of
 
 BACKOFF_S = 0.5
 """Before the first restart; doubled for each that follows."""
@@ -20,7 +22,14 @@ class Server:
         self.number, self.client, self.process = number, client, process
         self.is_serving = True
         self.in_flight = 0
+        self.has_released = False
+        """Its GPU memory is free; its weights are gone."""
         self.recovery: asyncio.Task[None] | None = None
+
+    async def release_memory(self) -> None:
+        """Free its GPU memory. It must be idle."""
+        await self.client.release_memory(["kv_cache", "weights"])
+        self.has_released = True
 
     def is_alive(self) -> bool:
         """Its process, if it is ours, has not ended."""
@@ -43,6 +52,7 @@ class Server:
         Raises:
             RolloutError: it is not back within `rollout.start_timeout_s`.
         """
+        self.has_released = False
         if self.process is not None:
             old = self.process
             await asyncio.to_thread(old.stop)
@@ -62,3 +72,20 @@ class Server:
                     f"{section.start_timeout_s:g} s"
                 )
             await asyncio.sleep(POLL_S)
+
+
+async def load(servers: Sequence[Server], weights: Weights, timeout_s: float) -> None:
+    """Move servers to other weights, together: requests in flight wait, and go on under them.
+
+    Raises:
+        RolloutError: see `Weights.load_into`.
+    """
+    clients = [server.client for server in servers]
+    await all_of(client.pause("retract") for client in clients)
+    released = [server for server in servers if server.has_released]
+    await all_of(server.client.resume_memory(["weights"]) for server in released)
+    await weights.load_into(clients, timeout_s)
+    await all_of(server.client.resume_memory(["kv_cache"]) for server in released)
+    for server in released:
+        server.has_released = False
+    await all_of(client.resume() for client in clients)

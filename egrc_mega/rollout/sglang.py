@@ -69,6 +69,8 @@ def launch_sglang(section: RolloutSection, model_path: Path, *, port: int, numbe
             first, first + section.tensor_parallel_size
         )
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
+        if section.colocated:
+            command.append("--enable-memory-saver")
     command += list(section.sglang_args)
     guarded = (sys.executable, "-P", "-m", "egrc_mega.rollout.guard", *command)
     return Launch(guarded, environment, f"http://{reachable(section.host)}:{port}")

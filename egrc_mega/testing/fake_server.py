@@ -65,6 +65,8 @@ class FakeServer:
         """Requests that are answered with token 7; the others get token 8."""
         self.delay_s = 0.0
         self.bodies: list[Reply] = []
+        self.calls: list[str] = []
+        """Control calls, in order."""
         self.confirms_updates = True
         self.refused_buckets: list[int] = []
         """Numbers of the buckets, over all updates, that it fails to load."""
@@ -90,13 +92,18 @@ class FakeServer:
         if self.hangs:
             self.hangs -= 1
             await asyncio.sleep(3600)
-        reply: Any = right_reply(body, self.version, 7 if self.is_right(body) else 8)
+        reply: Any = self.reply(body)
         if self.faults:
             reply = self.faults.pop(0)(reply)
         return reply if isinstance(reply, web.StreamResponse) else web.json_response(reply)
 
+    def reply(self, body: Reply) -> Reply:
+        """What it answers when nothing is scripted."""
+        return right_reply(body, self.version, 7 if self.is_right(body) else 8)
+
     async def _update(self, request: web.Request) -> web.Response:
         self.num_updates += 1
+        self.calls.append(request.path)
         body = await request.json()
         if self.confirms_updates:
             self.version = body["weight_version"]
@@ -123,7 +130,9 @@ class FakeServer:
     async def _info(self, _request: web.Request) -> web.Response:
         return web.json_response({"weight_version": self.version})
 
-    async def _fine(self, _request: web.Request) -> web.Response:
+    async def _fine(self, request: web.Request) -> web.Response:
+        body = await request.json() if request.can_read_body else {}
+        self.calls.append(" ".join([request.path, *body.get("tags", [])]))
         return web.Response(text=json.dumps({"status": "ok"}), content_type="application/json")
 
     async def _serve(self) -> None:
@@ -137,7 +146,12 @@ class FakeServer:
         for path in ("/begin_weight_update", "/end_weight_update"):
             app.router.add_post(path, self._success)
         app.router.add_post("/abort_request", self._abort)
-        for path in ("/pause_generation", "/continue_generation"):
+        for path in (
+            "/pause_generation",
+            "/continue_generation",
+            "/release_memory_occupation",
+            "/resume_memory_occupation",
+        ):
             app.router.add_post(path, self._fine)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()

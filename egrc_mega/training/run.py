@@ -148,7 +148,9 @@ class Run:
             self.coordinator.sample_ahead(self.steps[step.index + 1], method)
 
     def update(self, batch: Batch, step: Step) -> UpdateMetrics:
-        """The optimizer steps of the batch; with them the step is done."""
+        """The optimizer steps of the batch; with them the step is done. Colocated servers sleep meanwhile."""
+        if self.coordinator and self.config.rollout.colocated:
+            self.coordinator.fleet.release_memory()
         with self.accounting.phase("train"):
             metrics = run_updates(self.policy, batch, step.stage, self.config.policy, step.index_in_stage)
         self.done = step.index + 1

@@ -176,6 +176,37 @@ def test_a_server_that_keeps_old_weights_is_fenced_and_asked_again(tmp_path: Pat
         assert fake.num_updates == 3  # with the others, alone, and after a wait for its return
 
 
+def test_colocated_servers_free_their_memory_and_take_it_back_around_new_weights(tmp_path: Path) -> None:
+    with FakeServer() as fake, attach([fake], tmp_path, colocated=True) as fleet:
+        fleet.release_memory()
+        fleet.update_weights(FolderWeights(tmp_path, "v1"))
+        fleet.update_weights(FolderWeights(tmp_path, "v2"))
+        calls = [call for call in fake.calls if call != "/health"]
+    assert calls == [
+        "/release_memory_occupation kv_cache weights",
+        "/pause_generation",
+        "/resume_memory_occupation weights",
+        "/update_weights_from_disk",
+        "/resume_memory_occupation kv_cache",
+        "/continue_generation",
+        "/pause_generation",
+        "/update_weights_from_disk",
+        "/continue_generation",
+    ]
+
+
+def test_a_reply_from_weights_of_another_version_is_never_used(tmp_path: Path) -> None:
+    with FakeServer() as fake, attach([fake], tmp_path, max_attempts=2) as fleet:
+        fleet.update_weights(FolderWeights(tmp_path, "v1"))
+        stale = [{"version": "v0", "start": 0, "end": 4}]
+        fake.faults = [lambda reply: reply | {"meta_info": reply["meta_info"] | {"weight_versions": stale}}]
+        assert fleet.generate(requests(1))[0].weight_versions[0].version == "v1"
+        assert losses(fleet)["lost_requests"] == 1
+        fake.faults = [lambda reply: reply | {"meta_info": reply["meta_info"] | {"weight_versions": stale}}] * 9
+        with pytest.raises(RolloutError, match=r"sampled from weights 'v0', current are \['v1'\]"):
+            fleet.generate(requests(1))
+
+
 def test_an_external_server_that_stays_away_misses_its_deadline(tmp_path: Path) -> None:
     fake = FakeServer()
     with fake:
