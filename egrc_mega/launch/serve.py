@@ -14,7 +14,7 @@ from egrc_mega.rollout.discovery import announced
 from egrc_mega.rollout.fleet import Fleet
 
 WATCH_S = 1.0
-COUNTERS = ("num_running_reqs", "num_queue_reqs", "num_steps", "num_tokens")
+COUNTERS = ("num_steps", "num_tokens")
 """What a server may tell of its load."""
 
 
@@ -72,5 +72,7 @@ async def _line(client: ServerClient) -> tuple[str, bool]:
     is_healthy = await client.is_healthy()
     states: dict[str, Any] = (details.get("internal_states") or [{}])[0]
     loads = [f"{name} {states[name]}" for name in COUNTERS if name in states]
+    waiting = await client.num_waiting()
+    loads += [f"queue {waiting}"] if waiting is not None else []
     words = ["healthy" if is_healthy else "not healthy", f"weights {info.get('weight_version')}", *loads]
     return f"{client.url}  {', '.join(words)}, {info.get('model_path')}", is_healthy

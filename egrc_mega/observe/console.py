@@ -54,6 +54,9 @@ def step_line(record: dict[str, Any], eta_s: float) -> str:
     servers = f"{record['requests_in_flight']} in flight"
     for name, key in (("queue", "queue"), ("lag", "version_lag_max"), ("lost", "lost_requests")):
         servers += f" {name} {record[key]}" if record.get(key) else ""
+    rates = record["server_tokens_per_s"]
+    if len(rates) > 1:
+        servers += f" {min(rates):.0f}-{max(rates):.0f} tok/s a server"
     if record.get("cache_hit_rate"):
         servers += f" cache {_share(record['cache_hit_rate'])}"
     return (

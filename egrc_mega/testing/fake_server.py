@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Self
 
+import aiohttp
 from aiohttp import web
 
 Reply = dict[str, Any]
@@ -51,10 +52,14 @@ GARBAGE: dict[str, Callable[[Reply], Any]] = {
 
 
 class FakeServer:
-    """Use as a context manager; `url` says where. Its counters are for the test to read."""
+    """Use as a context manager; `url` says where. Its counters are for the test to read.
 
-    def __init__(self, version: str = "v0") -> None:
-        self.version = version
+    Args:
+        upstream: URL of a server that answers whatever is not scripted; None: it makes its answers up.
+    """
+
+    def __init__(self, version: str = "v0", upstream: str | None = None) -> None:
+        self.version, self.upstream = version, upstream
         self.faults: list[Callable[[Reply], Any]] = []
         """Taken from the front, one a request."""
         self.hangs = 0
@@ -135,8 +140,19 @@ class FakeServer:
         self.calls.append(" ".join([request.path, *body.get("tags", [])]))
         return web.Response(text=json.dumps({"status": "ok"}), content_type="application/json")
 
-    async def _serve(self) -> None:
-        app = web.Application()
+    async def _forward(self, request: web.Request) -> web.StreamResponse:
+        if request.path == "/generate" and self.faults:
+            return await self._generate(request)
+        data, headers = await request.read(), {"Content-Type": request.content_type}
+        url = f"{self.upstream}{request.path_qs}"
+        async with (
+            aiohttp.ClientSession(auto_decompress=False) as session,
+            session.request(request.method, url, data=data or None, headers=headers) as reply,
+        ):
+            raw = await reply.read()
+            return web.Response(body=raw, status=reply.status, content_type=reply.content_type)
+
+    def _add_routes(self, app: web.Application) -> None:
         app.router.add_post("/generate", self._generate)
         app.router.add_post("/update_weights_from_disk", self._update)
         app.router.add_get("/model_info", self._info)
@@ -153,6 +169,13 @@ class FakeServer:
             "/resume_memory_occupation",
         ):
             app.router.add_post(path, self._fine)
+
+    async def _serve(self) -> None:
+        app = web.Application()
+        if self.upstream:
+            app.router.add_route("*", "/{path:.*}", self._forward)
+        else:
+            self._add_routes(app)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)

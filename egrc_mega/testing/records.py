@@ -49,7 +49,7 @@ def make_record(step: int, *, total: int = 6, stage: str = "compress", **changes
         "requests_in_flight": 128,
         "queue": 5,
         "cache_hit_rate": 0.25,
-        "server_tokens_per_s": [4500.0, 4500.0],
+        "server_tokens_per_s": [4400.0, 4600.0],
         "lost_requests": 2,
         "server_restarts": 1,
         "sampled_groups": 6,

@@ -102,7 +102,9 @@ class Run:
         if state["seed"] != self.config.run.seed:
             raise RunError(f"run.seed is {self.config.run.seed}, the checkpoint has {state['seed']}: resume with that")
         if self.coordinator:
-            self.coordinator.position = Position(state["prompts"]["cursor"], tuple(state["prompts"]["carried"]))
+            # a converted checkpoint has seen no prompts
+            prompts = state.get("prompts", {"cursor": 0, "carried": []})
+            self.coordinator.position = Position(prompts["cursor"], tuple(prompts["carried"]))
         return int(state["step"])
 
     def remaining_steps(self) -> Iterator[Step]:

@@ -1,4 +1,6 @@
-"""The servers that must keep the contract: the embedded one, and SGLang's with EGRC_CONTRACT_SERVER=sglang."""
+"""The servers that must keep the contract: the embedded one and the scripted fake, which passes on to it what is not
+scripted; and SGLang's with EGRC_CONTRACT_SERVER=sglang.
+"""
 
 import os
 from collections.abc import Iterator
@@ -8,6 +10,7 @@ import pytest
 
 from egrc_mega.config.schema import RolloutSection
 from egrc_mega.rollout.process import embedded_server, start_server
+from egrc_mega.testing.fake_server import FakeServer
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
 
 SERVER = os.environ.get("EGRC_CONTRACT_SERVER", "embedded")
@@ -24,18 +27,27 @@ def model_b(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def started(model_a: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def process(model_a: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     log = tmp_path_factory.mktemp("server") / "server.log"
     if SERVER == "sglang":
         # the tiny models have no tokenizer
         section = RolloutSection(server="sglang", max_batch_size=64, sglang_args=("--skip-tokenizer-init",))
-        process = start_server(section, model_a, number=0, weight_version="a", log=log)
+        child = start_server(section, model_a, number=0, weight_version="a", log=log)
     else:
-        process = embedded_server(model_a, port=0, weight_version="a", max_batch_size=256, log=log)
+        child = embedded_server(model_a, port=0, weight_version="a", max_batch_size=256, log=log)
     try:
-        yield process.wait_until_ready(240)
+        yield child.wait_until_ready(240)
     finally:
-        process.stop()
+        child.stop()
+
+
+@pytest.fixture(scope="session", params=["sglang"] if SERVER == "sglang" else ["embedded", "fake"])
+def started(process: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    if request.param == "fake":
+        with FakeServer(upstream=process) as fake:
+            yield fake.url
+    else:
+        yield process
 
 
 @pytest.fixture

@@ -10,8 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from egrc_mega.config.schema import RolloutSection
 from egrc_mega.errors import ConfigError
 from egrc_mega.launch.serve import serve, status
+from egrc_mega.rollout.discovery import find_servers
 from egrc_mega.testing.fake_server import FakeServer
 
 EGRC = (sys.executable, "-P", "-m", "egrc_mega.cli.main")
@@ -19,11 +21,14 @@ EGRC = (sys.executable, "-P", "-m", "egrc_mega.cli.main")
 
 def test_servers_are_started_watched_restarted_and_stopped(root: Path, tmp_path: Path) -> None:
     command = [*EGRC, "serve", "-c", str(root / "configs/quickstart.yaml"), "--set", f"run.dir={tmp_path / 'run'}"]
-    process = subprocess.Popen([*command, "--set", "rollout.num_servers=2"], stdout=subprocess.PIPE, text=True)
+    shared = tmp_path / "shared"
+    command += ["--set", "rollout.num_servers=2", "--set", f"rollout.announce_dir={shared}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
         urls = re.findall(r"http://[\d.:]+", process.stdout.readline())
         assert len(urls) == 2
+        assert find_servers(RolloutSection(server="external", announce_dir=shared, num_servers=2)) == sorted(urls)
         looked = subprocess.run([*EGRC, "serve", "status", *urls], capture_output=True, text=True)
         assert looked.returncode == 0, looked.stdout
         assert looked.stdout.count("healthy, weights start") == 2
@@ -39,6 +44,7 @@ def test_servers_are_started_watched_restarted_and_stopped(root: Path, tmp_path:
         assert process.wait(30) == 130
     _gone, alive = psutil.wait_procs(family, timeout=15)
     assert alive == []
+    assert list(shared.iterdir()) == []
 
 
 def test_a_server_that_is_not_there_is_a_line_and_an_exit_code() -> None:

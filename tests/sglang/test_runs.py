@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,13 +17,15 @@ from safetensors.torch import load_file
 
 from egrc_mega.config.schema import RolloutSection
 from egrc_mega.convert.families.registry import read_architecture
+from egrc_mega.errors import RolloutError
 from egrc_mega.rollout.fleet import Fleet
 from egrc_mega.rollout.weights import FolderWeights
 from egrc_mega.sync.distributed import Broadcast
 from egrc_mega.sync.spool import Spool
 from egrc_mega.sync.stream import StreamSync
 from egrc_mega.sync.transport import Verified
-from egrc_mega.types import Completion, Prompt, RolloutRequest, Sampling
+from egrc_mega.testing.http import call
+from egrc_mega.types import Completion, FinishReason, Prompt, RolloutRequest, Sampling
 
 PROMPT_IDS = tuple(range(5, 14))
 
@@ -100,10 +103,67 @@ def test_two_servers_take_weights_in_one_group(fleet: Fleet, base_model: Path) -
     assert {span.version for c in found for span in c.weight_versions} == {"v9"}
 
 
-def test_one_server_on_two_devices_samples_what_one_device_does(fleet: Fleet, base_model: Path, tmp_path: Path) -> None:
+def test_a_stopped_server_is_replaced_after_the_deadline(
+    fleet: Fleet, base_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("egrc_mega.rollout.client.CONTROL_TIMEOUT_S", 5.0)
+    expected = tokens(fleet.generate(requests(16)))
+    guard = psutil.Process(fleet.servers[0].process.process.pid)  # type: ignore[union-attr]
+    family = guard.children(recursive=True)
+    for server in fleet.servers:
+        server.client.request_timeout_s = 8.0
+    for process in family:
+        process.suspend()
+    restarts = fleet.stats.num_restarts
+    assert tokens(fleet.generate(requests(16))) == expected
+    fleet.update_weights(FolderWeights(base_model, "v10"))  # waits for the stopped one to be back
+    assert fleet.stats.num_restarts == restarts + 1
+    assert tokens(fleet.generate(requests(16))) == expected
+    _gone, alive = psutil.wait_procs(family, timeout=20)
+    assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
+    for server in fleet.servers:
+        server.client.request_timeout_s = 600.0
+
+
+def test_aborted_requests_come_back_with_what_they_have_and_go_on(fleet: Fleet) -> None:
+    asked = requests(24, tokens=200)
+    with fleet.stream() as stream:
+        stream.add(asked)
+        ended = stream.take()
+        ended += stream.abort()
+        aborted = {c.rid: c for c in ended if c.finish_reason is FinishReason.ABORT}  # type: ignore[union-attr]
+        assert len(ended) == 24 and aborted
+    begun = {rid: completion for rid, completion in aborted.items() if completion.output_ids}
+    with fleet.stream() as stream:
+        stream.add([request for request in asked if request.rid in begun], begun)
+        whole: dict[str, Completion] = {}
+        while stream.num_open:
+            whole |= {c.rid: c for c in stream.take()}  # type: ignore[union-attr]
+    for rid, completion in begun.items():
+        assert whole[rid].output_ids[: len(completion.output_ids)] == completion.output_ids
+        assert len(whole[rid].output_ids) > len(completion.output_ids)
+
+
+def test_a_port_in_use_is_one_line_at_once(base_model: Path, tmp_path: Path, free_port: int) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", free_port))
+        taken.listen()
+        section = RolloutSection(server="sglang", port=free_port)
+        with pytest.raises(RolloutError, match=rf"rollout\.port: 127\.0\.0\.1:{free_port} cannot be used"):
+            Fleet.start(section, base_model, "v0", tmp_path)
+
+
+def test_one_server_on_two_devices_with_keys_samples_what_one_device_does(
+    fleet: Fleet, base_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     expected = fleet.generate(requests(8))
     section = RolloutSection(server="sglang", tensor_parallel_size=2, max_batch_size=16)
+    monkeypatch.setenv("EGRC_API_KEY", "api-4711-secret")
+    monkeypatch.setenv("EGRC_ADMIN_API_KEY", "admin-0815-secret")
     with Fleet.start(section, base_model, "v0", tmp_path) as split:
+        url = split.servers[0].client.url
+        for path in ("/generate", "/pause_generation", "/update_weights_from_disk"):
+            assert call(url + path, {})[0] == 401
         found = split.generate(requests(8))
         publish_and_verify(split, base_model)
         again = split.generate(requests(8))
@@ -111,3 +171,6 @@ def test_one_server_on_two_devices_samples_what_one_device_does(fleet: Fleet, ba
     assert tokens(found) == tokens(expected)
     for one, other in zip(found, expected, strict=True):
         assert max(abs(a - b) for a, b in zip(one.logprobs, other.logprobs, strict=True)) <= 1e-4
+    log = (tmp_path / "server_0.log").read_text(errors="replace")
+    assert "[key]" in log  # it logs its arguments
+    assert "secret" not in log
