@@ -93,7 +93,7 @@ class Fleet:
         for server in self.servers:
             if server.process is not None:
                 server.client.url = server.process.wait_until_ready(section.start_timeout_s)
-            if not self.run(server.client.is_healthy()):
+            if not self.run(server.can_be_used()):
                 raise RolloutError(f"rollout.urls: {server.client.url} does not answer /health; start the server first")
 
     def stream(self, environment: Environment | None = None) -> Stream:

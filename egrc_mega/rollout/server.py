@@ -1,6 +1,7 @@
 """One server of the fleet: where it is, whether it may be asked, and how it comes back after a loss."""
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,6 +39,13 @@ class Server:
     async def answers(self) -> bool:
         """It lives, and says that it is healthy."""
         return self.is_alive() and await self.client.is_healthy()
+
+    async def can_be_used(self) -> bool:
+        """It is healthy, also when a run that was killed has left it paused, which SGLang's /health calls ill."""
+        if not await self.client.is_healthy():
+            with contextlib.suppress(ServerLost, RequestRefused):
+                await self.client.resume()
+        return await self.client.is_healthy()
 
     async def is_well(self, version: str) -> bool:
         """It answers, and with these weights."""

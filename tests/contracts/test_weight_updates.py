@@ -157,6 +157,17 @@ def test_a_gathering_that_fails_is_the_error_and_the_servers_do_not_serve_the_ha
     assert [span.version for span in generate(fleet).weight_versions] == ["whole"]
 
 
+def test_a_server_that_a_killed_run_left_paused_amid_an_update_is_taken_over(
+    server: str, model_a: Path, model_b: Path, tmp_path: Path
+) -> None:
+    assert call(server + "/pause_generation", {"mode": "retract"})[0] == 200
+    assert call(server + "/begin_weight_update", {})[0] == 200
+    section = RolloutSection(server="external", urls=(server,), request_timeout_s=60, update_timeout_s=30)
+    with Fleet.start(section, model_a, "a", tmp_path) as fleet:
+        publish(fleet, Broadcast("gloo", flatten=False), model_b, "b")
+        assert [span.version for span in generate(fleet).weight_versions] == ["b"]
+
+
 def test_a_fleet_refuses_what_it_cannot_load(fleet: Fleet, model_b: Path) -> None:
     if not IS_EMBEDDED:
         pytest.skip("SGLang takes names that it does not know")
