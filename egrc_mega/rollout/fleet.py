@@ -215,14 +215,25 @@ class Fleet:
     async def _recover(self, server: Server) -> None:
         """Until it serves the weights that are current by then, which may change meanwhile."""
         try:
-            while not await server.is_well(self.weights.version):
+            while not await self._is_current(server):
                 cause = await self._reload(server)
                 if cause is not None:
                     await self._restart(server, cause)
-            await server.client.resume()
+            # nothing is awaited in between: the weights are still those
             server.is_serving = True
         except RolloutError as error:
             self._failure = error
+
+    async def _is_current(self, server: Server) -> bool:
+        """It is well, not paused, and has the weights that are current when this returns."""
+        weights = self.weights
+        if not await server.is_well(weights.version):
+            return False
+        try:
+            await server.client.resume()
+        except ServerLost:
+            return False
+        return weights is self.weights
 
     async def _reload(self, server: Server) -> ServerLost | None:
         """Give it the current weights, if it lives; else say why that is not possible."""
@@ -230,9 +241,12 @@ class Fleet:
             return ServerLost(f"server {server.client.url} has ended")
         try:
             async with self._loading:
-                await load([server], self.weights, self.section.update_timeout_s)
+                weights = self.weights
+                await load([server], weights, self.section.update_timeout_s)
         except ServerLost as error:
             return error
+        if weights is self.weights and not await server.is_well(weights.version):
+            return ServerLost(f"{server.client.url} took weights {weights.version!r} and is not well")
         return None
 
     async def _restart(self, server: Server, cause: ServerLost) -> None:

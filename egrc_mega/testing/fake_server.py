@@ -62,6 +62,8 @@ class FakeServer:
         self.version, self.upstream = version, upstream
         self.faults: list[Callable[[Reply], Any]] = []
         """Taken from the front, one a request."""
+        self.is_ill = False
+        """/health answers 503."""
         self.hangs = 0
         """Requests that are never answered."""
         self.holds: Callable[[Reply], bool] = lambda body: False
@@ -135,6 +137,9 @@ class FakeServer:
     async def _info(self, _request: web.Request) -> web.Response:
         return web.json_response({"weight_version": self.version})
 
+    async def _health(self, _request: web.Request) -> web.Response:
+        return web.Response(status=503 if self.is_ill else 200)
+
     async def _fine(self, request: web.Request) -> web.Response:
         body = await request.json() if request.can_read_body else {}
         self.calls.append(" ".join([request.path, *body.get("tags", [])]))
@@ -157,7 +162,7 @@ class FakeServer:
         app.router.add_post("/update_weights_from_disk", self._update)
         app.router.add_get("/model_info", self._info)
         app.router.add_get("/server_info", self._info)
-        app.router.add_get("/health", self._fine)
+        app.router.add_get("/health", self._health)
         app.router.add_post("/update_weights_from_tensor", self._bucket)
         for path in ("/begin_weight_update", "/end_weight_update"):
             app.router.add_post(path, self._success)

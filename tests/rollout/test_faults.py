@@ -207,6 +207,24 @@ def test_a_reply_from_weights_of_another_version_is_never_used(tmp_path: Path) -
             fleet.generate(requests(1))
 
 
+def test_a_server_that_loads_but_is_never_well_uses_up_its_budget(tmp_path: Path) -> None:
+    with FakeServer() as fake, attach([fake], tmp_path, max_restarts=1, start_timeout_s=0.5) as fleet:
+        fake.is_ill = True
+        fake.faults = [GARBAGE["nothing"]]
+        with pytest.raises(RolloutError, match=r"took weights 'v0' and is not well|did not come back within"):
+            fleet.generate(requests(1))
+
+
+def test_weights_that_move_on_while_a_server_comes_back_are_what_it_serves(tmp_path: Path) -> None:
+    with FakeServer() as one, FakeServer() as two, attach([one, two], tmp_path) as fleet:
+        for number in range(1, 30):
+            two.faults = [GARBAGE["nothing"]]  # fenced, well, and back: in a race with the update
+            fleet.generate(requests(4))
+            fleet.update_weights(FolderWeights(tmp_path, f"v{number}"))
+            assert one.version == two.version == f"v{number}"
+            assert all(server.is_serving for server in fleet.servers)
+
+
 def test_an_external_server_that_stays_away_misses_its_deadline(tmp_path: Path) -> None:
     fake = FakeServer()
     with fake:
