@@ -139,8 +139,7 @@ class _Collection:
     def run(self, stream: Stream) -> Collected:
         """Ask, take, judge, until there are enough groups."""
         started = time.monotonic()
-        for group in self.collector.take_waiting(self.position, self.step, self.method):
-            self._send(stream, group)
+        self._send(stream, self.collector.take_waiting(self.position, self.step, self.method))
         self._ask(stream, math.ceil(self.wanted * self.section.over_sampling) - len(self.open))
         while True:
             self._close_whole()
@@ -166,22 +165,27 @@ class _Collection:
 
     def _ask(self, stream: Stream, count: int) -> None:
         """New prompts."""
-        for _ in range(max(0, count)):
-            if self.num_asked >= self.wanted * self.section.dynamic_sampling_limit:
-                raise RolloutError(
-                    f"rollout.dynamic_sampling: {self.num_asked} prompts gave {len(self.kept)} of {self.wanted} groups "
-                    f"with an advantage in step {self.step.index + 1}; raise rollout.dynamic_sampling_limit = "
-                    f"{self.section.dynamic_sampling_limit:g}, take other problems, or switch it off"
-                )
-            self._send(stream, self.collector.plan(self.cursor, self.num_asked, self.step, self.method))
-            self.cursor += 1
-            self.num_asked += 1
+        count = max(0, count)
+        limit = self.section.dynamic_sampling_limit
+        if self.section.dynamic_sampling and self.num_asked + count > self.wanted * limit:
+            raise RolloutError(
+                f"rollout.dynamic_sampling: {self.num_asked} prompts gave {len(self.kept)} of {self.wanted} groups "
+                f"with an advantage in step {self.step.index + 1}; raise rollout.dynamic_sampling_limit = {limit:g}, "
+                f"take other problems, or switch it off"
+            )
+        numbers = range(self.num_asked, self.num_asked + count)
+        plan = self.collector.plan
+        self._send(stream, [plan(self.cursor + i, n, self.step, self.method) for i, n in enumerate(numbers)])
+        self.cursor += count
+        self.num_asked += count
 
-    def _send(self, stream: Stream, group: OpenGroup) -> None:
-        self.open.append(group)
-        self.group_of |= dict.fromkeys((request.rid for request in group.requests), group)
-        self.counts["sampled_groups"] += 1
-        stream.add([request for request in group.requests if request.rid not in group.done], group.begun)
+    def _send(self, stream: Stream, groups: Sequence[OpenGroup]) -> None:
+        """All at once: servers compute together what arrives together."""
+        self.open += groups
+        self.group_of |= {request.rid: group for group in groups for request in group.requests}
+        self.counts["sampled_groups"] += len(groups)
+        begun = {rid: completion for group in groups for rid, completion in group.begun.items()}
+        stream.add([r for group in groups for r in group.requests if r.rid not in group.done], begun)
 
     def _note(self, outcomes: Sequence[Outcome]) -> None:
         """Every outcome goes to its group."""
