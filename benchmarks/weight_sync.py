@@ -82,7 +82,7 @@ class PlainBroadcast:
     """The same number of bytes in one gloo broadcast to one other process."""
 
     def __init__(self, num_bytes: int) -> None:
-        store = group.open_store()
+        store = group.open_store("127.0.0.1")
         command = [sys.executable, "-P", __file__, "--receive", str(store.port), str(num_bytes)]
         self.process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
         self.group = group.join(store, 0, 2, "plain", "gloo", TIMEOUT_S)

@@ -352,7 +352,9 @@ class Fleet:
         """Say so when the cause is a server process that has ended."""
         for server in self.servers:
             if server.process is not None and (code := server.process.process.poll()) is not None:
-                return RolloutError(f"{error}; server {server.number} ended with exit code {code}{_tail(server)}")
+                found = RolloutError(f"{error}; server {server.number} ended with exit code {code}{_tail(server)}")
+                found.__cause__ = error
+                return found
         return error
 
 

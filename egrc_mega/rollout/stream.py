@@ -107,7 +107,7 @@ class Stream:
         for home, outcome in found:
             self._assigned[home] -= 1
             if isinstance(outcome, Exception):
-                raise self.fleet.explained(outcome) from outcome
+                raise self.fleet.explained(outcome)
             outcomes.append(outcome)
         return outcomes
 

@@ -33,29 +33,32 @@ class Broadcast:
         self._group: Any = None
         self._name = ""
 
-    async def connect(self, clients: Sequence[ServerClient], timeout_s: float) -> None:
-        """Form the group, unless it is there.
+    async def connect(self, clients: Sequence[ServerClient], timeout_s: float) -> bool:
+        """Form the group, unless it is there; whether it is new.
 
         Raises:
             ServerLost, RequestRefused: a server does not join.
         """
         if self._group is not None and self._clients == tuple(clients):
-            return
+            return False
         await self._dissolve()
         sizes = await all_of(client.num_ranks() for client in clients)
         world_size = 1 + sum(sizes)
         offsets = itertools.accumulate(sizes, initial=1)
         name = f"egrc-{os.getpid()}-{next(_numbers)}"
-        store = group.open_store()
+        # one of them on another machine: then all of them find us there
+        address = max((own_address(client.url) for client in clients), key=lambda found: not is_loopback(found))
+        store = group.open_store(address)
         calls = [
             client.init_weights_update_group(
-                own_address(client.url), store.port, offset, world_size, name, self.backend, group.JOIN_TIMEOUT_S
+                address, store.port, offset, world_size, name, self.backend, group.JOIN_TIMEOUT_S
             )
             for client, offset in zip(clients, offsets, strict=False)
         ]
         join = _in_thread(lambda: group.join(store, 0, world_size, name, self.backend, timeout_s))
         self._group = (await _while_sending(calls, join))[0]
         self._clients, self._name = tuple(clients), name
+        return True
 
     async def _dissolve(self) -> None:
         """Leave the old group, and have those of its servers that still answer leave it too."""

@@ -4,6 +4,7 @@ Made the way SGLang's `init_custom_process_group` makes its end (sglang 0.5.23, 
 with the group's name, and torch's own helper, for no public call makes a group whose members share no default group.
 """
 
+import socket
 from datetime import timedelta
 
 import torch
@@ -14,10 +15,19 @@ JOIN_TIMEOUT_S = 60.0
 """For all members to appear."""
 
 
-def open_store() -> dist.TCPStore:
-    """Rank 0's store, on a port that the system chooses (`store.port`)."""
+def open_store(address: str) -> dist.TCPStore:
+    """Rank 0's store, on a port that the system chooses (`store.port`), open to those who reach `address` only."""
+    listener = socket.socket()
+    listener.bind((address, 0))
+    listener.listen()
+    # left to itself the store listens on every address of the machine
     return dist.TCPStore(
-        "0.0.0.0", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=JOIN_TIMEOUT_S)
+        address,
+        listener.getsockname()[1],
+        is_master=True,
+        wait_for_workers=False,
+        timeout=timedelta(seconds=JOIN_TIMEOUT_S),
+        master_listen_fd=listener.detach(),
     )
 
 

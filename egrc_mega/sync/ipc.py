@@ -27,10 +27,11 @@ class Handles:
         self._clients: tuple[ServerClient, ...] = ()
         self._num_ranks: list[int] = []
 
-    async def connect(self, clients: Sequence[ServerClient], timeout_s: float) -> None:
+    async def connect(self, clients: Sequence[ServerClient], timeout_s: float) -> bool:
         """Ask each server for its number of ranks: every rank gets its own copy of the payload."""
         self._num_ranks = await all_of(client.num_ranks() for client in clients)
         self._clients = tuple(clients)
+        return True
 
     async def send(self, bucket: Bucket, label: dict[str, Any], timeout_s: float) -> None:
         """Hand a bucket over; its GPU memory is free again when all servers have answered."""

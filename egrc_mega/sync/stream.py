@@ -19,8 +19,8 @@ from egrc_mega.sync.spool import Bucket, Spool
 class Carrier(Protocol):
     """Moves buckets."""
 
-    async def connect(self, clients: Sequence[ServerClient], timeout_s: float) -> None:
-        """Get ready to send to exactly these servers."""
+    async def connect(self, clients: Sequence[ServerClient], timeout_s: float) -> bool:
+        """Get ready to send to exactly these servers; False: over a connection that an earlier version has used."""
 
     async def send(self, bucket: Bucket, label: dict[str, Any], timeout_s: float) -> None:
         """Have every connected server load a bucket; `label` goes into the request."""
@@ -37,20 +37,25 @@ class StreamedWeights:
 
     async def load_into(self, clients: Sequence[ServerClient], timeout_s: float) -> None:
         """See `rollout.weights.Weights`."""
+        is_new = True
         try:
-            await self._load(clients, timeout_s)
-        except RequestRefused as error:
+            is_new = await self.carrier.connect(clients, timeout_s)
+            await self._send(clients, timeout_s)
+        except (ServerLost, RequestRefused) as error:
             self.carrier.disconnect()
-            if len(clients) == 1:
+            if not is_new:
+                # a server that has been started anew knows nothing of the old connection
+                await self.load_into(clients, timeout_s)
+            elif len(clients) > 1 and isinstance(error, RequestRefused):
+                # one member's loss makes the others refuse
+                raise ServerLost(str(error)) from error
+            else:
                 raise
-            # one member's loss makes the others refuse
-            raise ServerLost(str(error)) from error
         except BaseException:
             self.carrier.disconnect()
             raise
 
-    async def _load(self, clients: Sequence[ServerClient], timeout_s: float) -> None:
-        await self.carrier.connect(clients, timeout_s)
+    async def _send(self, clients: Sequence[ServerClient], timeout_s: float) -> None:
         has_session = await all_of(client.begin_weight_update() for client in clients)
         async for bucket in self.spool.buckets():
             version = self.version if bucket.is_last else f"{self.version}-incomplete"

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from egrc_mega.sync.ipc import Handles
 from egrc_mega.sync.spool import Spool
 from egrc_mega.sync.stream import StreamSync
 from egrc_mega.testing.fake_server import FakeServer
+from egrc_mega.testing.http import call
 from egrc_mega.testing.samples import PROMPT
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
 from egrc_mega.types import Completion, Prompt, RolloutRequest, Sampling
@@ -82,6 +84,18 @@ def test_a_server_lost_amid_an_update_costs_time_and_the_other_serves_no_half(
     assert tokens(fleet.generate(requests(16))) == tokens(found)
 
 
+def test_the_only_server_comes_back_over_a_new_connection(model: Path, other: Path, tmp_path: Path) -> None:
+    section = RolloutSection(update_timeout_s=10.0, start_timeout_s=60)
+    with Fleet.start(section, model, "v0", tmp_path) as fleet:
+        publish(fleet, other, "v1")
+        expected = tokens(fleet.generate(requests(8)))
+        process = fleet.servers[0].process
+        assert process is not None
+        process.process.kill()
+        assert tokens(fleet.generate(requests(8))) == expected
+        assert fleet.take_stats()["server_restarts"] == 1
+
+
 def attach(fakes: list[FakeServer], tmp_path: Path, **fields: object) -> Fleet:
     section = RolloutSection(server="external", urls=tuple(fake.url for fake in fakes), **fields)
     return Fleet.start(section, tmp_path, "v0", tmp_path)
@@ -120,6 +134,9 @@ def test_requests_wait_while_every_server_loads(fleet: Fleet, model: Path, other
     asking = threading.Thread(target=lambda: found.extend(fleet.generate(requests(8))))
 
     def ask() -> None:
+        for server in fleet.servers:  # the first bucket is on its way
+            while call(server.client.url + "/model_info")[1]["weight_version"] != "v1-incomplete":
+                time.sleep(0.01)
         asking.start()
         asking.join(0.2)
         assert not found
