@@ -150,6 +150,8 @@ class _Collection:
                 break
             self._note(stream.take())
         self._note(stream.abort())
+        if missing and self.section.dynamic_sampling:
+            raise self._too_few()
         if not self.kept:
             raise RolloutError(f"rollout.max_refused: servers refused every prompt of step {self.step.index + 1}")
         carried = self._left_over()
@@ -164,20 +166,22 @@ class _Collection:
         )
 
     def _ask(self, stream: Stream, count: int) -> None:
-        """New prompts."""
+        """New prompts; under dynamic sampling no more than its limit allows."""
+        if self.section.dynamic_sampling:
+            count = min(count, math.floor(self.wanted * self.section.dynamic_sampling_limit) - self.num_asked)
         count = max(0, count)
-        limit = self.section.dynamic_sampling_limit
-        if self.section.dynamic_sampling and self.num_asked + count > self.wanted * limit:
-            raise RolloutError(
-                f"rollout.dynamic_sampling: {self.num_asked} prompts gave {len(self.kept)} of {self.wanted} groups "
-                f"with an advantage in step {self.step.index + 1}; raise rollout.dynamic_sampling_limit = {limit:g}, "
-                f"take other problems, or switch it off"
-            )
         numbers = range(self.num_asked, self.num_asked + count)
         plan = self.collector.plan
         self._send(stream, [plan(self.cursor + i, n, self.step, self.method) for i, n in enumerate(numbers)])
         self.cursor += count
         self.num_asked += count
+
+    def _too_few(self) -> RolloutError:
+        return RolloutError(
+            f"rollout.dynamic_sampling: {self.num_asked} prompts gave {len(self.kept)} of {self.wanted} groups "
+            f"with an advantage in step {self.step.index + 1}; raise rollout.dynamic_sampling_limit = "
+            f"{self.section.dynamic_sampling_limit:g}, take other problems, or switch it off"
+        )
 
     def _send(self, stream: Stream, groups: Sequence[OpenGroup]) -> None:
         """All at once: servers compute together what arrives together."""

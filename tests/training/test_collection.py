@@ -4,8 +4,10 @@ import math
 import re
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from aiohttp import web
@@ -19,7 +21,7 @@ from egrc_mega.testing.fake_server import FakeServer
 from egrc_mega.training.batch import build_batch
 from egrc_mega.training.collection import Collected, Collector, Position
 from egrc_mega.training.schedule import schedule
-from egrc_mega.types import Completion, FinishReason, Grade, Prompt, Sample
+from egrc_mega.types import Completion, FinishReason, Grade, Prompt, RolloutRequest, Sample
 
 N = 2
 STAGE = ExploreStage(name="explore", steps=5, clip_len=8, rollout={"n": N, "max_new_tokens": 6}, loss={"tis_cap": 2.0})
@@ -183,6 +185,51 @@ def test_groups_without_a_signal_are_replaced(collector: Collector, fake: FakeSe
 def test_too_few_groups_with_a_signal_stop_the_run_with_the_numbers(collector: Collector) -> None:
     message = r"rollout\.dynamic_sampling: 6 prompts gave 0 of 3 groups .*dynamic_sampling_limit = 2"
     with pytest.raises(RolloutError, match=message):
+        collector.collect(STEPS[0], METHOD, START)
+
+
+class SmallHelpings:
+    """A stream whose replies, all without a signal, come a few at a time."""
+
+    def __init__(self, helping: int) -> None:
+        self.helping = helping
+        self.open: list[RolloutRequest] = []
+
+    @property
+    def num_open(self) -> int:
+        return len(self.open)
+
+    def add(self, requests: Sequence[RolloutRequest], begun: object) -> None:
+        self.open += requests
+
+    def take(self) -> list[Completion]:
+        taken, self.open = self.open[: self.helping], self.open[self.helping :]
+        return [
+            Completion(
+                rid=request.rid,
+                output_ids=(7,),
+                logprobs=(-0.5,),
+                mask=(1,),
+                finish_reason=FinishReason.STOP,
+                weight_versions=(),
+            )
+            for request in taken
+        ]
+
+    def abort(self) -> list[Completion]:
+        assert not self.open
+        return []
+
+
+@pytest.mark.parametrize("over_sampling", [1.0, 1.6, 2.5])
+@pytest.mark.parametrize("helping", range(1, 14))
+def test_the_limit_of_dynamic_sampling_is_used_up_however_replies_arrive(helping: int, over_sampling: float) -> None:
+    section = RolloutSection(
+        prompts_per_step=3, dynamic_sampling=True, dynamic_sampling_limit=2.0, over_sampling=over_sampling
+    )
+    fleet = SimpleNamespace(stream=lambda _environment: nullcontext(SmallHelpings(helping)))
+    collector = Collector(section, Prompts(), fleet, None, judge, 1, ())  # type: ignore[arg-type]
+    with pytest.raises(RolloutError, match="6 prompts gave 0 of 3 groups"):
         collector.collect(STEPS[0], METHOD, START)
 
 
