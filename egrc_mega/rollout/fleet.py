@@ -259,8 +259,40 @@ class Fleet:
         await server.wait_until_back(self.section, self.model_path, self.log_dir)
 
     def release_memory(self) -> None:
-        """Colocated servers, idle now, free their GPU memory until the next weights come."""
-        self.run(all_of(server.release_memory() for server in self.servers if server.is_serving))
+        """Colocated servers, idle now, free their GPU memory until the next weights come.
+
+        Raises:
+            RolloutError: a server was lost and did not come back.
+        """
+        self.run(self._release_all())
+
+    async def _release_all(self) -> None:
+        """A server that is lost comes back first, and is freed then: it must not load beside the training."""
+        for _attempt in range(self.section.max_attempts):
+            await self._recovered()
+            held = [server for server in self.servers if not server.released]
+            outcomes = await asyncio.gather(*(server.release_memory() for server in held), return_exceptions=True)
+            lost = [(s, error) for s, error in zip(held, outcomes, strict=True) if isinstance(error, BaseException)]
+            if not lost:
+                return
+            for server, error in lost:
+                if not isinstance(error, ServerLost):
+                    raise error
+                self._fence(server)
+        raise RolloutError(
+            f"rollout.colocated: a server did not free its memory in {self.section.max_attempts} attempts "
+            f"(rollout.max_attempts): {error}"
+        ) from error
+
+    async def _recovered(self) -> None:
+        """Every server serves.
+
+        Raises:
+            RolloutError: one did not come back.
+        """
+        await asyncio.gather(*(server.recovery for server in self.servers if server.recovery))
+        if self._failure is not None:
+            raise self._failure
 
     def update_weights(
         self, weights: Weights, produce: Callable[[], None] = lambda: None, before: Callable[[], None] = lambda: None
@@ -297,9 +329,7 @@ class Fleet:
                 self._fence(server)
         finally:
             self._loading.release()
-        await asyncio.gather(*(server.recovery for server in self.servers if server.recovery))
-        if self._failure is not None:
-            raise self._failure
+        await self._recovered()
         self._num_confirmed = len(self._versions)
 
     def num_ranks(self) -> int:

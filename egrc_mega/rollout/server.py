@@ -14,6 +14,8 @@ from egrc_mega.rollout.weights import Weights, all_of
 BACKOFF_S = 0.5
 """Before the first restart; doubled for each that follows."""
 POLL_S = 0.5
+MEMORY = ["kv_cache", "weights"]
+"""What a colocated server frees, as SGLang names it."""
 
 
 class Server:
@@ -23,14 +25,20 @@ class Server:
         self.number, self.client, self.process = number, client, process
         self.is_serving = True
         self.in_flight = 0
-        self.has_released = False
-        """Its GPU memory is free; its weights are gone."""
+        self.released: set[str] = set()
+        """Parts of its GPU memory that are free; what was in them is gone."""
         self.recovery: asyncio.Task[None] | None = None
 
     async def release_memory(self) -> None:
         """Free its GPU memory. It must be idle."""
-        await self.client.release_memory(["kv_cache", "weights"])
-        self.has_released = True
+        await self.client.release_memory(MEMORY)
+        self.released = set(MEMORY)
+
+    async def resume_memory(self, part: str) -> None:
+        """Take a part of its memory again, if it is free."""
+        if part in self.released:
+            await self.client.resume_memory([part])
+            self.released.remove(part)
 
     def is_alive(self) -> bool:
         """Its process, if it is ours, has not ended."""
@@ -48,9 +56,13 @@ class Server:
         return await self.client.is_healthy()
 
     async def is_well(self, version: str) -> bool:
-        """It answers, and with these weights."""
+        """It answers, and with these weights, which are in its memory."""
         try:
-            return await self.answers() and (await self.client.model_info()).get("weight_version") == version
+            return (
+                not self.released
+                and await self.answers()
+                and (await self.client.model_info()).get("weight_version") == version
+            )
         except (ServerLost, RequestRefused):
             return False
 
@@ -60,7 +72,7 @@ class Server:
         Raises:
             RolloutError: it is not back within `rollout.start_timeout_s`.
         """
-        self.has_released = False
+        self.released = set()
         if self.process is not None:
             old = self.process
             await asyncio.to_thread(old.stop)
@@ -90,10 +102,7 @@ async def load(servers: Sequence[Server], weights: Weights, timeout_s: float) ->
     """
     clients = [server.client for server in servers]
     await all_of(client.pause("retract") for client in clients)
-    released = [server for server in servers if server.has_released]
-    await all_of(server.client.resume_memory(["weights"]) for server in released)
+    await all_of(server.resume_memory("weights") for server in servers)
     await weights.load_into(clients, timeout_s)
-    await all_of(server.client.resume_memory(["kv_cache"]) for server in released)
-    for server in released:
-        server.has_released = False
+    await all_of(server.resume_memory("kv_cache") for server in servers)
     await all_of(client.resume() for client in clients)

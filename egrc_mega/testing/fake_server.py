@@ -51,6 +51,9 @@ GARBAGE: dict[str, Callable[[Reply], Any]] = {
 """What it does wrong -> the reply in its place. Requests are for four tokens."""
 
 
+NEEDS_MEMORY = {"/generate": {"weights", "kv_cache"}, "/update_weights_from_disk": {"weights"}}
+
+
 class FakeServer:
     """Use as a context manager; `url` says where. Its counters are for the test to read.
 
@@ -74,6 +77,10 @@ class FakeServer:
         self.bodies: list[Reply] = []
         self.calls: list[str] = []
         """Control calls, in order."""
+        self.fails: list[str] = []
+        """Control calls, as `calls` names them, that fail; each once."""
+        self.freed: set[str] = set()
+        """Parts of its memory; with an upstream, what needs them fails."""
         self.confirms_updates = True
         self.refused_buckets: list[int] = []
         """Numbers of the buckets, over all updates, that it fails to load."""
@@ -142,12 +149,22 @@ class FakeServer:
 
     async def _fine(self, request: web.Request) -> web.Response:
         body = await request.json() if request.can_read_body else {}
-        self.calls.append(" ".join([request.path, *body.get("tags", [])]))
+        call = " ".join([request.path, *body.get("tags", [])])
+        self.calls.append(call)
+        if call in self.fails:
+            self.fails.remove(call)
+            return web.Response(status=500)
+        tags = set(body.get("tags", []))
+        self.freed = self.freed | tags if "release" in call else self.freed - tags
         return web.Response(text=json.dumps({"status": "ok"}), content_type="application/json")
 
     async def _forward(self, request: web.Request) -> web.StreamResponse:
         if request.path == "/generate" and self.faults:
             return await self._generate(request)
+        if request.path.endswith("_memory_occupation"):
+            return await self._fine(request)
+        if NEEDS_MEMORY.get(request.path, set()) & self.freed:
+            return web.Response(status=500, text=f"freed: {sorted(self.freed)}")
         data, headers = await request.read(), {"Content-Type": request.content_type}
         url = f"{self.upstream}{request.path_qs}"
         async with (

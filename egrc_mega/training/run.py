@@ -151,12 +151,18 @@ class Run:
 
     def update(self, batch: Batch, step: Step) -> UpdateMetrics:
         """The optimizer steps of the batch; with them the step is done. Colocated servers sleep meanwhile."""
-        if self.coordinator and self.config.rollout.colocated:
-            self.coordinator.fleet.release_memory()
+        if self.config.rollout.colocated:
+            # no rank takes memory that a server still holds
+            distributed.on_rank_0(self._free_servers)
         with self.accounting.phase("train"):
             metrics = run_updates(self.policy, batch, step.stage, self.config.policy, step.index_in_stage)
         self.done = step.index + 1
         return metrics
+
+    def _free_servers(self) -> bytes:
+        assert self.coordinator is not None
+        self.coordinator.fleet.release_memory()
+        return b""
 
     def publish_weights(self) -> None:
         """Move every server to the current weights, named after the number of steps they have seen."""

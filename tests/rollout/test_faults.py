@@ -195,6 +195,42 @@ def test_colocated_servers_free_their_memory_and_take_it_back_around_new_weights
     ]
 
 
+FREE = "/release_memory_occupation kv_cache weights"
+
+
+def test_a_colocated_server_that_fails_to_take_its_memory_back_takes_no_part_of_it_twice(tmp_path: Path) -> None:
+    with FakeServer() as fake, attach([fake], tmp_path, colocated=True) as fleet:
+        fleet.release_memory()
+        fake.fails = ["/resume_memory_occupation kv_cache"]
+        fleet.update_weights(FolderWeights(tmp_path, "v1"))
+        memory = [call for call in fake.calls if "memory" in call]
+        assert len(fleet.generate(requests(2))) == 2
+    assert memory == [
+        FREE,
+        "/resume_memory_occupation weights",
+        "/resume_memory_occupation kv_cache",
+        "/resume_memory_occupation kv_cache",
+    ]
+    assert fake.num_updates == 2, "what was loaded before the failure is not trusted"
+
+
+def test_a_colocated_server_that_is_lost_comes_back_before_it_is_freed(tmp_path: Path) -> None:
+    with FakeServer() as fake, attach([fake], tmp_path, colocated=True) as fleet:
+        fake.fails = [FREE]
+        fleet.release_memory()
+        assert [call for call in fake.calls if "memory" in call] == [FREE, FREE]
+        assert all(server.released for server in fleet.servers)
+
+
+def test_a_server_that_never_frees_its_memory_stops_the_run(tmp_path: Path) -> None:
+    with FakeServer() as fake, attach([fake], tmp_path, colocated=True, max_attempts=2) as fleet:
+        fake.fails = [FREE] * 9
+        with pytest.raises(
+            RolloutError, match=r"did not free its memory in 2 attempts \(rollout\.max_attempts\): .*500"
+        ):
+            fleet.release_memory()
+
+
 def test_a_reply_from_weights_of_another_version_is_never_used(tmp_path: Path) -> None:
     with FakeServer() as fake, attach([fake], tmp_path, max_attempts=2) as fleet:
         fleet.update_weights(FolderWeights(tmp_path, "v1"))

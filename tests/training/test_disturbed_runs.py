@@ -1,12 +1,16 @@
-"""Whole runs with a lost server or broadcast weights, one step ahead, over-sampled, held against a plain one."""
+"""Whole runs disturbed by a lost server or sampled out of step or by colocated servers, held against a plain one."""
 
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
+from egrc_mega.config.load import load_config
+from egrc_mega.rollout.process import embedded_server
+from egrc_mega.testing.fake_server import FakeServer
 from egrc_mega.testing.runs import assert_same_weights, events, finish_run, start_run
 
 TIS = ("stages.compress.loss.tis_cap=2", "stages.explore.loss.tis_cap=2")
@@ -42,6 +46,32 @@ def runs(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
     finish_run(third)
     finish_run(fourth)
     return folders
+
+
+@pytest.fixture(scope="module")
+def colocated(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, FakeServer]]:
+    """A run with a server that frees its memory; what it is asked to do."""
+    base = tmp_path_factory.mktemp("colocated")
+    model = load_config(root / "configs/quickstart.yaml").config.model.path
+    child = embedded_server(model, port=0, weight_version="start", max_batch_size=256, log=base / "server.log")
+    try:
+        with FakeServer(upstream=child.wait_until_ready(60)) as fake:
+            overrides = ("rollout.server=external", f'rollout.urls=["{fake.url}"]', "rollout.colocated=true", *TIS)
+            finish_run(start_run(root, base / "run", overrides=overrides))
+            yield base / "run", fake
+    finally:
+        child.stop()
+
+
+def test_a_colocated_server_sleeps_through_every_training_step(
+    runs: dict[str, Path], colocated: tuple[Path, FakeServer]
+) -> None:
+    run, fake = colocated
+    memory = [call for call in fake.calls if "memory" in call]
+    a_step = ["/release_memory_occupation kv_cache weights"]
+    a_step += [f"/resume_memory_occupation {part}" for part in ("weights", "kv_cache")]
+    assert memory == a_step * 6
+    assert_same_weights(runs["undisturbed"], run)
 
 
 def test_a_server_killed_in_a_run_changes_no_bit_of_the_weights(runs: dict[str, Path]) -> None:
