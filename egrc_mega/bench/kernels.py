@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from egrc_kernels.registry import choice
+from torch._dynamo.exc import BackendCompilerFailed
 
 from egrc_mega.bench.measure import ceilings, measure
 from egrc_mega.bench.ops import BUILDERS, Sizes, build_case
@@ -78,6 +79,10 @@ def _rows(op: str, sizes: Sizes, baselines: frozenset[str], limits: dict[str, fl
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             rows.append(Row(op, contender.name, contender.mode, None, "out of memory"))
+            continue
+        except BackendCompilerFailed:
+            # for one, torch's compiler for CPUs wants a path without spaces
+            rows.append(Row(op, contender.name, contender.mode, None, "does not compile"))
             continue
         if error is not None and not error <= TOLERANCE[sizes.dtype]:
             rows.append(Row(op, contender.name, contender.mode, error, "wrong"))

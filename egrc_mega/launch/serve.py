@@ -1,7 +1,9 @@
 """`egrc serve`: rollout servers without a run, watched until they are no longer wanted; and a look at any server."""
 
 import asyncio
+import signal
 import socket
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +21,7 @@ COUNTERS = ("num_steps", "num_tokens")
 
 
 def serve(config_file: Path, overrides: Sequence[str]) -> None:
-    """Start the configuration's servers, say where they are, and restart what dies, until interrupted.
+    """Start the configuration's servers, say where they are, and restart what dies, until SIGINT or SIGTERM.
 
     Raises:
         ConfigError: the configuration says that somebody else starts them.
@@ -28,6 +30,8 @@ def serve(config_file: Path, overrides: Sequence[str]) -> None:
     config = load_config(config_file, list(overrides)).config
     if config.rollout.server == "external":
         raise ConfigError("rollout.server: external servers are started by somebody else; set it to sglang or embedded")
+    # service managers send this one; servers and announcements go then, too
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     with Fleet.start(config.rollout, config.model.path, "start", config.run.dir / "serve") as fleet:
         urls = [_address(server.client.url, config.rollout.host) for server in fleet.servers]
         with announced(urls, config.rollout.announce_dir):

@@ -40,11 +40,27 @@ def test_servers_are_started_watched_restarted_and_stopped(root: Path, tmp_path:
         assert all_well, lines
         family = psutil.Process(process.pid).children(recursive=True)
     finally:
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 143
     _gone, alive = psutil.wait_procs(family, timeout=15)
     assert alive == []
     assert list(shared.iterdir()) == []
+
+
+def test_control_c_ends_servers_and_announcements_too(root: Path, tmp_path: Path) -> None:
+    command = [*EGRC, "serve", "-c", str(root / "configs/quickstart.yaml"), "--set", f"run.dir={tmp_path / 'run'}"]
+    command += ["--set", f"rollout.announce_dir={tmp_path / 'shared'}"]
+    # as in a terminal: a suite in the background passes on that it ignores SIGINT
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    )
+    assert process.stdout is not None and "rollout.urls=[" in process.stdout.readline()
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    _gone, alive = psutil.wait_procs(family, timeout=15)
+    assert len(family) == 1 and alive == []
+    assert list((tmp_path / "shared").iterdir()) == []
 
 
 def test_a_server_that_is_not_there_is_a_line_and_an_exit_code() -> None:
