@@ -13,4 +13,4 @@ say "Types"
 "$venv/bin/mypy"
 say "Tests"
 # a file's tests stay together, for they share worlds and servers
-"$venv/bin/python" -P -m pytest -n 2 --dist loadfile ${arguments[@]+"${arguments[@]}"}
+"$venv/bin/python" -P -m pytest -n 2 --dist loadfile --no-loadscope-reorder ${arguments[@]+"${arguments[@]}"}

@@ -18,6 +18,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # first, so that no worker is left alone with one at the end
+    items.sort(key=lambda item: "long_file" not in item.keywords)
     if not config.getoption("--full"):
         skip = pytest.mark.skip(reason="long loop: run with --full")
         for item in items:

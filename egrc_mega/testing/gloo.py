@@ -6,6 +6,11 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
+PRELOADED = ["egrc_mega.training.run"]
+"""Imported once, by the process that ranks are forked from: megatron's import takes a rank five seconds."""
+
 
 def run_on_gloo(worker: Callable[..., None], world_size: int, *args: Any, timeout_s: float = 120.0) -> None:
     """Call `worker(*args)` on every rank, with torchrun's environment set.
@@ -13,12 +18,20 @@ def run_on_gloo(worker: Callable[..., None], world_size: int, *args: Any, timeou
     The worker must be importable by name (not defined in a test module). Raises AssertionError when a rank fails or
     misses the deadline; its traceback is on stderr.
     """
-    context = multiprocessing.get_context("spawn")
+    # CUDA does not survive a fork
+    context = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "forkserver")
+    context.set_forkserver_preload(PRELOADED)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    environment = os.environ | {
+        "WORLD_SIZE": str(world_size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+    }
     processes = [
-        context.Process(target=_rank_main, args=(rank, world_size, port, worker, args)) for rank in range(world_size)
+        context.Process(target=_rank_main, args=(rank, environment, worker, args)) for rank in range(world_size)
     ]
     for process in processes:
         process.start()
@@ -31,13 +44,9 @@ def run_on_gloo(worker: Callable[..., None], world_size: int, *args: Any, timeou
             process.kill()
 
 
-def _rank_main(rank: int, world_size: int, port: int, worker: Callable[..., None], args: tuple[Any, ...]) -> None:
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(world_size),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-        OMP_NUM_THREADS="1",
-    )
+def _rank_main(rank: int, environment: dict[str, str], worker: Callable[..., None], args: tuple[Any, ...]) -> None:
+    # a forked process has the variables of the one it comes from
+    os.environ.clear()
+    os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank))
+    torch.set_num_threads(1)
     worker(*args)

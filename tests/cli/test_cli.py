@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
+pytestmark = pytest.mark.long_file
+
 
 def egrc(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess:
     command = [sys.executable, "-P", "-m", "egrc_mega.cli.main", *map(str, arguments)]

@@ -82,7 +82,7 @@ def write_model(case: Case, folder: Path, seed: int) -> Path:
 
 
 # 48 models on up to four ranks: about 70 s on two cores, all of it in the first test's setup
-pytestmark = pytest.mark.timeout(500)
+pytestmark = [pytest.mark.long_file, pytest.mark.timeout(500)]
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,8 @@ from egrc_mega.convert.presets import PRESETS
 from egrc_mega.errors import EgrcError, ModelError
 from egrc_mega.launch.dry_run import dry_run
 
+pytestmark = pytest.mark.long_file
+
 RECIPES = {
     "r1_distill_qwen_7b": "deepseek-r1-distill-qwen-7b",
     "r1_distill_qwen_1p5b": "deepseek-r1-distill-qwen-1.5b",

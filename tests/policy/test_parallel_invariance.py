@@ -12,6 +12,8 @@ from egrc_mega.testing.gloo import run_on_gloo
 from egrc_mega.testing.policy_worker import first_updates
 from egrc_mega.testing.tiny_model import write_tiny_model
 
+pytestmark = pytest.mark.long_file
+
 TP2 = {"tensor_model_parallel_size": 2}
 PP2 = {"pipeline_model_parallel_size": 2}
 SP = {"sequence_parallel": True}

@@ -20,6 +20,8 @@ from egrc_mega.testing.samples import PROMPT
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
 from egrc_mega.types import Prompt, RolloutRequest, Sampling
 
+pytestmark = pytest.mark.long_file
+
 
 @pytest.fixture(autouse=True)
 def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,8 @@ from egrc_mega.testing.samples import PROMPT
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
 from egrc_mega.types import Completion, Prompt, RolloutRequest, Sampling
 
+pytestmark = pytest.mark.long_file
+
 BUCKET_BYTES = 4096
 
 

@@ -14,6 +14,8 @@ from egrc_mega.convert.source import find_iteration
 from egrc_mega.testing.convert_worker import PROMPTS, Job, run_jobs
 from egrc_mega.testing.gloo import run_on_gloo
 
+pytestmark = pytest.mark.long_file
+
 SETTINGS = (
     "megatron.tensor_model_parallel_size=2",
     "megatron.pipeline_model_parallel_size=2",

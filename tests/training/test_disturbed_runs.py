@@ -13,6 +13,8 @@ from egrc_mega.rollout.process import embedded_server
 from egrc_mega.testing.fake_server import FakeServer
 from egrc_mega.testing.runs import assert_same_weights, events, finish_run, start_run
 
+pytestmark = pytest.mark.long_file
+
 TIS = ("stages.compress.loss.tis_cap=2", "stages.explore.loss.tis_cap=2")
 LOST = ("rollout.num_servers=2", "sync.transport=distributed", "sync.verify_every=2")
 AHEAD = ("rollout.one_step_ahead=true", *TIS)

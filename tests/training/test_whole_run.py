@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 
 from egrc_mega.testing.runs import assert_same_weights, events, finish_run, start_run
 
+pytestmark = pytest.mark.long_file
+
 
 @pytest.fixture(scope="module")
 def runs(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
