@@ -19,7 +19,8 @@ def run_on_gloo(worker: Callable[..., None], world_size: int, *args: Any, timeou
     misses the deadline; its traceback is on stderr.
     """
     # CUDA does not survive a fork
-    context = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "forkserver")
+    has_gpu = torch.cuda.is_available()
+    context = multiprocessing.get_context("spawn") if has_gpu else multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
