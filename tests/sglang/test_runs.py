@@ -71,21 +71,31 @@ def tokens(completions: list[Completion]) -> list[tuple[int, ...]]:
     return [completion.output_ids for completion in completions]
 
 
+def num_parted(found: list[Completion], expected: list[Completion]) -> int:
+    """Requests whose tokens differ. SGLang rounds by batch, so one near-tie may fall otherwise; lost seeds part all."""
+    return sum(a != b for a, b in zip(tokens(found), tokens(expected), strict=True))
+
+
+def one_by_one(fleet: Fleet, asked: list[RolloutRequest]) -> list[Completion]:
+    """Every request alone in its batch: SGLang's rounding depends on what else arrived in time for the same prefill."""
+    return [fleet.generate([request])[0] for request in asked]
+
+
 def test_a_server_killed_mid_generation_is_replaced_and_every_request_answered(fleet: Fleet, base_model: Path) -> None:
-    expected = tokens(fleet.generate(requests(48, tokens=200)))
+    expected = fleet.generate(requests(48, tokens=200))
     fleet.update_weights(FolderWeights(base_model, "v1"))
     guard = psutil.Process(fleet.servers[1].process.process.pid)  # type: ignore[union-attr]
     family = guard.children(recursive=True)
     launcher = guard.children()[0]
     threading.Timer(0.5, os.kill, (launcher.pid, signal.SIGKILL)).start()
     completions = fleet.generate(requests(48, tokens=200))
-    assert tokens(completions) == expected
+    assert num_parted(completions, expected) <= 1
     assert {span.version for c in completions for span in c.weight_versions} == {"v1"}
-    assert fleet.take_stats()["lost_requests"] > 0
+    assert fleet.take_stats()["lost_requests"] > 1  # so a seed that got lost on the way would show above
     fleet.update_weights(FolderWeights(base_model, "v2"))  # waits for the lost one to be back
     assert all(server.is_serving for server in fleet.servers)
     assert fleet.take_stats()["server_restarts"] == 1
-    assert tokens(fleet.generate(requests(48, tokens=200))) == expected
+    assert num_parted(fleet.generate(requests(48, tokens=200)), expected) <= 1
     _gone, alive = psutil.wait_procs(family, timeout=20)
     assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
 
@@ -107,7 +117,7 @@ def test_a_stopped_server_is_replaced_after_the_deadline(
     fleet: Fleet, base_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("egrc_mega.rollout.client.CONTROL_TIMEOUT_S", 5.0)
-    expected = tokens(fleet.generate(requests(16)))
+    expected = fleet.generate(requests(16))
     guard = psutil.Process(fleet.servers[0].process.process.pid)  # type: ignore[union-attr]
     family = guard.children(recursive=True)
     for server in fleet.servers:
@@ -115,10 +125,10 @@ def test_a_stopped_server_is_replaced_after_the_deadline(
     for process in family:
         process.suspend()
     restarts = fleet.stats.num_restarts
-    assert tokens(fleet.generate(requests(16))) == expected
+    assert num_parted(fleet.generate(requests(16)), expected) <= 1
     fleet.update_weights(FolderWeights(base_model, "v10"))  # waits for the stopped one to be back
     assert fleet.stats.num_restarts == restarts + 1
-    assert tokens(fleet.generate(requests(16))) == expected
+    assert num_parted(fleet.generate(requests(16)), expected) <= 1
     _gone, alive = psutil.wait_procs(family, timeout=20)
     assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
     for server in fleet.servers:
@@ -156,7 +166,7 @@ def test_a_port_in_use_is_one_line_at_once(base_model: Path, tmp_path: Path, fre
 def test_one_server_on_two_devices_with_keys_samples_what_one_device_does(
     fleet: Fleet, base_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = fleet.generate(requests(8))
+    expected = one_by_one(fleet, requests(8))
     section = RolloutSection(server="sglang", tensor_parallel_size=2, max_batch_size=16)
     monkeypatch.setenv("EGRC_API_KEY", "api-4711-secret")
     monkeypatch.setenv("EGRC_ADMIN_API_KEY", "admin-0815-secret")
@@ -164,9 +174,9 @@ def test_one_server_on_two_devices_with_keys_samples_what_one_device_does(
         url = split.servers[0].client.url
         for path in ("/generate", "/pause_generation", "/update_weights_from_disk"):
             assert call(url + path, {})[0] == 401
-        found = split.generate(requests(8))
+        found = one_by_one(split, requests(8))
         publish_and_verify(split, base_model)
-        again = split.generate(requests(8))
+        again = one_by_one(split, requests(8))
     assert [c.logprobs for c in again] == [c.logprobs for c in found]
     assert tokens(found) == tokens(expected)
     for one, other in zip(found, expected, strict=True):
