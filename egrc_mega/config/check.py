@@ -3,7 +3,7 @@
 import importlib.util
 from collections.abc import Iterator
 
-from egrc_mega.config.schema import Config
+from egrc_mega.config.schema import Config, ExploreStage
 from egrc_mega.errors import ConfigError, DataError, EgrcError
 
 
@@ -75,7 +75,8 @@ def _optional_parts_problems(config: Config) -> Iterator[EgrcError]:
         )
 
 
-def _server_problems(config: Config) -> Iterator[EgrcError]:
+def server_problems(config: Config) -> Iterator[EgrcError]:
+    """Of servers that are to be started or used."""
     rollout = config.rollout
     is_external = rollout.server == "external"
     if is_external and not (rollout.urls or rollout.hosts_file or rollout.announce_dir):
@@ -86,6 +87,21 @@ def _server_problems(config: Config) -> Iterator[EgrcError]:
     if rollout.colocated and rollout.one_step_ahead:
         yield ConfigError(
             "rollout.one_step_ahead: true, but colocated servers cannot sample while the policy trains; switch one off"
+        )
+    if rollout.colocated and rollout.server == "embedded":
+        yield ConfigError(
+            "rollout.colocated: true, but embedded servers have no GPU memory to free; take sglang, or set it to false"
+        )
+    num_gpus = rollout.num_servers * rollout.tensor_parallel_size
+    if rollout.gpus and len(set(rollout.gpus)) != num_gpus:
+        yield ConfigError(
+            f"rollout.gpus: {list(rollout.gpus)}, but rollout.num_servers x tensor_parallel_size need {num_gpus} "
+            f"different ones; give as many, or none to count from 0"
+        )
+    if any(argument.startswith(("--api-key", "--admin-api-key")) for argument in rollout.sglang_args):
+        yield ConfigError(
+            "rollout.sglang_args: a key stands there, for everybody to read; give it in the environment, as "
+            "EGRC_API_KEY or EGRC_ADMIN_API_KEY"
         )
     for name in ("urls", "hosts_file"):
         if getattr(rollout, name) and not is_external:
@@ -103,12 +119,23 @@ def _staleness_problems(config: Config) -> Iterator[EgrcError]:
             )
 
 
+def _signal_problems(config: Config) -> Iterator[EgrcError]:
+    """Dynamic sampling looks at one group at a time."""
+    for stage in config.stages:
+        if config.rollout.dynamic_sampling and isinstance(stage, ExploreStage) and stage.advantage_scope == "batch":
+            yield ConfigError(
+                f"stages.{stage.name}.advantage_scope: batch, but rollout.dynamic_sampling asks each group for its "
+                f"advantage; set the scope to group, or switch dynamic sampling off"
+            )
+
+
 def _config_problems(config: Config) -> Iterator[EgrcError]:
     names = [stage.name for stage in config.stages]
     if len(set(names)) < len(names):
         yield ConfigError(f"stages: {names} names a stage twice; each may stand once")
-    yield from _server_problems(config)
+    yield from server_problems(config)
     yield from _staleness_problems(config)
+    yield from _signal_problems(config)
     if config.sync.transport == "ipc" and config.rollout.server != "sglang":
         yield ConfigError(
             f"sync.transport: ipc needs servers of SGLang that the run starts, rollout.server is "

@@ -76,7 +76,7 @@ def _verdict(package: Package, found: str | None) -> str:
 
 def _backend() -> str:
     if shutil.which("nvidia-smi") is None:
-        return "No NVIDIA driver: the policy trains on the CPU with gloo, rollouts run on the embedded server."
+        return "No NVIDIA driver: the policy trains on the CPU with gloo, rollouts run on CPU servers."
     import torch
 
     if not torch.cuda.is_available():

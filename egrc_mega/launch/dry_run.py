@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from egrc_mega.config.load import load_config
-from egrc_mega.config.schema import Config, MegatronSection
+from egrc_mega.config.schema import Config, MegatronSection, RolloutSection
 from egrc_mega.convert.families.registry import read_architecture
 from egrc_mega.convert.family import Architecture
 from egrc_mega.convert.hf_folder import INDEX, WEIGHTS
@@ -35,14 +35,21 @@ def _run_lines(config: Config) -> Iterator[str]:
     yield f"model    {path}{'' if has_weights else ' (no weights there yet)'}"
     yield f"data     {config.data.train}"
     yield f"run      {config.run.dir}, seed {config.run.seed}"
-    servers = ", ".join(config.rollout.urls) or f"{config.rollout.num_servers} embedded"
-    yield f"servers  {servers}"
+    yield f"servers  {_servers(config.rollout)}"
     for stage in config.stages:
         responses = config.rollout.prompts_per_step * stage.rollout.n
         yield (
             f"stage    {stage.name}: {stage.steps} steps of {config.rollout.prompts_per_step} prompts x "
             f"{stage.rollout.n} = {responses} responses of at most {stage.max_new_tokens} tokens"
         )
+
+
+def _servers(section: RolloutSection) -> str:
+    if section.server != "external":
+        shared = f", tensor {section.tensor_parallel_size}" if section.tensor_parallel_size > 1 else ""
+        return f"{section.num_servers} {section.server} on {section.device}{shared}"
+    places = [*section.urls, *(str(place) for place in (section.hosts_file, section.announce_dir) if place)]
+    return f"external: {', '.join(places)}"
 
 
 def _layout_lines(config: Config, architecture: Architecture, world_size: int) -> Iterator[str]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from egrc_mega.config.check import server_problems
 from egrc_mega.config.load import load_config
 from egrc_mega.errors import ConfigError, RolloutError
 from egrc_mega.rollout.client import ServerClient, new_session
@@ -24,12 +25,14 @@ def serve(config_file: Path, overrides: Sequence[str]) -> None:
     """Start the configuration's servers, say where they are, and restart what dies, until SIGINT or SIGTERM.
 
     Raises:
-        ConfigError: the configuration says that somebody else starts them.
+        ConfigError: the configuration contradicts itself, or says that somebody else starts them.
         RolloutError: one does not come up, or `rollout.max_restarts` is used up.
     """
     config = load_config(config_file, list(overrides)).config
     if config.rollout.server == "external":
         raise ConfigError("rollout.server: external servers are started by somebody else; set it to sglang or embedded")
+    if problems := [str(problem) for problem in server_problems(config)]:
+        raise ConfigError("\n".join(problems))
     # service managers send this one; servers and announcements go then, too
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     with Fleet.start(config.rollout, config.model.path, "start", config.run.dir / "serve") as fleet:
@@ -48,7 +51,7 @@ def _watch(fleet: Fleet) -> None:
     told = 0
     while True:
         time.sleep(WATCH_S)
-        fleet.check()
+        fleet.revive()
         if fleet.stats.num_restarts > told and all(server.is_serving for server in fleet.servers):
             told = fleet.stats.num_restarts
             print(f"a server was lost and started again ({told} so far)", flush=True)

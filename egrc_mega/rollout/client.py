@@ -14,6 +14,8 @@ from egrc_mega.rollout.wire import UnusableReply, Usage, parse_generation
 from egrc_mega.types import Completion, RolloutRequest
 
 CONTROL_TIMEOUT_S = 30.0
+BUSY = (408, 425, 429)
+"""Not now, they say; not: never."""
 KEEP_ALIVE_S = 2.0
 """Shorter than any server's (uvicorn's: 5): a connection that the server has just closed must not be taken again."""
 
@@ -33,8 +35,12 @@ class RequestRefused(RolloutError):
 class ServerClient:
     """Talks to the server at `url`. Use inside one event loop; `session` may be shared between clients."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, request_timeout_s: float) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, url: str, request_timeout_s: float, vocab_size: int | None = None
+    ) -> None:
         self.session, self.url, self.request_timeout_s = session, url.rstrip("/"), request_timeout_s
+        self.vocab_size = vocab_size
+        """Of the model, when it is known: a reply may have no other ids."""
         self.keys = Keys.from_environment()
         self.usage = Usage(0, 0, 0)
         """Of all replies so far."""
@@ -61,7 +67,7 @@ class ServerClient:
         }
         raw = await self._call("POST", "/generate", body, self.request_timeout_s, f"request {request.rid}")
         try:
-            completion, usage = parse_generation(raw, request, self.url)
+            completion, usage = parse_generation(raw, request, self.url, self.vocab_size)
         except UnusableReply as error:
             raise ServerLost(str(error)) from error
         self.usage += usage
@@ -77,11 +83,11 @@ class ServerClient:
 
     async def model_info(self) -> dict[str, Any]:
         """Which weights are served."""
-        return dict(await self._call("GET", "/model_info", None, CONTROL_TIMEOUT_S, "model info"))
+        return await self._ask("/model_info", "model info")
 
     async def server_info(self) -> dict[str, Any]:
         """Limits and counters."""
-        return dict(await self._call("GET", "/server_info", None, CONTROL_TIMEOUT_S, "server info"))
+        return await self._ask("/server_info", "server info")
 
     async def num_waiting(self) -> int | None:
         """Requests in its queue; None when it does not say."""
@@ -117,7 +123,10 @@ class ServerClient:
 
     async def num_ranks(self) -> int:
         """Processes that share its model: its part of a weight-update group."""
-        return int((await self.server_info()).get("tp_size", 1))
+        size = (await self.server_info()).get("tp_size", 1)
+        if not isinstance(size, int) or size < 1:
+            raise ServerLost(f"{self.url} answered server info with tp_size {size!r:.100}")
+        return size
 
     async def init_weights_update_group(
         self, address: str, port: int, rank_offset: int, world_size: int, name: str, backend: str, timeout_s: float
@@ -177,6 +186,13 @@ class ServerClient:
         if served != version:
             raise ServerLost(f"{self.url} serves weights {served!r} after an update to {version!r}")
 
+    async def _ask(self, path: str, what: str) -> dict[str, Any]:
+        """What it says of itself."""
+        reply = await self._call("GET", path, None, CONTROL_TIMEOUT_S, what)
+        if not isinstance(reply, dict):
+            raise ServerLost(f"{self.url} answered {what} with something else: {reply!r:.200}")
+        return reply
+
     async def _update(self, path: str, body: dict[str, Any], timeout_s: float) -> None:
         """A step of a weight update: these answer with `success` and a message."""
         reply = await self._call("POST", path, body, timeout_s, path.strip("/").replace("_", " "))
@@ -201,7 +217,7 @@ class ServerClient:
             refusal = f"{self.url} refused {what} with {response.status}: {raw[:500].decode(errors='replace')}"
             if response.status in (401, 403):
                 raise RolloutError(f"{refusal}; give the servers' keys in {KEY_VARIABLE} and {ADMIN_KEY_VARIABLE}")
-            if 400 <= response.status < 500:
+            if 400 <= response.status < 500 and response.status not in BUSY:
                 raise RequestRefused(refusal, response.status)
             raise ServerLost(refusal)
         if not raw or response.content_type != "application/json":

@@ -22,7 +22,7 @@ def find_servers(section: RolloutSection) -> list[str]:
         ConfigError: a URL is not usable, or the hosts file cannot be read.
         RolloutError: fewer than `rollout.num_servers` announce themselves in time.
     """
-    urls = [*section.urls, *_listed(section), *_announced(section)]
+    urls = list(dict.fromkeys([*section.urls, *_listed(section), *_announced(section)]))
     for url in urls:
         problem = url_problem(url, Keys.from_environment())
         if problem:

@@ -7,9 +7,10 @@ gets the current weights, and only then serves. Both have budgets; a used-up one
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 from egrc_mega.config.schema import RolloutSection
 from egrc_mega.errors import RolloutError
@@ -18,10 +19,10 @@ from egrc_mega.rollout.client import RequestRefused, ServerClient, ServerLost, n
 from egrc_mega.rollout.discovery import check_host, find_servers
 from egrc_mega.rollout.process import start_server
 from egrc_mega.rollout.segments import Environment
-from egrc_mega.rollout.server import BACKOFF_S, Server, load
+from egrc_mega.rollout.server import BACKOFF_S, LONGEST_BACKOFF_S, Server, load
 from egrc_mega.rollout.stats import FleetStats
 from egrc_mega.rollout.stream import Stream, complete
-from egrc_mega.rollout.weights import FolderWeights, Weights, all_of
+from egrc_mega.rollout.weights import FolderWeights, Weights
 from egrc_mega.types import Completion, FinishReason, RolloutRequest
 
 T = TypeVar("T")
@@ -81,20 +82,25 @@ class Fleet:
         self._session = self.run(_async_call(new_session))
         if section.server == "external":
             for number, url in enumerate(find_servers(section)):
-                self.servers.append(Server(number, ServerClient(self._session, url, section.request_timeout_s), None))
+                self.servers.append(Server(number, self._client(url), None))
         else:
             for number in range(section.num_servers):
                 log = self.log_dir / f"server_{number}.log"
                 process = start_server(
                     section, self.model_path, number=number, weight_version=self.weights.version, log=log
                 )
-                client = ServerClient(self._session, process.url or "", section.request_timeout_s)
-                self.servers.append(Server(number, client, process))
+                self.servers.append(Server(number, self._client(process.url or ""), process))
         for server in self.servers:
             if server.process is not None:
                 server.client.url = server.process.wait_until_ready(section.start_timeout_s)
             if not self.run(server.can_be_used()):
-                raise RolloutError(f"rollout.urls: {server.client.url} does not answer /health; start the server first")
+                raise RolloutError(
+                    f"rollout.urls: {server.client.url} does not answer /health; start the server first, or take away "
+                    f"what says that it is there"
+                )
+
+    def _client(self, url: str) -> ServerClient:
+        return ServerClient(self._session, url, self.section.request_timeout_s, self.vocab_size)
 
     def stream(self, environment: Environment | None = None) -> Stream:
         """Requests that are sent and answered while the caller does other things."""
@@ -128,18 +134,20 @@ class Fleet:
                         f"the tokenizer is another model's"
                     )
 
-    def check(self) -> None:
-        """Look after servers while nothing is asked of them: what has died is started again.
+    def revive(self) -> None:
+        """Start again what has died or gone silent. Which weights it gets is the business of the run that uses it.
 
         Raises:
             RolloutError: a server did not come back, or restarts are used up.
         """
-        self.run(self._check())
+        self.run(self._revive())
 
-    async def _check(self) -> None:
-        for server in self.servers:
-            if server.is_serving and not await server.answers():
-                self._fence(server)
+    async def _revive(self) -> None:
+        watched = [server for server in self.servers if server.is_serving]
+        are_there = await asyncio.gather(*(server.is_there() for server in watched))
+        for server, is_there in zip(watched, are_there, strict=True):
+            if not is_there:
+                self._fence(server, self._restart(server, ServerLost(f"{server.client.url} has ended or is silent")))
         if self._failure is not None:
             raise self._failure
 
@@ -152,7 +160,7 @@ class Fleet:
             RequestRefused: the server says that no server will do.
             RolloutError: lost too often, or a server did not come back.
         """
-        for _attempt in range(self.section.max_attempts):
+        for attempt in range(self.section.max_attempts):
             server = await self._serving(home)
             if stream.is_aborting:
                 return begun or segments.empty(request)
@@ -160,7 +168,10 @@ class Fleet:
             server.in_flight += 1
             self.stats.enter()
             try:
-                completion = await segments.generate(server.client, request, stream.environment, begun)
+                # a server that we gave up may still hold the first attempt, and takes no id twice
+                sent = replace(request, rid=f"again{attempt}-{request.rid}") if attempt else request
+                completion = await segments.generate(server.client, sent, stream.environment, begun)
+                completion = replace(completion, rid=request.rid)
                 self._check_versions(completion, begun, confirmed, server)
                 if completion.finish_reason is not FinishReason.ABORT or stream.is_aborting:
                     return completion
@@ -206,23 +217,33 @@ class Fleet:
             # each recovery has its own deadline, and ends in service or in a failure
             await asyncio.wait([s.recovery for s in self.servers if s.recovery], return_when=asyncio.FIRST_COMPLETED)
 
-    def _fence(self, server: Server) -> None:
-        """No request goes there until it is well again."""
+    def _fence(self, server: Server, cure: Coroutine[Any, Any, None] | None = None) -> None:
+        """No request goes there until `cure` has ended; by default, until it is well and has the current weights."""
+        cure = cure or self._recover(server)
         if server.recovery is None or server.recovery.done():
             server.is_serving = False
-            server.recovery = asyncio.get_running_loop().create_task(self._recover(server))
+            server.recovery = asyncio.get_running_loop().create_task(self._bring_back(server, cure))
+        else:
+            cure.close()
 
-    async def _recover(self, server: Server) -> None:
-        """Until it serves the weights that are current by then, which may change meanwhile."""
+    async def _bring_back(self, server: Server, cure: Coroutine[Any, Any, None]) -> None:
         try:
-            while not await self._is_current(server):
-                cause = await self._reload(server)
-                if cause is not None:
-                    await self._restart(server, cause)
-            # nothing is awaited in between: the weights are still those
+            await cure
+            # nothing is awaited in between: the weights are still those that the cure has seen
             server.is_serving = True
         except RolloutError as error:
             self._failure = error
+        except Exception as error:
+            # whoever waits for this server must hear of it
+            self._failure = RolloutError(f"{server.client.url} could not be brought back: {error!r}")
+            self._failure.__cause__ = error
+
+    async def _recover(self, server: Server) -> None:
+        """Until it has the weights that are current by then, which may change meanwhile."""
+        while not await self._is_current(server):
+            cause = await self._reload(server)
+            if cause is not None:
+                await self._restart(server, cause)
 
     async def _is_current(self, server: Server) -> bool:
         """It is well, not paused, and has the weights that are current when this returns."""
@@ -235,7 +256,7 @@ class Fleet:
             return False
         return weights is self.weights
 
-    async def _reload(self, server: Server) -> ServerLost | None:
+    async def _reload(self, server: Server) -> RolloutError | None:
         """Give it the current weights, if it lives; else say why that is not possible."""
         if not server.is_alive():
             return ServerLost(f"server {server.client.url} has ended")
@@ -243,19 +264,19 @@ class Fleet:
             async with self._loading:
                 weights = self.weights
                 await load([server], weights, self.section.update_timeout_s)
-        except ServerLost as error:
+        except (ServerLost, RequestRefused) as error:
             return error
         if weights is self.weights and not await server.is_well(weights.version):
             return ServerLost(f"{server.client.url} took weights {weights.version!r} and is not well")
         return None
 
-    async def _restart(self, server: Server, cause: ServerLost) -> None:
+    async def _restart(self, server: Server, cause: RolloutError) -> None:
         self.stats.num_restarts += 1
         if self.stats.num_restarts > self.section.max_restarts:
             raise RolloutError(
                 f"{cause}; rollout.max_restarts = {self.section.max_restarts} is used up{_tail(server)}"
             ) from cause
-        await asyncio.sleep(BACKOFF_S * 2 ** (self.stats.num_restarts - 1))
+        await asyncio.sleep(min(BACKOFF_S * 2 ** (self.stats.num_restarts - 1), LONGEST_BACKOFF_S))
         await server.wait_until_back(self.section, self.model_path, self.log_dir)
 
     def release_memory(self) -> None:
@@ -264,25 +285,29 @@ class Fleet:
         Raises:
             RolloutError: a server was lost and did not come back.
         """
-        self.run(self._release_all())
+        # one that is lost comes back first, and is freed then: it must not load beside the training
+        self.run(self._of_all(lambda server: server.release_memory()))
 
-    async def _release_all(self) -> None:
-        """A server that is lost comes back first, and is freed then: it must not load beside the training."""
+    async def _of_all(self, ask: Callable[[Server], Coroutine[Any, Any, T]]) -> list[T]:
+        """Every server's answer. One that is lost is asked again once it is back.
+
+        Raises:
+            RolloutError: a server refused, did not come back, or was lost each time.
+        """
         for _attempt in range(self.section.max_attempts):
             await self._recovered()
-            held = [server for server in self.servers if not server.released]
-            outcomes = await asyncio.gather(*(server.release_memory() for server in held), return_exceptions=True)
-            lost = [(s, error) for s, error in zip(held, outcomes, strict=True) if isinstance(error, BaseException)]
+            outcomes = await asyncio.gather(*(ask(server) for server in self.servers), return_exceptions=True)
+            lost = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
             if not lost:
-                return
-            for server, error in lost:
-                if not isinstance(error, ServerLost):
-                    raise error
-                self._fence(server)
-        raise RolloutError(
-            f"rollout.colocated: a server did not free its memory in {self.section.max_attempts} attempts "
-            f"(rollout.max_attempts): {error}"
-        ) from error
+                return cast(list[T], outcomes)
+            for server, outcome in zip(self.servers, outcomes, strict=True):
+                if isinstance(outcome, ServerLost):
+                    self._fence(server)
+                elif isinstance(outcome, BaseException):
+                    raise outcome
+        raise RolloutError(f"{lost[0]}, in all {self.section.max_attempts} attempts (rollout.max_attempts)") from lost[
+            0
+        ]
 
     async def _recovered(self) -> None:
         """Every server serves.
@@ -334,15 +359,12 @@ class Fleet:
 
     def num_ranks(self) -> int:
         """Ranks of each server: they share one layout."""
-        return self.run(self.servers[0].client.num_ranks())
+        return self.run(self._of_all(lambda server: server.client.num_ranks()))[0]
 
     def checksums(self) -> dict[str, list[dict[str, str]]]:
         """By server, its ranks' checksums of their parameters."""
-
-        async def ask() -> list[list[dict[str, str]]]:
-            return await all_of(server.client.checksums(self.section.update_timeout_s) for server in self.servers)
-
-        return dict(zip([server.client.url for server in self.servers], self.run(ask()), strict=True))
+        found = self.run(self._of_all(lambda server: server.client.checksums(self.section.update_timeout_s)))
+        return dict(zip([server.client.url for server in self.servers], found, strict=True))
 
     def take_stats(self) -> dict[str, Any]:
         """Since the last call; see `FleetStats`."""

@@ -60,7 +60,8 @@ def url_problem(url: str, keys: Keys) -> str | None:
     """Why `url` must not be used, or None."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        return f"{url!r} is not a base URL like http://127.0.0.1:30000"
+        shown = repr(url) if "@" not in url else "one of them"
+        return f"{shown} is not a base URL like http://127.0.0.1:30000"
     if parts.username or parts.password or parts.query:
         return f"a URL for {parts.hostname} carries more than an address; keys belong into {KEY_VARIABLE}"
     if not is_loopback(parts.hostname) and not keys.api:

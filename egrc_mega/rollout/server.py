@@ -13,6 +13,7 @@ from egrc_mega.rollout.weights import Weights, all_of
 
 BACKOFF_S = 0.5
 """Before the first restart; doubled for each that follows."""
+LONGEST_BACKOFF_S = 30.0
 POLL_S = 0.5
 MEMORY = ["kv_cache", "weights"]
 """What a colocated server frees, as SGLang names it."""
@@ -27,10 +28,14 @@ class Server:
         self.in_flight = 0
         self.released: set[str] = set()
         """Parts of its GPU memory that are free; what was in them is gone."""
+        self.is_loading = False
+        """From the begin of a load to its success: until then what it calls its weights is not to be believed."""
         self.recovery: asyncio.Task[None] | None = None
 
     async def release_memory(self) -> None:
-        """Free its GPU memory. It must be idle."""
+        """Free its GPU memory, unless it is free. It must be idle."""
+        if self.released:
+            return
         await self.client.release_memory(MEMORY)
         self.released = set(MEMORY)
 
@@ -44,6 +49,13 @@ class Server:
         """Its process, if it is ours, has not ended."""
         return self.process is None or self.process.process.poll() is None
 
+    async def is_there(self) -> bool:
+        """It lives, and says something; also while it is paused, which SGLang's /health calls ill."""
+        try:
+            return self.is_alive() and bool(await self.client.model_info())
+        except ServerLost:
+            return False
+
     async def answers(self) -> bool:
         """It lives, and says that it is healthy."""
         return self.is_alive() and await self.client.is_healthy()
@@ -56,10 +68,11 @@ class Server:
         return await self.client.is_healthy()
 
     async def is_well(self, version: str) -> bool:
-        """It answers, and with these weights, which are in its memory."""
+        """It answers, and with these weights, which are whole and in its memory."""
         try:
             return (
                 not self.released
+                and not self.is_loading
                 and await self.answers()
                 and (await self.client.model_info()).get("weight_version") == version
             )
@@ -85,7 +98,7 @@ class Server:
             self.client.url = await asyncio.to_thread(self.process.wait_until_ready, section.start_timeout_s)
             return
         deadline = asyncio.get_running_loop().time() + section.start_timeout_s
-        while not await self.client.is_healthy():
+        while not await self.is_there():
             if asyncio.get_running_loop().time() > deadline:
                 raise RolloutError(
                     f"rollout.urls: {self.client.url} did not come back within rollout.start_timeout_s = "
@@ -101,8 +114,12 @@ async def load(servers: Sequence[Server], weights: Weights, timeout_s: float) ->
         RolloutError: see `Weights.load_into`.
     """
     clients = [server.client for server in servers]
+    for server in servers:
+        server.is_loading = True
     await all_of(client.pause("retract") for client in clients)
     await all_of(server.resume_memory("weights") for server in servers)
     await weights.load_into(clients, timeout_s)
     await all_of(server.resume_memory("kv_cache") for server in servers)
     await all_of(client.resume() for client in clients)
+    for server in servers:
+        server.is_loading = False

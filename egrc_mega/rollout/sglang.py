@@ -64,11 +64,9 @@ def launch_sglang(section: RolloutSection, model_path: Path, *, port: int, numbe
             cores = [str(i % (os.cpu_count() or 1)) for i in range(section.tensor_parallel_size)]
             environment["SGLANG_CPU_OMP_THREADS_BIND"] = "|".join(cores)
     else:
-        first = number * section.tensor_parallel_size
-        gpus = section.gpus[first : first + section.tensor_parallel_size] or range(
-            first, first + section.tensor_parallel_size
-        )
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
+        size = section.tensor_parallel_size
+        gpus = section.gpus or range(section.num_servers * size)
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus[number * size : (number + 1) * size]))
         if section.colocated:
             command.append("--enable-memory-saver")
     command += list(section.sglang_args)

@@ -63,7 +63,9 @@ class Usage:
         return Usage(self.prompt - other.prompt, self.cached - other.cached, self.output - other.output)
 
 
-def parse_generation(raw: Any, request: RolloutRequest, url: str) -> tuple[Completion, Usage]:
+def parse_generation(
+    raw: Any, request: RolloutRequest, url: str, vocab_size: int | None = None
+) -> tuple[Completion, Usage]:
     """A validated completion of `request`, and its cost. A request aborted in a queue may lack everything but its end.
 
     Raises:
@@ -83,6 +85,9 @@ def parse_generation(raw: Any, request: RolloutRequest, url: str) -> tuple[Compl
         raise _bad(url, request, f"{len(ids)} ids, {len(logprobs)} log-probs, {meta.completion_tokens} tokens claimed")
     if any(row[1] != token for row, token in zip(meta.output_token_logprobs, ids, strict=True)):
         raise _bad(url, request, "log-probs belong to other tokens than output_ids")
+    limit = math.inf if vocab_size is None else vocab_size
+    if not all(0 <= token < limit for token in ids):
+        raise _bad(url, request, f"an id is outside the model's vocabulary of {limit}")
     if not all(math.isfinite(lp) and lp <= LOGPROB_SLACK for lp in logprobs):
         raise _bad(url, request, "a log-prob is not finite or above zero")
     if len(ids) > request.sampling.max_new_tokens:

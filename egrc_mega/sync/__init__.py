@@ -1,1 +1,1 @@
-"""Weight transports: how the servers get the policy's new weights. Today: a shared folder."""
+"""Weight transports: how the servers get the policy's new weights."""

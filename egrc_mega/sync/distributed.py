@@ -37,7 +37,7 @@ class Broadcast:
         """Form the group, unless it is there; whether it is new.
 
         Raises:
-            ServerLost, RequestRefused: a server does not join.
+            ServerLost, RequestRefused: a server does not join, or we cannot listen where it would find us.
         """
         if self._group is not None and self._clients == tuple(clients):
             return False
@@ -47,8 +47,11 @@ class Broadcast:
         offsets = itertools.accumulate(sizes, initial=1)
         name = f"egrc-{os.getpid()}-{next(_numbers)}"
         # one of them on another machine: then all of them find us there
-        address = max((own_address(client.url) for client in clients), key=lambda found: not is_loopback(found))
-        store = group.open_store(address)
+        try:
+            address = max((own_address(client.url) for client in clients), key=lambda found: not is_loopback(found))
+            store = group.open_store(address)
+        except (OSError, RuntimeError) as error:
+            raise ServerLost(f"no weight-update group with {', '.join(c.url for c in clients)}: {error}") from error
         calls = [
             client.init_weights_update_group(
                 address, store.port, offset, world_size, name, self.backend, group.JOIN_TIMEOUT_S

@@ -33,8 +33,36 @@ def _change(**changes: Any) -> Callable[[Reply], Any]:
     return lambda reply: reply | {"meta_info": reply["meta_info"] | changes}
 
 
+class CutOff(web.StreamResponse):
+    """Ends in the middle of its body; with a length, or in chunks."""
+
+    def __init__(self, **headers: str) -> None:
+        super().__init__(headers={"Content-Type": "application/json"} | headers)
+
+    async def prepare(self, request: web.BaseRequest) -> Any:
+        """Send a part, and hang up."""
+        await super().prepare(request)
+        await self.write(b'{"output_ids": [7, 7')
+        assert request.transport is not None
+        request.transport.close()
+
+
 GARBAGE: dict[str, Callable[[Reply], Any]] = {
     "not JSON": lambda reply: web.Response(body=b"{", content_type="application/json"),
+    "a body shorter than its length": lambda reply: CutOff(**{"Content-Length": "400"}),
+    "a chunk and no more": lambda reply: CutOff(),
+    "a page": lambda reply: web.Response(text="<html>Welcome</html>", content_type="text/html"),
+    "status 429": lambda reply: web.Response(status=429, text="Too Many Requests"),
+    "an id beyond the vocabulary": lambda reply: right_reply(
+        {"rid": reply["meta_info"]["id"], "input_ids": [], "sampling_params": {"max_new_tokens": 4}},
+        reply["meta_info"]["weight_version"],
+        10**6,
+    ),
+    "a token too many": lambda reply: right_reply(
+        {"rid": reply["meta_info"]["id"], "input_ids": [], "sampling_params": {"max_new_tokens": 5}},
+        reply["meta_info"]["weight_version"],
+    ),
+    "no meta_info": lambda reply: {"output_ids": reply["output_ids"]},
     "a list": lambda reply: [reply],
     "an error inside 200": lambda reply: {"error": {"message": "out of memory"}},
     "nothing": lambda reply: {},
@@ -70,10 +98,16 @@ class FakeServer:
         self.hangs = 0
         """Requests that are never answered."""
         self.holds: Callable[[Reply], bool] = lambda body: False
-        """Requests (by their bodies) that are answered with two tokens once they are aborted, and not before."""
+        """Requests (by their bodies) that are answered with two tokens once they are aborted, and not before..."""
+        self.hold_s: float | None = None
+        """... or whole, after so long."""
         self.is_right: Callable[[Reply], bool] = lambda body: True
         """Requests that are answered with token 7; the others get token 8."""
         self.delay_s = 0.0
+        self.info: Any = None
+        """What /model_info and /server_info answer instead of the truth."""
+        self.has_session = False
+        """Between begin and end of a weight update."""
         self.bodies: list[Reply] = []
         self.calls: list[str] = []
         """Control calls, in order."""
@@ -97,8 +131,7 @@ class FakeServer:
         body = await request.json()
         self.bodies.append(body)
         await asyncio.sleep(self.delay_s)
-        if self.holds(body):
-            await self._aborted.wait()
+        if self.holds(body) and await self._is_aborted():
             partial = body | {"sampling_params": body["sampling_params"] | {"max_new_tokens": 2}}
             begun = right_reply(partial, self.version)
             begun["meta_info"]["finish_reason"] = {"type": "abort", "message": "Aborted"}
@@ -110,6 +143,12 @@ class FakeServer:
         if self.faults:
             reply = self.faults.pop(0)(reply)
         return reply if isinstance(reply, web.StreamResponse) else web.json_response(reply)
+
+    async def _is_aborted(self) -> bool:
+        try:
+            return await asyncio.wait_for(self._aborted.wait(), self.hold_s)
+        except TimeoutError:
+            return False
 
     def reply(self, body: Reply) -> Reply:
         """What it answers when nothing is scripted."""
@@ -132,7 +171,8 @@ class FakeServer:
         self.versions.append(self.version)
         return web.json_response({"success": True, "message": ""})
 
-    async def _success(self, _request: web.Request) -> web.Response:
+    async def _session(self, request: web.Request) -> web.Response:
+        self.has_session = request.path == "/begin_weight_update"
         return web.json_response({"success": True, "message": ""})
 
     async def _abort(self, _request: web.Request) -> web.Response:
@@ -142,7 +182,7 @@ class FakeServer:
         return web.Response()
 
     async def _info(self, _request: web.Request) -> web.Response:
-        return web.json_response({"weight_version": self.version})
+        return web.json_response({"weight_version": self.version} if self.info is None else self.info)
 
     async def _health(self, _request: web.Request) -> web.Response:
         return web.Response(status=503 if self.is_ill else 200)
@@ -182,7 +222,7 @@ class FakeServer:
         app.router.add_get("/health", self._health)
         app.router.add_post("/update_weights_from_tensor", self._bucket)
         for path in ("/begin_weight_update", "/end_weight_update"):
-            app.router.add_post(path, self._success)
+            app.router.add_post(path, self._session)
         app.router.add_post("/abort_request", self._abort)
         for path in (
             "/pause_generation",

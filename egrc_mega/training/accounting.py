@@ -17,6 +17,9 @@ import torch.distributed as dist
 
 from egrc_mega.policy.flops import Work
 
+BESIDE = "rollout_ahead"
+"""The phase that went on while the step before trained."""
+
 
 class Accounting:
     """Of one step."""
@@ -45,7 +48,7 @@ class Accounting:
             "train_tflops": tflops,
             "mfu": tflops / peak_tflops if peak_tflops else None,
             **{f"time_{name}_s": seconds for name, seconds in self.times.items()},
-            "time_step_s": sum(self.times.values()),
+            "time_step_s": sum(seconds for name, seconds in self.times.items() if name != BESIDE),
             **{f"memory_{name}_gib": memory for name, memory in self.memory_gib.items()},
         }
 

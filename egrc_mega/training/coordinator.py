@@ -19,6 +19,7 @@ from egrc_mega.methods.base import Method
 from egrc_mega.rollout.fleet import Fleet
 from egrc_mega.rollout.segments import Environment
 from egrc_mega.run_folder import RunFolder
+from egrc_mega.training.accounting import BESIDE
 from egrc_mega.training.collection import Collected, Collector, Position
 from egrc_mega.training.schedule import Step
 from egrc_mega.types import Completion, FinishReason, Prompt, RolloutRequest, Sample
@@ -68,7 +69,7 @@ class Coordinator:
             started = time.monotonic()
             collected = ahead.result()
             times = {"rollout": time.monotonic() - started, "grade": 0.0}
-            collected = replace(collected, times=times | {"rollout_ahead": sum(collected.times.values())})
+            collected = replace(collected, times=times | {BESIDE: sum(collected.times.values())})
         self.position = collected.position
         return collected
 

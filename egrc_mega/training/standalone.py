@@ -4,12 +4,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from egrc_mega.config.schema import Config
+from egrc_mega.rollout.weights import FolderWeights
 from egrc_mega.run_folder import RunFolder
 from egrc_mega.training.coordinator import Coordinator
 
 
 def evaluate_model(model: Path, config: Config, out: Path) -> None:
-    """Start the configuration's servers on `model`, measure it, write `evaluation.json` into `out` and print the rows.
+    """Have the configuration's servers serve `model`, measure it, write `evaluation.json` into `out`, print the rows.
 
     Raises:
         EgrcError: the model, the data or a server cannot be used.
@@ -18,5 +19,8 @@ def evaluate_model(model: Path, config: Config, out: Path) -> None:
     config = config.model_copy(update={"model": section})
     with ExitStack() as stack:
         folder = stack.enter_context(RunFolder.claim(out, resume=False))
-        for line in Coordinator(config, folder, stack).evaluate("model"):
+        coordinator = Coordinator(config, folder, stack)
+        if config.rollout.server == "external":  # who knows what they serve
+            coordinator.fleet.update_weights(FolderWeights(model, "evaluated"))
+        for line in coordinator.evaluate("model"):
             print(line)

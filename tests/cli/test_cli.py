@@ -9,7 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 from typer.main import get_command
+
+from egrc_mega.rollout.process import embedded_server
 
 pytestmark = pytest.mark.long_file
 
@@ -222,6 +225,21 @@ def test_eval_measures_a_model_folder(root: Path, base_model: Path, tmp_path: Pa
     for temperature in ("0.6", "1"):
         assert f"evaluation of model at T {temperature}: accuracy " in result.stdout
     assert (tmp_path / "out" / "evaluation.json").exists()
+
+    # a server that somebody left with other weights is given the model's first
+    other = tmp_path / "other"
+    shutil.copytree(base_model, other)
+    tensors = load_file(other / "model.safetensors")
+    save_file({name: -tensor for name, tensor in tensors.items()}, other / "model.safetensors", {"format": "pt"})
+    server = embedded_server(other, port=0, weight_version="v7", max_batch_size=64, log=tmp_path / "log")
+    try:
+        sets += ["--set", "rollout.server=external", "--set", f"rollout.urls=[{server.wait_until_ready(60)}]"]
+        again = egrc("eval", base_model, "-c", config, "--out", tmp_path / "again", *sets)
+    finally:
+        server.stop()
+    assert again.returncode == 0, again.stderr
+    lines = [[line for line in r.stdout.splitlines() if "evaluation of model" in line] for r in (result, again)]
+    assert lines[0] == lines[1]
 
 
 def test_make_data_remakes_the_shipped_files(root: Path, tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_when_restarts_are_used_up_the_run_stops_with_the_cause(model: Path, tmp
 
 def attach(fakes: list[FakeServer], tmp_path: Path, **fields: object) -> Fleet:
     section = RolloutSection(server="external", urls=tuple(fake.url for fake in fakes), **fields)
-    return Fleet.start(section, tmp_path, "v0", tmp_path)
+    return Fleet.start(section, tmp_path, "v0", tmp_path, vocab_size=1000)
 
 
 @pytest.mark.parametrize("kind", GARBAGE)
@@ -153,6 +153,63 @@ def test_a_request_that_is_refused_is_not_sent_again(tmp_path: Path) -> None:
         with pytest.raises(RolloutError, match=r"refused request r000 with 400: .*too long"):
             fleet.generate(requests(1))
         assert fake.num_requests == 1
+
+
+def test_a_request_that_is_sent_again_has_an_id_that_no_server_has_seen(tmp_path: Path) -> None:
+    with FakeServer() as fake, attach([fake], tmp_path, request_timeout_s=0.5) as fleet:
+        fake.hangs = 2  # a server like SGLang goes on with what we gave up, and refuses an id that it still has
+        completions = fleet.generate(requests(4))
+    rids = [body["rid"] for body in fake.bodies]
+    assert len(rids) == len(set(rids)) == 6
+    assert [completion.rid for completion in completions] == ["r000", "r001", "r002", "r003"]
+
+
+@pytest.mark.parametrize("info", [[], "a text", {"weight_version": ["v1"]}])
+def test_a_server_that_says_nonsense_of_itself_is_lost_and_named(info: object, tmp_path: Path) -> None:
+    with FakeServer() as fake, attach([fake], tmp_path, max_restarts=0, start_timeout_s=0.5) as fleet:
+        fake.info = info
+        with pytest.raises(RolloutError, match=rf"{fake.url} .*(something else|serves weights).* is used up"):
+            fleet.update_weights(FolderWeights(tmp_path, "v1"))
+
+
+def test_an_error_that_nobody_thought_of_stops_the_run_and_never_waits_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(_self: object, _version: str) -> bool:
+        raise TypeError("'NoneType' object is not iterable")
+
+    monkeypatch.setattr(server_module.Server, "is_well", broken)
+    with FakeServer() as fake, attach([fake], tmp_path) as fleet:
+        fake.faults = [GARBAGE["nothing"]]
+        with pytest.raises(RolloutError, match=rf"{fake.url} could not be brought back: TypeError.*not iterable"):
+            fleet.generate(requests(2))
+
+
+def test_a_watched_server_that_is_paused_is_left_alone_with_the_weights_of_its_run(tmp_path: Path) -> None:
+    with FakeServer() as fake, attach([fake], tmp_path) as watching:
+        fake.version, fake.is_ill = "v5", True  # a run updates it, and SGLang's /health calls a paused server ill
+        watching.revive()
+        assert watching.servers[0].is_serving
+    assert (fake.calls, fake.num_updates, fake.version) == ([], 0, "v5")
+
+
+def test_a_watched_server_that_died_is_started_again_and_given_no_weights(model: Path, tmp_path: Path) -> None:
+    with Fleet.start(RolloutSection(num_servers=2), model, "start", tmp_path) as watching:
+        dead = watching.servers[1]
+        assert dead.process is not None
+        dead.process.process.kill()
+        dead.process.process.wait()
+        url = watching.servers[0].client.url
+        with Fleet.start(RolloutSection(server="external", urls=(url,)), model, "v0", tmp_path) as run:
+            run.update_weights(FolderWeights(model, "v5"))
+            watching.revive()
+            deadline = time.monotonic() + 60
+            while not dead.is_serving:
+                assert time.monotonic() < deadline, "it never came back"
+                time.sleep(0.05)
+                watching.revive()
+            assert {span.version for c in run.generate(requests(2)) for span in c.weight_versions} == {"v5"}
+        assert losses(watching) == {"lost_requests": 0, "server_restarts": 1}
 
 
 def test_a_lost_request_goes_to_another_server(tmp_path: Path) -> None:
@@ -228,7 +285,7 @@ def test_a_server_that_never_frees_its_memory_stops_the_run(tmp_path: Path) -> N
     with FakeServer() as fake, attach([fake], tmp_path, colocated=True, max_attempts=2) as fleet:
         fake.fails = [FREE] * 9
         with pytest.raises(
-            RolloutError, match=r"did not free its memory in 2 attempts \(rollout\.max_attempts\): .*500"
+            RolloutError, match=r"refused release memory with 500.*in all 2 attempts \(rollout\.max_attempts\)"
         ):
             fleet.release_memory()
 

@@ -87,7 +87,8 @@ def test_keys_open_what_sglang_opens_with_them() -> None:
         ("http://10.0.0.2:3", "k", None),
         ("http://me:secret@10.0.0.2:3", "k", "a URL for 10.0.0.2 carries more than an address"),
         ("http://10.0.0.2:3?key=secret", "k", "a URL for 10.0.0.2 carries more than an address"),
-        ("10.0.0.2:3", "k", "is not a base URL"),
+        ("10.0.0.2:3", "k", "'10.0.0.2:3' is not a base URL"),
+        ("me:secret@10.0.0.2:3", "k", "one of them is not a base URL"),
     ],
 )
 def test_addresses_that_would_leak_or_stand_open_are_refused(url: str, key: str | None, problem: str | None) -> None:
@@ -110,7 +111,7 @@ def test_servers_are_found_by_url_by_file_and_by_announcement(tmp_path: Path) ->
     section = RolloutSection(
         server="external", urls=("http://127.0.0.1:10",), hosts_file=hosts, announce_dir=tmp_path / "shared"
     )
-    with announced(["http://127.0.0.1:13"], tmp_path / "shared"):
+    with announced(["http://127.0.0.1:12", "http://127.0.0.1:13"], tmp_path / "shared"):  # one of them is listed too
         assert find_servers(section) == [f"http://127.0.0.1:{port}" for port in (10, 11, 12, 13)]
     assert list((tmp_path / "shared").iterdir()) == []
     with pytest.raises(RolloutError, match=r"0 of rollout\.num_servers = 1 servers have announced themselves"):

@@ -82,6 +82,12 @@ def test_something_else_than_an_object_is_refused(reply: Any) -> None:
         parse_generation(reply, REQUEST, "http://s")
 
 
+def test_an_id_beyond_the_vocabulary_is_refused() -> None:
+    assert parse_generation(GOOD, REQUEST, "http://s", vocab_size=7)[0].output_ids == (5, 6, 2)
+    with pytest.raises(RolloutError, match="an id is outside the model's vocabulary of 6"):
+        parse_generation(GOOD, REQUEST, "http://s", vocab_size=6)
+
+
 def test_more_tokens_than_asked_for_are_refused() -> None:
     request = RolloutRequest(
         rid="r1",

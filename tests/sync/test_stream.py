@@ -20,6 +20,7 @@ from egrc_mega.sync.distributed import Broadcast, own_address
 from egrc_mega.sync.ipc import Handles
 from egrc_mega.sync.spool import Spool
 from egrc_mega.sync.stream import StreamSync
+from egrc_mega.sync.transport import Verified
 from egrc_mega.testing.fake_server import FakeServer
 from egrc_mega.testing.http import call
 from egrc_mega.testing.samples import PROMPT
@@ -103,9 +104,9 @@ def attach(fakes: list[FakeServer], tmp_path: Path, **fields: object) -> Fleet:
     return Fleet.start(section, tmp_path, "v0", tmp_path)
 
 
-def hand_over(fleet: Fleet, model: Path, version: str) -> None:
+def hand_over(fleet: Fleet, model: Path, version: str, bucket_bytes: int = BUCKET_BYTES) -> None:
     tensors = load_file(model / "model.safetensors")
-    sync = StreamSync(Spool(BUCKET_BYTES), Handles("cpu"), fleet)
+    sync = StreamSync(Spool(bucket_bytes), Handles("cpu"), fleet)
     sync.publish(iter(tensors.items()), read_architecture(model), torch.float32, version)
 
 
@@ -119,6 +120,30 @@ def test_a_half_applied_update_is_called_incomplete_and_done_again_whole(model: 
         # of the update that broke one took three buckets and two took two; then both took all
         assert two.versions == ["v1-incomplete"] * (whole - 2) + ["v1"]
         assert all(server.is_serving for server in fleet.servers)
+
+
+def test_whoever_took_the_last_bucket_of_an_update_that_broke_loads_it_again(model: Path, tmp_path: Path) -> None:
+    with FakeServer() as one, FakeServer() as two, attach([one, two], tmp_path) as fleet:
+        two.refused_buckets = [1]
+        hand_over(fleet, model, "v1", bucket_bytes=2**30)
+        # it called itself v1 with the session still open
+        assert (one.versions, two.versions) == (["v1", "v1"], ["v1"])
+        assert not one.has_session and not two.has_session
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_server_that_died_unseen_is_brought_back_before_its_parameters_are_compared(
+    number: int, fleet: Fleet, other: Path
+) -> None:
+    process = fleet.servers[number].process
+    assert process is not None
+    process.process.kill()
+    process.process.wait()
+    tensors = load_file(other / "model.safetensors")
+    sync = StreamSync(Spool(BUCKET_BYTES), Broadcast("gloo", flatten=False), fleet)
+    Verified(sync, fleet, every=1).publish(iter(tensors.items()), read_architecture(other), torch.float32, "v1")
+    assert fleet.take_stats()["server_restarts"] == 1
+    assert {span.version for c in fleet.generate(requests(4)) for span in c.weight_versions} == {"v1"}
 
 
 def test_a_server_that_never_takes_a_bucket_stops_the_run_with_its_reason(model: Path, tmp_path: Path) -> None:

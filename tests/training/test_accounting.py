@@ -21,7 +21,7 @@ def test_tflops_and_mfu_follow_the_documented_formula() -> None:
     accounting = Accounting()
     with accounting.phase("train"):
         time.sleep(0.05)
-    accounting.times["rollout"] = 0.5
+    accounting.times |= {"rollout": 0.5, "rollout_ahead": 7.0}  # the latter beside the step before
     record = accounting.record(Work(num_tokens=1000, flops=3 * 10**12), peak_tflops=100.0)
     seconds = record["time_train_s"]
     assert 0.05 <= seconds < 0.5

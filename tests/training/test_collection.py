@@ -10,18 +10,20 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from aiohttp import web
 
 from egrc_mega.config.schema import ExploreStage, RolloutSection
 from egrc_mega.errors import RolloutError
 from egrc_mega.methods.registry import build_method
+from egrc_mega.policy.loss import LossRows, policy_loss
 from egrc_mega.rollout.fleet import Fleet
 from egrc_mega.rollout.weights import FolderWeights
 from egrc_mega.testing.fake_server import FakeServer
 from egrc_mega.training.batch import build_batch
 from egrc_mega.training.collection import Collected, Collector, Position
 from egrc_mega.training.schedule import schedule
-from egrc_mega.types import Completion, FinishReason, Grade, Prompt, RolloutRequest, Sample
+from egrc_mega.types import Completion, FinishReason, Grade, Prompt, RolloutRequest, Sample, TrainSample
 
 N = 2
 STAGE = ExploreStage(name="explore", steps=5, clip_len=8, rollout={"n": N, "max_new_tokens": 6}, loss={"tis_cap": 2.0})
@@ -148,7 +150,21 @@ def test_a_sample_that_spans_two_versions_carries_both_and_its_importance_weight
         assert sample.compared == (0, 0, 1, 1, 1, 1)
         assert sample.rollout_logprobs == (-1.0,) * 6
         assert not any(map(math.isnan, sample.rollout_logprobs))
+        assert tis_weight(sample, older=(math.log(1.5), math.log(3.0))) == pytest.approx((1.5 + 2.0 + 4 * 1.0) / 6)
     assert len(batch.dropped) == N
+
+
+def tis_weight(sample: TrainSample, older: tuple[float, float]) -> float:
+    """Mean weight of the tokens when the present policy's log-probs of the first two are `older` more than v0's."""
+    present_R = torch.tensor(sample.rollout_logprobs) + torch.tensor([*older, 0.0, 0.0, 0.0, 0.0])
+    rows = LossRows(
+        advantages_R=torch.ones(6),
+        weights_R=torch.ones(6),
+        boundaries_S=torch.tensor([0, 6], dtype=torch.int32),
+        rollout_logprobs_R=torch.tensor(sample.rollout_logprobs),
+    )
+    metrics = policy_loss(present_R, rows, STAGE.loss).metrics
+    return float(metrics.tis_weight / metrics.num_tokens)
 
 
 @pytest.mark.parametrize(
@@ -179,6 +195,36 @@ def test_groups_without_a_signal_are_replaced(collector: Collector, fake: FakeSe
     assert prompts_of(collected) == ["p0", "p2", "p4"]
     assert collected.counts["groups_without_signal"] in (2, 3)
     assert collected.position.cursor in (5, 6)
+
+
+@pytest.mark.parametrize(
+    "collector", [{"dynamic_sampling": True, "partial_rollouts": True, "over_sampling": 1.6}], indirect=True
+)
+def test_with_everything_switched_on_each_prompt_is_trained_or_without_signal_or_carried_once(
+    collector: Collector, fake: FakeServer, tmp_path: Path
+) -> None:
+    def has_signal(body: dict) -> bool:
+        return number_of(body) % 3 != 0
+
+    fake.is_right = lambda body: not has_signal(body) or "0000" in body["rid"].rpartition("-")[2]
+    fake.hold_s = 0.3
+    position, trained, num_idle, num_carried = START, [], 0, 0
+    for index in range(5):
+        fake.holds = lambda body: number_of(body) % 4 == index  # noqa: B023
+        collected = collector.collect(STEPS[index], METHOD, position)
+        position = collected.position
+        assert len(collected.groups) == 3
+        trained += prompts_of(collected)
+        num_idle += collected.counts["groups_without_signal"]
+        num_carried += len(position.carried)
+        for completion in (sample.completion for group in collected.groups for sample in group.samples):
+            assert len(completion.output_ids) == 6 == completion.weight_versions[-1].end
+            assert all(int(span.version[1:]) >= index - 2 for span in completion.weight_versions)
+        collector.fleet.update_weights(FolderWeights(tmp_path, f"v{index + 1}"))
+    assert len(trained) == len(set(trained)) == 15
+    assert num_carried and num_idle
+    assert not set(trained) & {f"p{place}" for place in position.carried}
+    assert position.cursor == len(trained) + num_idle + len(position.carried)
 
 
 @pytest.mark.parametrize("collector", [{"dynamic_sampling": True, "dynamic_sampling_limit": 2.0}], indirect=True)
