@@ -1,6 +1,7 @@
 """Servers as child processes: ports, deadlines, early ends, orphans."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from egrc_mega.config.schema import RolloutSection
 from egrc_mega.errors import RolloutError
 from egrc_mega.rollout.fleet import Fleet
 from egrc_mega.rollout.process import embedded_server
+from egrc_mega.rollout.sglang import launch_sglang
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
 
 
@@ -77,3 +79,26 @@ def test_a_server_dies_with_its_parent(model: Path, tmp_path: Path) -> None:
     parent.wait()
     _gone, alive = psutil.wait_procs([child], timeout=10)
     assert alive == []
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_environment_of_sglangs_servers_is_locked_to_the_last_package(device: str, root: Path) -> None:
+    lines = (root / "scripts" / "serve" / f"{device}.lock").read_text().splitlines()
+    pins = [line for line in lines if not line.startswith("#")]
+    assert len(pins) > 50
+    assert [pin for pin in pins if not re.fullmatch(r"[a-z0-9._-]+==[a-z0-9.+]+", pin, re.IGNORECASE)] == []
+    names = [pin.partition("==")[0] for pin in pins]
+    assert len(names) == len(set(names))
+    assert ("sglang==0.5.23" in pins) == (device == "cuda")  # on a CPU it comes without its dependencies
+
+
+def test_each_server_gets_its_own_gpus(tmp_path: Path) -> None:
+    def visible(number: int, **fields: object) -> str:
+        section = RolloutSection(
+            server="sglang", device="cuda", num_servers=2, tensor_parallel_size=2, python=Path(sys.executable), **fields
+        )
+        launch = launch_sglang(section, tmp_path, port=9, number=number, weight_version="v0")
+        return launch.environment["CUDA_VISIBLE_DEVICES"]
+
+    assert [visible(number) for number in (0, 1)] == ["0,1", "2,3"]
+    assert [visible(number, gpus=(7, 6, 5, 4)) for number in (0, 1)] == ["7,6", "5,4"]
