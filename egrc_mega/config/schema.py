@@ -118,6 +118,8 @@ class RolloutSection(Section):
     """Servers that a run may lose and start again, or wait for when they are external."""
     request_timeout_s: PositiveFloat = 600.0
     """Deadline for one generate request, queueing included."""
+    silence_timeout_s: PositiveFloat = 120.0
+    """A server that has requests, and of which nothing is heard for so long, is lost; they go elsewhere."""
     update_timeout_s: PositiveFloat = 300.0
     """Deadline for one weight update on one server."""
 

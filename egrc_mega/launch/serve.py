@@ -35,7 +35,8 @@ def serve(config_file: Path, overrides: Sequence[str]) -> None:
         raise ConfigError("\n".join(problems))
     # service managers send this one; servers and announcements go then, too
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
-    with Fleet.start(config.rollout, config.model.path, "start", config.run.dir / "serve") as fleet:
+    log_dir = config.run.dir / "serve"
+    with Fleet.start(config.rollout, config.model.path, "start", log_dir, note=_say) as fleet:
         urls = [_address(server.client.url, config.rollout.host) for server in fleet.servers]
         with announced(urls, config.rollout.announce_dir):
             print(f"rollout.urls=[{','.join(urls)}]", flush=True)
@@ -47,14 +48,14 @@ def _address(url: str, host: str) -> str:
     return url.replace("127.0.0.1", socket.getfqdn()) if host == "0.0.0.0" else url
 
 
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
 def _watch(fleet: Fleet) -> None:
-    told = 0
     while True:
         time.sleep(WATCH_S)
         fleet.revive()
-        if fleet.stats.num_restarts > told and all(server.is_serving for server in fleet.servers):
-            told = fleet.stats.num_restarts
-            print(f"a server was lost and started again ({told} so far)", flush=True)
 
 
 def status(urls: Sequence[str]) -> tuple[list[str], bool]:

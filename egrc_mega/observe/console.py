@@ -52,7 +52,12 @@ def step_line(record: dict[str, Any], eta_s: float) -> str:
     )
     times = " ".join(f"{name} {record[f'time_{name}_s']:.2f}" for name in ("rollout", "grade", "train", "sync"))
     servers = f"{record['requests_in_flight']} in flight"
-    for name, key in (("queue", "queue"), ("lag", "version_lag_max"), ("lost", "lost_requests")):
+    for name, key in (
+        ("queue", "queue"),
+        ("lag", "version_lag_max"),
+        ("lost", "lost_requests"),
+        ("restarts", "server_restarts"),
+    ):
         servers += f" {name} {record[key]}" if record.get(key) else ""
     rates = record["server_tokens_per_s"]
     if len(rates) > 1:

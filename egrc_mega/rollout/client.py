@@ -2,6 +2,7 @@
 
 import asyncio
 import resource
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,13 +45,21 @@ class ServerClient:
         self.keys = Keys.from_environment()
         self.usage = Usage(0, 0, 0)
         """Of all replies so far."""
+        self.replied_at = 0.0
+        """When the last completion came, by the event loop's clock."""
+        self._waits: set[asyncio.Timeout] = set()
+        """For completions; without an end of their own."""
+        self.answered_at = 0.0
+        """When it last answered anything, by the event loop's clock."""
+        self._deadlines: set[asyncio.Timeout] = set()
+        """Of the completions that are being waited for."""
 
     async def generate(self, request: RolloutRequest, prompt_ids: tuple[int, ...], stop_ids: list[int]) -> Completion:
         """One completion of `prompt_ids`, which starts with the request's prompt.
 
         Raises:
             RequestRefused: with the server's reason.
-            ServerLost: unreachable, past the deadline, or an unusable reply.
+            ServerLost: unreachable, silent, past the deadline, or an unusable reply.
         """
         sampling = request.sampling
         body = {
@@ -65,13 +74,33 @@ class ServerClient:
             },
             "return_logprob": True,
         }
-        raw = await self._call("POST", "/generate", body, self.request_timeout_s, f"request {request.rid}")
+        raw = await self._wait_for(
+            self._call("POST", "/generate", body, self.request_timeout_s, f"request {request.rid}"), request.rid
+        )
+        self.replied_at = asyncio.get_running_loop().time()
         try:
             completion, usage = parse_generation(raw, request, self.url, self.vocab_size)
         except UnusableReply as error:
             raise ServerLost(str(error)) from error
         self.usage += usage
         return completion
+
+    async def _wait_for(self, reply: Coroutine[Any, Any, Any], rid: str) -> Any:
+        """A reply, unless `hang_up` is called meanwhile."""
+        wait = asyncio.timeout(None)
+        try:
+            async with wait:
+                self._waits.add(wait)
+                return await reply
+        except TimeoutError as error:
+            raise ServerLost(f"{self.url} fell silent while it had request {rid}") from error
+        finally:
+            self._waits.discard(wait)
+
+    def hang_up(self) -> None:
+        """Wait no longer for any completion: each ends in a `ServerLost`."""
+        while self._waits:
+            self._waits.pop().reschedule(0)
 
     async def is_healthy(self) -> bool:
         """True when /health answers 200."""

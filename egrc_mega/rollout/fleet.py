@@ -32,9 +32,15 @@ class Fleet:
     """Use as a context manager: leaving it stops the servers that it started."""
 
     def __init__(
-        self, section: RolloutSection, model_path: Path, weight_version: str, log_dir: Path, vocab_size: int | None
+        self,
+        section: RolloutSection,
+        model_path: Path,
+        weight_version: str,
+        log_dir: Path,
+        vocab_size: int | None,
+        note: Callable[[str], None],
     ) -> None:
-        self.section, self.model_path, self.log_dir = section, model_path, log_dir
+        self.section, self.model_path, self.log_dir, self.note = section, model_path, log_dir, note
         self.vocab_size = vocab_size
         self.servers: list[Server] = []
         self.weights: Weights = FolderWeights(model_path, weight_version)
@@ -59,16 +65,18 @@ class Fleet:
         log_dir: Path,
         *,
         vocab_size: int | None = None,
+        note: Callable[[str], None] = lambda line: None,
     ) -> Self:
         """Start servers, or attach to those that run already.
 
         Args:
             vocab_size: of the model; prompts are held against it, for an unknown id ends a server of SGLang.
+            note: gets a line, from another thread, when a server is lost and when it serves again.
 
         Raises:
             RolloutError: a server does not come up, a port is in use, a URL does not answer.
         """
-        fleet = cls(section, model_path, weight_version, log_dir, vocab_size)
+        fleet = cls(section, model_path, weight_version, log_dir, vocab_size, note)
         try:
             fleet._start()
         except BaseException:
@@ -147,7 +155,8 @@ class Fleet:
         are_there = await asyncio.gather(*(server.is_there() for server in watched))
         for server, is_there in zip(watched, are_there, strict=True):
             if not is_there:
-                self._fence(server, self._restart(server, ServerLost(f"{server.client.url} has ended or is silent")))
+                cause = ServerLost(f"{server.client.url} has ended or is silent")
+                self._fence(server, cause, self._restart(server, cause))
         if self._failure is not None:
             raise self._failure
 
@@ -180,7 +189,7 @@ class Fleet:
             except ServerLost as error:
                 self.stats.num_lost_requests += 1
                 cause = error
-                self._fence(server)
+                self._fence(server, error)
             finally:
                 server.in_flight -= 1
                 self.stats.leave()
@@ -217,10 +226,11 @@ class Fleet:
             # each recovery has its own deadline, and ends in service or in a failure
             await asyncio.wait([s.recovery for s in self.servers if s.recovery], return_when=asyncio.FIRST_COMPLETED)
 
-    def _fence(self, server: Server, cure: Coroutine[Any, Any, None] | None = None) -> None:
+    def _fence(self, server: Server, cause: RolloutError, cure: Coroutine[Any, Any, None] | None = None) -> None:
         """No request goes there until `cure` has ended; by default, until it is well and has the current weights."""
         cure = cure or self._recover(server)
         if server.recovery is None or server.recovery.done():
+            self.note(f"server {server.number} serves no more: {cause}")
             server.is_serving = False
             server.recovery = asyncio.get_running_loop().create_task(self._bring_back(server, cure))
         else:
@@ -231,6 +241,7 @@ class Fleet:
             await cure
             # nothing is awaited in between: the weights are still those that the cure has seen
             server.is_serving = True
+            self.note(f"server {server.number} serves again, at {server.client.url}")
         except RolloutError as error:
             self._failure = error
         except Exception as error:
@@ -302,7 +313,7 @@ class Fleet:
                 return cast(list[T], outcomes)
             for server, outcome in zip(self.servers, outcomes, strict=True):
                 if isinstance(outcome, ServerLost):
-                    self._fence(server)
+                    self._fence(server, outcome)
                 elif isinstance(outcome, BaseException):
                     raise outcome
         raise RolloutError(f"{lost[0]}, in all {self.section.max_attempts} attempts (rollout.max_attempts)") from lost[
@@ -349,9 +360,9 @@ class Fleet:
         try:
             if serving:
                 await load(serving, self.weights, self.section.update_timeout_s)
-        except (ServerLost, RequestRefused):
+        except (ServerLost, RequestRefused) as error:
             for server in serving:
-                self._fence(server)
+                self._fence(server, error)
         finally:
             self._loading.release()
         await self._recovered()

@@ -26,11 +26,18 @@ class Server:
         self.number, self.client, self.process = number, client, process
         self.is_serving = True
         self.in_flight = 0
+        self.num_waiting = 0
+        """Of those, in its queue, by its own word."""
         self.released: set[str] = set()
         """Parts of its GPU memory that are free; what was in them is gone."""
         self.is_loading = False
         """From the begin of a load to its success: until then what it calls its weights is not to be believed."""
         self.recovery: asyncio.Task[None] | None = None
+
+    @property
+    def must_answer(self) -> bool:
+        """It has requests and nothing else to do."""
+        return self.is_serving and not self.is_loading and self.in_flight > 0
 
     async def release_memory(self) -> None:
         """Free its GPU memory, unless it is free. It must be idle."""

@@ -13,6 +13,7 @@ from egrc_mega.faults import armed
 from egrc_mega.rollout.client import RequestRefused
 from egrc_mega.rollout.segments import Environment
 from egrc_mega.rollout.server import Server
+from egrc_mega.rollout.watch import watch
 from egrc_mega.types import Completion, RolloutRequest
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 ABORT_AGAIN_S = 0.5
 """A request that was still on its way when a server was told to abort all needs a second telling."""
-LOAD_POLL_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,20 +132,13 @@ class Stream:
             await asyncio.sleep(ABORT_AGAIN_S)
 
     def __enter__(self) -> Self:
-        self._poll = asyncio.run_coroutine_threadsafe(self._watch_queues(), self.fleet.loop)
+        self._watch = asyncio.run_coroutine_threadsafe(watch(self.fleet), self.fleet.loop)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._poll.cancel()
+        self._watch.cancel()
         if not self.fleet.loop.is_closed():
             self.fleet.run(self._cancel())
-
-    async def _watch_queues(self) -> None:
-        while True:
-            await asyncio.sleep(LOAD_POLL_S)
-            serving = [server for server in self.fleet.servers if server.is_serving]
-            waiting = await asyncio.gather(*(server.client.num_waiting() for server in serving))
-            self.fleet.stats.note_queue(sum(number or 0 for number in waiting))
 
     async def _cancel(self) -> None:
         tasks = list(self._tasks)

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import replace
@@ -28,8 +28,8 @@ from egrc_mega.types import Completion, FinishReason, Prompt, RolloutRequest, Sa
 class Coordinator:
     """Turns steps into graded groups and weights into evaluation points."""
 
-    def __init__(self, config: Config, folder: RunFolder, stack: ExitStack) -> None:
-        """Read the data and start servers and graders; `stack` stops them.
+    def __init__(self, config: Config, folder: RunFolder, stack: ExitStack, note: Callable[[str], None]) -> None:
+        """Read the data and start servers and graders; `stack` stops them. `note` gets a line about lost servers.
 
         Raises:
             EgrcError: data, model folder or server cannot be used.
@@ -46,7 +46,7 @@ class Coordinator:
         self.environment = build_environment(config.rollout.environment, self.tokenizer)
         self.graders = stack.enter_context(GraderPool(config.grading.num_workers, config.grading.timeout_s))
         vocab_size = read_architecture(model_path).vocab_size
-        fleet = Fleet.start(config.rollout, model_path, "start", folder.logs, vocab_size=vocab_size)
+        fleet = Fleet.start(config.rollout, model_path, "start", folder.logs, vocab_size=vocab_size, note=note)
         self.fleet = stack.enter_context(fleet)
         self.collector = Collector(
             config.rollout,

@@ -78,7 +78,7 @@ class Run:
         self.folder = folder
         self.printer = self.stack.enter_context(StepPrinter(len(self.steps)))
         self.printer.note(f"run folder {folder.path}; starting servers and graders")
-        self.coordinator = Coordinator(config, folder, self.stack)
+        self.coordinator = Coordinator(config, folder, self.stack, self.printer.note)
         # from here on the folder holds a run
         folder.write_config(config.to_dict())
         self.events = self.stack.enter_context(EventLog(folder.metrics))

@@ -19,7 +19,7 @@ def evaluate_model(model: Path, config: Config, out: Path) -> None:
     config = config.model_copy(update={"model": section})
     with ExitStack() as stack:
         folder = stack.enter_context(RunFolder.claim(out, resume=False))
-        coordinator = Coordinator(config, folder, stack)
+        coordinator = Coordinator(config, folder, stack, print)
         if config.rollout.server == "external":  # who knows what they serve
             coordinator.fleet.update_weights(FolderWeights(model, "evaluated"))
         for line in coordinator.evaluate("model"):

@@ -34,8 +34,9 @@ def test_servers_are_started_watched_restarted_and_stopped(root: Path, tmp_path:
         assert looked.stdout.count("healthy, weights start") == 2
         servers = psutil.Process(process.pid).children()
         os.kill(servers[0].pid, signal.SIGKILL)
-        line = process.stdout.readline()
-        assert "a server was lost and started again (1 so far)" in line
+        lost, back = process.stdout.readline(), process.stdout.readline()
+        assert re.match(r"server (\d) serves no more: http://\S+ has ended or is silent", lost)
+        assert back == f"server {lost[7]} serves again, at {re.findall(r'http://[0-9.:]+', lost)[0]}\n"
         lines, all_well = status(urls)  # where they were
         assert all_well, lines
         family = psutil.Process(process.pid).children(recursive=True)

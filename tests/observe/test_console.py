@@ -20,7 +20,7 @@ def test_the_line_shows_what_a_user_watches() -> None:
         "kept 40% ungraded 0% truncated 20%",
         "|g| 0.3 loss 0.01",
         "dlogp 4e-06",
-        "9000 tok/s 128 in flight queue 5 lag 1 lost 2 4400-4600 tok/s a server cache 25%",
+        "9000 tok/s 128 in flight queue 5 lag 1 lost 2 restarts 1 4400-4600 tok/s a server cache 25%",
         "rollout 0.50 grade 0.01 train 0.25 sync 0.02 s",
         "ETA 2:05",
     ):

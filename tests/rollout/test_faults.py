@@ -1,6 +1,7 @@
 """What the fleet does when servers die, hang, talk nonsense or keep old weights. Each case ends within its deadline."""
 
 import os
+import re
 import signal
 import threading
 import time
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.long_file
 @pytest.fixture(autouse=True)
 def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "POLL_S", 0.05)
+    monkeypatch.setattr("egrc_mega.rollout.watch.POLL_S", 0.05)
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +111,24 @@ def test_a_server_that_hangs_is_replaced_after_the_deadline(
         process.process.send_signal(signal.SIGSTOP)
         assert fleet.generate(requests(8)) == expected
         assert losses(fleet) == {"lost_requests": 8, "server_restarts": 1}
+
+
+def test_a_server_that_falls_silent_is_replaced_long_before_its_requests_deadline(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("egrc_mega.rollout.client.CONTROL_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("egrc_mega.rollout.process.STOP_TIMEOUT_S", 1.0)
+    lines: list[str] = []
+    section = RolloutSection(request_timeout_s=600, silence_timeout_s=2.0, start_timeout_s=60)
+    with Fleet.start(section, model, "v0", tmp_path, note=lines.append) as fleet:
+        expected = fleet.generate(requests(8))
+        server = fleet.servers[0]
+        url = server.client.url
+        server.process.process.send_signal(signal.SIGSTOP)  # type: ignore[union-attr]
+        assert fleet.generate(requests(8)) == expected
+        assert losses(fleet) == {"lost_requests": 8, "server_restarts": 1}
+    assert re.match(rf"server 0 serves no more: {url} fell silent while it had request r00\d", lines[0])
+    assert lines[1:] == [f"server 0 serves again, at {url}"]
 
 
 def test_when_restarts_are_used_up_the_run_stops_with_the_cause(model: Path, tmp_path: Path) -> None:
@@ -218,6 +238,21 @@ def test_a_lost_request_goes_to_another_server(tmp_path: Path) -> None:
         completions = fleet.generate(requests(6))
         assert len(completions) == 6
         assert bad.num_requests >= 3 and good.num_requests >= 3
+
+
+def test_requests_of_a_silent_server_go_elsewhere_and_those_of_a_slow_one_stay(tmp_path: Path) -> None:
+    def mend(_line: str) -> None:
+        silent.is_ill = False
+
+    with FakeServer() as slow, FakeServer() as silent:
+        slow.delay_s, silent.hangs = 1.5, 4
+        urls = (slow.url, silent.url)
+        section = RolloutSection(server="external", urls=urls, silence_timeout_s=0.5, request_timeout_s=600)
+        with Fleet.start(section, tmp_path, "v0", tmp_path, note=mend) as fleet:
+            silent.is_ill = True
+            assert len(fleet.generate(requests(8))) == 8
+            assert losses(fleet) == {"lost_requests": 4, "server_restarts": 0}
+        assert slow.num_requests == 8 and silent.num_requests == 4
 
 
 def test_the_samples_of_a_prompt_go_to_one_server(tmp_path: Path) -> None:

@@ -113,15 +113,15 @@ def test_two_servers_take_weights_in_one_group(fleet: Fleet, base_model: Path) -
     assert {span.version for c in found for span in c.weight_versions} == {"v9"}
 
 
-def test_a_stopped_server_is_replaced_after_the_deadline(
+def test_a_stopped_server_is_replaced_long_before_its_requests_deadline(
     fleet: Fleet, base_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("egrc_mega.rollout.client.CONTROL_TIMEOUT_S", 5.0)
     expected = fleet.generate(requests(16))
     guard = psutil.Process(fleet.servers[0].process.process.pid)  # type: ignore[union-attr]
     family = guard.children(recursive=True)
-    for server in fleet.servers:
-        server.client.request_timeout_s = 8.0
+    patient = fleet.section
+    fleet.section = patient.model_copy(update={"silence_timeout_s": 8.0})
     for process in family:
         process.suspend()
     restarts = fleet.stats.num_restarts
@@ -131,8 +131,7 @@ def test_a_stopped_server_is_replaced_after_the_deadline(
     assert num_parted(fleet.generate(requests(16)), expected) <= 1
     _gone, alive = psutil.wait_procs(family, timeout=20)
     assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
-    for server in fleet.servers:
-        server.client.request_timeout_s = 600.0
+    fleet.section = patient
 
 
 def test_aborted_requests_come_back_with_what_they_have_and_go_on(fleet: Fleet) -> None:
