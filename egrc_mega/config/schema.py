@@ -78,7 +78,8 @@ class RolloutSection(Section):
     tensor_parallel_size: PositiveInt = 1
     """Devices that share the model of one server of SGLang."""
     gpus: tuple[NonNegativeInt, ...] = ()
-    """GPU numbers, dealt out to the servers in order; empty: from 0 on."""
+    """GPU numbers, dealt out to the servers in order; empty: from 0 on. Counted within CUDA_VISIBLE_DEVICES, where
+    that is set."""
     python: Path | None = None
     """Interpreter that has SGLang; None: `.venv-serve`, which `scripts/serve_env.sh` makes."""
     sglang_args: tuple[str, ...] = ()

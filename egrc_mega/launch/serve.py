@@ -15,6 +15,7 @@ from egrc_mega.errors import ConfigError, RolloutError
 from egrc_mega.rollout.client import ServerClient, new_session
 from egrc_mega.rollout.discovery import announced
 from egrc_mega.rollout.fleet import Fleet
+from egrc_mega.rollout.process import first_version
 
 WATCH_S = 1.0
 COUNTERS = ("num_steps", "num_tokens")
@@ -36,16 +37,20 @@ def serve(config_file: Path, overrides: Sequence[str]) -> None:
     # service managers send this one; servers and announcements go then, too
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     log_dir = config.run.dir / "serve"
-    with Fleet.start(config.rollout, config.model.path, "start", log_dir, note=_say) as fleet:
-        urls = [_address(server.client.url, config.rollout.host) for server in fleet.servers]
+    with Fleet.start(config.rollout, config.model.path, first_version(), log_dir, note=_say) as fleet:
+        urls = [announced_address(server.client.url, config.rollout.host) for server in fleet.servers]
         with announced(urls, config.rollout.announce_dir):
             print(f"rollout.urls=[{','.join(urls)}]", flush=True)
             _watch(fleet)
 
 
-def _address(url: str, host: str) -> str:
+def announced_address(url: str, host: str) -> str:
     """Where other machines find a server that listens on all addresses."""
-    return url.replace("127.0.0.1", socket.getfqdn()) if host == "0.0.0.0" else url
+    if host != "0.0.0.0":
+        return url
+    full = socket.getfqdn()
+    # where /etc/hosts has the machine's name beside localhost, that is what it is said to be called
+    return url.replace("127.0.0.1", socket.gethostname() if full.startswith("localhost") else full)
 
 
 def _say(line: str) -> None:

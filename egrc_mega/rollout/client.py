@@ -16,13 +16,16 @@ from egrc_mega.types import Completion, RolloutRequest
 
 CONTROL_TIMEOUT_S = 30.0
 BUSY = (408, 425, 429)
-"""Not now, they say; not: never."""
 KEEP_ALIVE_S = 2.0
 """Shorter than any server's (uvicorn's: 5): a connection that the server has just closed must not be taken again."""
 
 
 class ServerLost(RolloutError):
     """The server is gone, silent, or talks nonsense: another one may do better."""
+
+
+class ServerBusy(ServerLost):
+    """Not now, it says; not: never."""
 
 
 class RequestRefused(RolloutError):
@@ -49,10 +52,6 @@ class ServerClient:
         """When the last completion came, by the event loop's clock."""
         self._waits: set[asyncio.Timeout] = set()
         """For completions; without an end of their own."""
-        self.answered_at = 0.0
-        """When it last answered anything, by the event loop's clock."""
-        self._deadlines: set[asyncio.Timeout] = set()
-        """Of the completions that are being waited for."""
 
     async def generate(self, request: RolloutRequest, prompt_ids: tuple[int, ...], stop_ids: list[int]) -> Completion:
         """One completion of `prompt_ids`, which starts with the request's prompt.
@@ -60,6 +59,7 @@ class ServerClient:
         Raises:
             RequestRefused: with the server's reason.
             ServerLost: unreachable, silent, past the deadline, or an unusable reply.
+            ServerBusy: it may be asked again.
         """
         sampling = request.sampling
         body = {
@@ -235,7 +235,10 @@ class ServerClient:
         try:
             async with (
                 asyncio.timeout(timeout_s),
-                self.session.request(method, self.url + path, data=data, headers=headers) as response,
+                # nobody has checked where a redirection leads
+                self.session.request(
+                    method, self.url + path, data=data, headers=headers, allow_redirects=False
+                ) as response,
             ):
                 raw = await response.read()
         except TimeoutError as error:
@@ -246,7 +249,9 @@ class ServerClient:
             refusal = f"{self.url} refused {what} with {response.status}: {raw[:500].decode(errors='replace')}"
             if response.status in (401, 403):
                 raise RolloutError(f"{refusal}; give the servers' keys in {KEY_VARIABLE} and {ADMIN_KEY_VARIABLE}")
-            if 400 <= response.status < 500 and response.status not in BUSY:
+            if response.status in BUSY:
+                raise ServerBusy(refusal)
+            if 400 <= response.status < 500:
                 raise RequestRefused(refusal, response.status)
             raise ServerLost(refusal)
         if not raw or response.content_type != "application/json":

@@ -12,6 +12,7 @@ from egrc_mega.errors import ConfigError, RolloutError
 from egrc_mega.rollout.keys import KEY_VARIABLE, Keys, is_loopback, url_problem
 
 POLL_S = 0.2
+CONNECT_TIMEOUT_S = 5.0
 SUFFIX = ".url"
 
 
@@ -36,6 +37,8 @@ def check_host(section: RolloutSection) -> None:
     Raises:
         ConfigError: naming the address.
     """
+    if ":" in section.host:
+        raise ConfigError(f"rollout.host: servers are started on IPv4 addresses, {section.host} is none; give one")
     if not is_loopback(section.host) and not Keys.from_environment().api:
         raise ConfigError(
             f"rollout.host: {section.host} can be reached from other machines, so the servers need a key; "
@@ -57,15 +60,40 @@ def _announced(section: RolloutSection) -> list[str]:
     if section.announce_dir is None:
         return []
     deadline = time.monotonic() + section.start_timeout_s
-    while len(found := sorted(section.announce_dir.glob(f"*{SUFFIX}"))) < section.num_servers:
+    while len(found := _answering(section.announce_dir)) < section.num_servers:
         if time.monotonic() > deadline:
+            silent = [file.name for file in section.announce_dir.glob(f"*{SUFFIX}") if _url_in(file) not in found]
             raise RolloutError(
                 f"rollout.announce_dir: {len(found)} of rollout.num_servers = {section.num_servers} servers have "
                 f"announced themselves in {section.announce_dir} within rollout.start_timeout_s = "
                 f"{section.start_timeout_s:g} s; start them with egrc serve"
+                + (f"; nobody answers at what {', '.join(sorted(silent))} say" if silent else "")
             )
         time.sleep(POLL_S)
-    return [file.read_text().strip() for file in found]
+    return found
+
+
+def _answering(folder: Path) -> list[str]:
+    """URLs of the announced servers that are there: who was killed has left its announcement behind."""
+    urls = [_url_in(file) for file in sorted(folder.glob(f"*{SUFFIX}"))]
+    return [url for url in urls if url and _is_there(url)]
+
+
+def _url_in(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except OSError:  # just taken away
+        return ""
+
+
+def _is_there(url: str) -> bool:
+    parts = urlsplit(url)
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        with socket.create_connection((parts.hostname or "", port), timeout=CONNECT_TIMEOUT_S):
+            return True
+    except (OSError, ValueError):
+        return False
 
 
 @contextmanager

@@ -5,6 +5,8 @@ gets the current weights, and only then serves. Both have budgets; a used-up one
 """
 
 import asyncio
+import contextlib
+import itertools
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
@@ -15,7 +17,7 @@ from typing import Any, Self, TypeVar, cast
 from egrc_mega.config.schema import RolloutSection
 from egrc_mega.errors import RolloutError
 from egrc_mega.rollout import segments
-from egrc_mega.rollout.client import RequestRefused, ServerClient, ServerLost, new_session
+from egrc_mega.rollout.client import RequestRefused, ServerBusy, ServerClient, ServerLost, new_session
 from egrc_mega.rollout.discovery import check_host, find_servers
 from egrc_mega.rollout.process import start_server
 from egrc_mega.rollout.segments import Environment
@@ -26,6 +28,8 @@ from egrc_mega.rollout.weights import FolderWeights, Weights
 from egrc_mega.types import Completion, FinishReason, RolloutRequest
 
 T = TypeVar("T")
+BUSY_PAUSE_S = 1.0
+"""Before a server that was too busy is asked again."""
 
 
 class Fleet:
@@ -169,34 +173,56 @@ class Fleet:
             RequestRefused: the server says that no server will do.
             RolloutError: lost too often, or a server did not come back.
         """
-        for attempt in range(self.section.max_attempts):
-            server = await self._serving(home)
-            if stream.is_aborting:
+        now = asyncio.get_running_loop().time
+        deadline, num_losses = now() + self.section.request_timeout_s, 0
+        for attempt in itertools.count():
+            server = None if stream.is_aborting else await self._serving(home)
+            if server is None or stream.is_aborting:
                 return begun or segments.empty(request)
-            confirmed = self._num_confirmed
-            server.in_flight += 1
-            self.stats.enter()
             try:
-                # a server that we gave up may still hold the first attempt, and takes no id twice
-                sent = replace(request, rid=f"again{attempt}-{request.rid}") if attempt else request
-                completion = await segments.generate(server.client, sent, stream.environment, begun)
-                completion = replace(completion, rid=request.rid)
-                self._check_versions(completion, begun, confirmed, server)
-                if completion.finish_reason is not FinishReason.ABORT or stream.is_aborting:
-                    return completion
-                cause = ServerLost(f"{server.client.url} aborted request {request.rid}, which nobody asked for")
-                self.stats.num_lost_requests += 1
+                return await self._attempt(request, attempt, server, stream, begun)
+            except ServerBusy as error:
+                if now() > deadline:
+                    patience = f"rollout.request_timeout_s = {self.section.request_timeout_s:g} s"
+                    raise RolloutError(f"{error}, and so for all of {patience}") from error
+                await asyncio.sleep(BUSY_PAUSE_S)
             except ServerLost as error:
-                self.stats.num_lost_requests += 1
-                cause = error
+                num_losses += 1
+                if num_losses == self.section.max_attempts:
+                    raise RolloutError(
+                        f"request {request.rid} was lost in all {num_losses} attempts (rollout.max_attempts): {error}"
+                    ) from error
+        raise AssertionError("unreachable")
+
+    async def _attempt(
+        self, request: RolloutRequest, attempt: int, server: Server, stream: Stream, begun: Completion | None
+    ) -> Completion:
+        """One completion from this server; it is fenced when it fails.
+
+        Raises:
+            ServerLost, RequestRefused: see `answered`.
+        """
+        confirmed = self._num_confirmed
+        # a server that we gave up may still hold the first attempt, and takes no id twice
+        sent = replace(request, rid=f"again{attempt}-{request.rid}") if attempt else request
+        server.in_flight += 1
+        self.stats.enter()
+        try:
+            completion = await segments.generate(server.client, sent, stream.environment, begun)
+            completion = replace(completion, rid=request.rid)
+            self._check_versions(completion, begun, confirmed, server)
+        except ServerLost as error:
+            self.stats.num_lost_requests += 1
+            if not isinstance(error, ServerBusy):
                 self._fence(server, error)
-            finally:
-                server.in_flight -= 1
-                self.stats.leave()
-        attempts = self.section.max_attempts
-        raise RolloutError(
-            f"request {request.rid} was lost in all {attempts} attempts (rollout.max_attempts): {cause}"
-        ) from cause
+            raise
+        finally:
+            server.in_flight -= 1
+            self.stats.leave()
+        if completion.finish_reason is FinishReason.ABORT and not stream.is_aborting:
+            self.stats.num_lost_requests += 1
+            raise ServerLost(f"{server.client.url} aborted request {request.rid}, which nobody asked for")
+        return completion
 
     def _check_versions(
         self, completion: Completion, begun: Completion | None, num_confirmed: int, server: Server
@@ -230,9 +256,9 @@ class Fleet:
         """No request goes there until `cure` has ended; by default, until it is well and has the current weights."""
         cure = cure or self._recover(server)
         if server.recovery is None or server.recovery.done():
-            self.note(f"server {server.number} serves no more: {cause}")
             server.is_serving = False
             server.recovery = asyncio.get_running_loop().create_task(self._bring_back(server, cure))
+            self._say(f"server {server.number} serves no more: {cause}")
         else:
             cure.close()
 
@@ -241,13 +267,17 @@ class Fleet:
             await cure
             # nothing is awaited in between: the weights are still those that the cure has seen
             server.is_serving = True
-            self.note(f"server {server.number} serves again, at {server.client.url}")
+            self._say(f"server {server.number} serves again, at {server.client.url}")
         except RolloutError as error:
             self._failure = error
         except Exception as error:
             # whoever waits for this server must hear of it
             self._failure = RolloutError(f"{server.client.url} could not be brought back: {error!r}")
             self._failure.__cause__ = error
+
+    def _say(self, line: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # a full disk or a closed pipe is nobody's loss
+            self.note(line)
 
     async def _recover(self, server: Server) -> None:
         """Until it has the weights that are current by then, which may change meanwhile."""
@@ -263,7 +293,7 @@ class Fleet:
             return False
         try:
             await server.client.resume()
-        except ServerLost:
+        except (ServerLost, RequestRefused):
             return False
         return weights is self.weights
 
@@ -282,13 +312,24 @@ class Fleet:
         return None
 
     async def _restart(self, server: Server, cause: RolloutError) -> None:
-        self.stats.num_restarts += 1
-        if self.stats.num_restarts > self.section.max_restarts:
-            raise RolloutError(
-                f"{cause}; rollout.max_restarts = {self.section.max_restarts} is used up{_tail(server)}"
-            ) from cause
-        await asyncio.sleep(min(BACKOFF_S * 2 ** (self.stats.num_restarts - 1), LONGEST_BACKOFF_S))
-        await server.wait_until_back(self.section, self.model_path, self.log_dir)
+        """Until it is there: one that has just ended may still hold its port or its memory.
+
+        Raises:
+            RolloutError: restarts are used up, or an external server stays away.
+        """
+        while True:
+            self.stats.num_restarts += 1
+            if self.stats.num_restarts > self.section.max_restarts:
+                raise RolloutError(
+                    f"{cause}; rollout.max_restarts = {self.section.max_restarts} is used up{_tail(server)}"
+                ) from cause
+            await asyncio.sleep(min(BACKOFF_S * 2 ** (self.stats.num_restarts - 1), LONGEST_BACKOFF_S))
+            try:
+                return await server.wait_until_back(self.section, self.model_path, self.log_dir)
+            except RolloutError as error:
+                if server.process is None:
+                    raise
+                cause = error
 
     def release_memory(self) -> None:
         """Colocated servers, idle now, free their GPU memory until the next weights come.
@@ -349,7 +390,9 @@ class Fleet:
         update = asyncio.run_coroutine_threadsafe(self._update_all(), self.loop)
         try:
             produce()
-        except BaseException:
+        except BaseException as error:
+            # servers may hold a part of them, and there is no whole to bring them to
+            self._failure = RolloutError(f"weights {weights.version!r} were not gathered whole: {error!r}")
             update.cancel()
             raise
         update.result()

@@ -49,8 +49,8 @@ def _run(command: list[str], keys: Keys) -> int:
     threading.Thread(target=_wait_for_end_of_input, args=(end,), daemon=True).start()
     assert child.stdout is not None
     for line in child.stdout:  # SGLang logs its arguments, the keys among them
-        sys.stdout.write(keys.redact(line))
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):  # a full disk must not end the server
+            os.write(1, keys.redact(line).encode())
     return child.wait()
 
 

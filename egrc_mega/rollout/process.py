@@ -1,19 +1,21 @@
 """A server as a child process: start, wait until it answers, stop. It dies with its parent."""
 
+import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
 from egrc_mega.config.schema import RolloutSection
 from egrc_mega.errors import RolloutError
+from egrc_mega.rollout.keys import Keys
 from egrc_mega.rollout.sglang import launch_sglang, reachable
 
 STOP_TIMEOUT_S = 10.0
@@ -31,11 +33,16 @@ class ServerProcess:
         *,
         environment: dict[str, str] | None = None,
         url: str | None = None,
+        weight_version: str | None = None,
         host: str = "127.0.0.1",
     ) -> None:
-        """Start it. Without `url` the command gets `--port-file`, into which it writes its port once it answers."""
+        """Start it. Without `url` the command gets `--port-file`, into which it writes its port once it answers.
+
+        Args:
+            weight_version: what tells it from a stranger at `url`.
+        """
         log.parent.mkdir(parents=True, exist_ok=True)
-        self.log, self.url, self.host = log, url, host
+        self.log, self.url, self.host, self.weight_version = log, url, host, weight_version
         self._port_file: Path | None = None
         if url is None:
             self._port_file = Path(tempfile.mkdtemp(prefix="egrc-server-")) / "port"
@@ -75,12 +82,17 @@ class ServerProcess:
                 self.url = f"http://{reachable(self.host)}:{self._port_file.read_text()}"
             return self.url is not None
         try:
-            # a server of our own is not behind anybody's proxy
-            direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-            with direct.open(f"{self.url}/health", timeout=5) as response:
-                return bool(response.status == 200)
-        except (urllib.error.URLError, OSError):
+            info = json.loads(self._get("/model_info"))
+            return info["weight_version"] == self.weight_version and self._get("/health") is not None
+        except (OSError, ValueError, KeyError, TypeError):
             return False
+
+    def _get(self, path: str) -> bytes:
+        request = urllib.request.Request(f"{self.url}{path}", headers=Keys.from_environment().headers(path))
+        # a server of our own is not behind anybody's proxy
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with direct.open(request, timeout=5) as response:
+            return bytes(response.read())
 
     def log_tail(self) -> str:
         """Where the log is, and its last lines in one."""
@@ -109,7 +121,9 @@ def start_server(
     if section.server == "sglang":
         check_port(section.host, port)
         launch = launch_sglang(section, model_path, port=port, number=number, weight_version=weight_version)
-        return ServerProcess(launch.command, log, environment=launch.environment, url=launch.url)
+        return ServerProcess(
+            launch.command, log, environment=launch.environment, url=launch.url, weight_version=weight_version
+        )
     return embedded_server(
         model_path,
         port=port,
@@ -118,6 +132,11 @@ def start_server(
         log=log,
         host=section.host,
     )
+
+
+def first_version() -> str:
+    """What a server calls the weights that it starts with: a name that no other server has."""
+    return f"start-{secrets.token_hex(4)}"
 
 
 def check_port(host: str, port: int) -> None:

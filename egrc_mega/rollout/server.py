@@ -8,7 +8,7 @@ from pathlib import Path
 from egrc_mega.config.schema import RolloutSection
 from egrc_mega.errors import RolloutError
 from egrc_mega.rollout.client import RequestRefused, ServerClient, ServerLost
-from egrc_mega.rollout.process import ServerProcess, start_server
+from egrc_mega.rollout.process import ServerProcess, first_version, start_server
 from egrc_mega.rollout.weights import Weights, all_of
 
 BACKOFF_S = 0.5
@@ -40,9 +40,11 @@ class Server:
         return self.is_serving and not self.is_loading and self.in_flight > 0
 
     async def release_memory(self) -> None:
-        """Free its GPU memory, unless it is free. It must be idle."""
+        """Free its GPU memory, unless it is free. It must be idle; the next load lets it go on."""
         if self.released:
             return
+        # an idle scheduler may have its last batch to put away, and dies when it is asked to free memory then
+        await self.client.pause("retract")
         await self.client.release_memory(MEMORY)
         self.released = set(MEMORY)
 
@@ -60,7 +62,7 @@ class Server:
         """It lives, and says something; also while it is paused, which SGLang's /health calls ill."""
         try:
             return self.is_alive() and bool(await self.client.model_info())
-        except ServerLost:
+        except (ServerLost, RequestRefused):
             return False
 
     async def answers(self) -> bool:
@@ -100,12 +102,13 @@ class Server:
             # where it was: others may know it by its address
             port = int(self.client.url.rpartition(":")[2])
             self.process = start_server(
-                section, model_path, number=self.number, weight_version="start", log=log, port=port
+                section, model_path, number=self.number, weight_version=first_version(), log=log, port=port
             )
             self.client.url = await asyncio.to_thread(self.process.wait_until_ready, section.start_timeout_s)
             return
         deadline = asyncio.get_running_loop().time() + section.start_timeout_s
-        while not await self.is_there():
+        # more than a word from it: SGLang's HTTP process talks while its scheduler hangs
+        while not await self.can_be_used():
             if asyncio.get_running_loop().time() > deadline:
                 raise RolloutError(
                     f"rollout.urls: {self.client.url} did not come back within rollout.start_timeout_s = "

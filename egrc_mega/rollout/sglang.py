@@ -64,14 +64,31 @@ def launch_sglang(section: RolloutSection, model_path: Path, *, port: int, numbe
             cores = [str(i % (os.cpu_count() or 1)) for i in range(section.tensor_parallel_size)]
             environment["SGLANG_CPU_OMP_THREADS_BIND"] = "|".join(cores)
     else:
-        size = section.tensor_parallel_size
-        gpus = section.gpus or range(section.num_servers * size)
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus[number * size : (number + 1) * size]))
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(_gpus(section, number))
         if section.colocated:
             command.append("--enable-memory-saver")
     command += list(section.sglang_args)
     guarded = (sys.executable, "-P", "-m", "egrc_mega.rollout.guard", *command)
     return Launch(guarded, environment, f"http://{reachable(section.host)}:{port}")
+
+
+def _gpus(section: RolloutSection, number: int) -> list[str]:
+    """The GPUs of the `number`-th server, as CUDA names them.
+
+    Raises:
+        ConfigError: this process may not use that many.
+    """
+    size = section.tensor_parallel_size
+    chosen = (section.gpus or range(section.num_servers * size))[number * size : (number + 1) * size]
+    ours = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    if not ours:
+        return [str(gpu) for gpu in chosen]
+    if max(chosen) >= len(ours):
+        raise ConfigError(
+            f"rollout.gpus: there is no GPU {max(chosen)} among the {len(ours)} of CUDA_VISIBLE_DEVICES, from which "
+            f"they are counted; give others, or fewer servers"
+        )
+    return [ours[gpu] for gpu in chosen]
 
 
 def find_python(section: RolloutSection, roots: Sequence[Path] | None = None) -> Path:

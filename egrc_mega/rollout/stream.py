@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 ABORT_AGAIN_S = 0.5
 """A request that was still on its way when a server was told to abort all needs a second telling."""
+ABORT_TIMEOUT_S = 30.0
+"""A server that does not end its requests by then is not waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,17 +120,31 @@ class Stream:
             RolloutError: as `take`.
         """
         self.is_aborting = True
-        telling = asyncio.run_coroutine_threadsafe(self._tell_to_abort(), self.fleet.loop)
+        telling = asyncio.run_coroutine_threadsafe(self._tell_all(), self.fleet.loop)
         ended: list[Completion] = []
-        while self.num_open:
-            ended += [outcome for outcome in self.take() if isinstance(outcome, Completion)]
-        telling.cancel()
+        try:
+            while self.num_open:
+                ended += [outcome for outcome in self.take() if isinstance(outcome, Completion)]
+        finally:
+            telling.cancel()
         return ended
 
-    async def _tell_to_abort(self) -> None:
+    async def _tell_all(self) -> None:
+        await asyncio.gather(*(self._tell_to_abort(server) for server in self.fleet.servers))
+
+    async def _tell_to_abort(self, server: Server) -> None:
+        """Again and again; one that does not listen is left with what it has."""
+        now = asyncio.get_running_loop().time
+        deadline = now() + ABORT_TIMEOUT_S
         while True:
-            serving = [server for server in self.fleet.servers if server.is_serving and server.in_flight]
-            await asyncio.gather(*(server.client.abort_all() for server in serving), return_exceptions=True)
+            try:
+                if server.is_serving and server.in_flight:
+                    await server.client.abort_all()
+                listens = now() < deadline
+            except RolloutError:
+                listens = False
+            if not listens:
+                server.client.hang_up()
             await asyncio.sleep(ABORT_AGAIN_S)
 
     def __enter__(self) -> Self:

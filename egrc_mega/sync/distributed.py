@@ -58,17 +58,19 @@ class Broadcast:
             )
             for client, offset in zip(clients, offsets, strict=False)
         ]
-        join = _in_thread(lambda: group.join(store, 0, world_size, name, self.backend, timeout_s))
+        # longer than any server's call: at its own deadline NCCL's watchdog would end this process
+        join = _in_thread(lambda: group.join(store, 0, world_size, name, self.backend, 2 * timeout_s))
         self._group = (await _while_sending(calls, join))[0]
         self._clients, self._name = tuple(clients), name
         return True
 
     async def _dissolve(self) -> None:
-        """Leave the old group, and have those of its servers that still answer leave it too."""
-        if self._group is not None:
-            calls = [client.destroy_weights_update_group(self._name) for client in self._clients]
-            await asyncio.gather(*calls, return_exceptions=True)
+        """Leave the old group together with those of its servers that still answer; NCCL waits for all."""
+        clients, name, is_member = self._clients, self._name, self._group is not None
         self.disconnect()
+        if is_member:
+            calls = [client.destroy_weights_update_group(name) for client in clients]
+            await asyncio.gather(*calls, return_exceptions=True)
 
     async def send(self, bucket: Bucket, label: dict[str, Any], timeout_s: float) -> None:
         """Broadcast a bucket's tensors while every server receives and loads them."""
@@ -83,10 +85,12 @@ class Broadcast:
         members = self._group
 
         def broadcast() -> None:
-            for tensor in [_flat(tensors)] if self.flatten else tensors:
-                group.broadcast(members, tensor.cuda() if self.backend == "nccl" else tensor)
+            parcels = [_flat(tensors)] if self.flatten else tensors
             if self.backend == "nccl":
-                torch.cuda.synchronize()
+                group.broadcast_from_gpu(members, parcels)
+                return
+            for parcel in parcels:
+                group.broadcast(members, parcel)
 
         calls = [client.update_weights_from_distributed(body, timeout_s) for client in self._clients]
         await _while_sending(calls, _in_thread(broadcast))
@@ -103,8 +107,9 @@ def own_address(url: str) -> str:
     host = urlsplit(url).hostname or ""
     if is_loopback(host):
         return "127.0.0.1"
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((host, 9))  # sends nothing; it only chooses a route
+    family, kind, _protocol, _name, address = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind) as probe:
+        probe.connect(address)  # sends nothing; it only chooses a route
         return str(probe.getsockname()[0])
 
 

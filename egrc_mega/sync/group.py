@@ -5,11 +5,20 @@ with the group's name, and torch's own helper, for no public call makes a group 
 """
 
 import socket
+from collections.abc import Sequence
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import Backend, GroupName, PrefixStore, _new_process_group_helper, _world
+from torch.distributed.distributed_c10d import (
+    Backend,
+    GroupName,
+    PrefixStore,
+    _abort_process_group,
+    _new_process_group_helper,
+    _set_pg_timeout,
+    _world,
+)
 
 JOIN_TIMEOUT_S = 60.0
 """For all members to appear."""
@@ -17,9 +26,7 @@ JOIN_TIMEOUT_S = 60.0
 
 def open_store(address: str) -> dist.TCPStore:
     """Rank 0's store, on a port that the system chooses (`store.port`), open to those who reach `address` only."""
-    listener = socket.socket()
-    listener.bind((address, 0))
-    listener.listen()
+    listener = socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET)
     # left to itself the store listens on every address of the machine
     return dist.TCPStore(
         address,
@@ -39,7 +46,10 @@ def find_store(address: str, port: int) -> dist.TCPStore:
 def join(
     store: dist.TCPStore, rank: int, world_size: int, name: str, backend: str, timeout_s: float
 ) -> dist.ProcessGroup:
-    """Blocks until all ranks have joined.
+    """Blocks until all ranks have joined (gloo); NCCL's ranks meet in the first broadcast.
+
+    Args:
+        timeout_s: for each broadcast from then on.
 
     Raises:
         RuntimeError: somebody does not come within `JOIN_TIMEOUT_S`.
@@ -52,8 +62,9 @@ def join(
         PrefixStore(name, store),
         group_name=GroupName(name),
         backend_options=None,
-        timeout=timedelta(seconds=timeout_s),
+        timeout=timedelta(seconds=JOIN_TIMEOUT_S),
     )
+    _set_pg_timeout(timedelta(seconds=timeout_s), group)
     _world.pg_group_ranks[group] = {i: i for i in range(world_size)}
     return group
 
@@ -69,6 +80,23 @@ def broadcast(group: dist.ProcessGroup, tensor: torch.Tensor) -> None:
     group.broadcast([tensor], options).wait()
 
 
+def broadcast_from_gpu(group: dist.ProcessGroup, tensors: Sequence[torch.Tensor]) -> None:
+    """`broadcast` of host tensors by way of our GPU.
+
+    Raises:
+        RuntimeError: as `broadcast`.
+    """
+    # a stream of its own: a broadcast that nobody joins must hold up no other work of this device
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for tensor in tensors:
+            broadcast(group, tensor.cuda(non_blocking=True))
+    stream.synchronize()
+
+
 def leave(group: dist.ProcessGroup) -> None:
-    """End our membership."""
-    dist.destroy_process_group(group)
+    """End our membership, also of a broadcast that nobody joins."""
+    if dist.get_backend(group) == "nccl":
+        _abort_process_group(group)  # destroying it would wait for its kernels
+    else:
+        dist.destroy_process_group(group)

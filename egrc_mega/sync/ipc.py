@@ -36,12 +36,12 @@ class Handles:
     async def send(self, bucket: Bucket, label: dict[str, Any], timeout_s: float) -> None:
         """Hand a bucket over; its GPU memory is free again when all servers have answered."""
         staged = on_gpu(bucket.tensors) if self.device == "cuda" else bucket.tensors
-        text = payload(staged)
-        pairs = zip(self._clients, self._num_ranks, strict=True)
-        await all_of(
-            client.update_weights_from_tensor(label | {"serialized_named_tensors": [text] * ranks}, timeout_s)
-            for client, ranks in pairs
-        )
+        calls = []
+        for client, num_ranks in zip(self._clients, self._num_ranks, strict=True):
+            # one each: whoever opens a handle gives it back, and the memory is free after the first
+            texts = [payload(staged) for _ in range(num_ranks)]
+            calls.append(client.update_weights_from_tensor(label | {"serialized_named_tensors": texts}, timeout_s))
+        await all_of(calls)
 
     def disconnect(self) -> None:
         """Nothing is held open."""

@@ -21,7 +21,11 @@ class Bucket:
 
 
 class Spool:
-    """One version at a time; the memory of the last one is used again. Costs the model's size on rank 0's host."""
+    """One version at a time; the memory of the last one is used again.
+
+    Costs the model's size on rank 0's host; beside a GPU up to twice that, for torch rounds pinned memory up to powers
+    of two.
+    """
 
     def __init__(self, bucket_bytes: int) -> None:
         self.bucket_bytes = bucket_bytes

@@ -1,7 +1,6 @@
 """A scripted rollout server: answers right, or misbehaves in the way it is told for as many requests as it is told."""
 
 import asyncio
-import json
 import threading
 from collections.abc import Callable
 from typing import Any, Self
@@ -22,6 +21,7 @@ def right_reply(body: dict[str, Any], version: str, token: int = 7) -> Reply:
             "finish_reason": {"type": "length", "length": count},
             "prompt_tokens": len(body["input_ids"]),
             "completion_tokens": count,
+            "output_token_logprobs_length": count,
             "weight_version": version,
             "weight_versions": [{"version": version, "start": 0, "end": count}],
             "output_token_logprobs": [[-1.0, token, None]] * count,
@@ -64,12 +64,16 @@ GARBAGE: dict[str, Callable[[Reply], Any]] = {
     ),
     "no meta_info": lambda reply: {"output_ids": reply["output_ids"]},
     "a list": lambda reply: [reply],
+    "an empty list": lambda reply: [],
+    "a redirection": lambda reply: web.Response(status=307, headers={"Location": "/generate"}),
     "an error inside 200": lambda reply: {"error": {"message": "out of memory"}},
     "nothing": lambda reply: {},
     "status 500": lambda reply: web.Response(status=500, text="Internal Server Error"),
     "another request": _change(id="somebody-else"),
     "a token too few": lambda reply: reply | {"output_ids": reply["output_ids"][1:]},
     "NaN": _change(output_token_logprobs=[[float("nan"), 7, None]] * 4),
+    "NaN as a word": _change(output_token_logprobs=[["NaN", 7, None]] * 4),
+    "minus infinity": _change(output_token_logprobs=[["-inf", 7, None]] * 4),
     "a log-prob above zero": _change(output_token_logprobs=[[0.5, 7, None]] * 4),
     "log-probs of other tokens": _change(output_token_logprobs=[[-1.0, 8, None]] * 4),
     "spans with a hole": _change(weight_versions=[{"version": "v0", "start": 0, "end": 2}]),
@@ -77,6 +81,11 @@ GARBAGE: dict[str, Callable[[Reply], Any]] = {
     "a text for an id": lambda reply: reply | {"output_ids": ["7", 7, 7, 7]},
 }
 """What it does wrong -> the reply in its place. Requests are for four tokens."""
+
+
+def _result(problem: str = "") -> web.Response:
+    """Of a weight call."""
+    return web.json_response({"success": not problem, "message": problem}, status=400 if problem else 200)
 
 
 NEEDS_MEMORY = {"/generate": {"weights", "kv_cache"}, "/update_weights_from_disk": {"weights"}}
@@ -95,6 +104,15 @@ class FakeServer:
         """Taken from the front, one a request."""
         self.is_ill = False
         """/health answers 503."""
+        self.is_missing = False
+        """Everything is answered with 404, as by a proxy that has lost what is behind it."""
+        self.is_deaf = False
+        """It takes aborts, and does nothing."""
+        self.has_session = False
+        """Between begin and end of a weight update."""
+        self.may_generate = asyncio.Event()
+        self.may_generate.set()
+        """Not paused."""
         self.hangs = 0
         """Requests that are never answered."""
         self.holds: Callable[[Reply], bool] = lambda body: False
@@ -106,8 +124,6 @@ class FakeServer:
         self.delay_s = 0.0
         self.info: Any = None
         """What /model_info and /server_info answer instead of the truth."""
-        self.has_session = False
-        """Between begin and end of a weight update."""
         self.bodies: list[Reply] = []
         self.calls: list[str] = []
         """Control calls, in order."""
@@ -130,6 +146,7 @@ class FakeServer:
         self.num_requests += 1
         body = await request.json()
         self.bodies.append(body)
+        await self.may_generate.wait()
         await asyncio.sleep(self.delay_s)
         if self.holds(body) and await self._is_aborted():
             partial = body | {"sampling_params": body["sampling_params"] | {"max_new_tokens": 2}}
@@ -164,28 +181,36 @@ class FakeServer:
 
     async def _bucket(self, request: web.Request) -> web.Response:
         body = await request.json()
+        if not self.has_session:
+            return _result("a bucket must come between begin_weight_update() and end_weight_update()")
         self.num_buckets += 1
         if self.num_buckets in self.refused_buckets:
-            return web.json_response({"success": False, "message": "out of memory"}, status=400)
+            return _result("out of memory")
         self.version = body["weight_version"]
         self.versions.append(self.version)
-        return web.json_response({"success": True, "message": ""})
+        return _result()
 
     async def _session(self, request: web.Request) -> web.Response:
-        self.has_session = request.path == "/begin_weight_update"
-        return web.json_response({"success": True, "message": ""})
+        begins = request.path == "/begin_weight_update"
+        if begins == self.has_session:
+            return _result(f"{'a weight-update session is already' if begins else 'no weight-update session is'} open")
+        self.has_session = begins
+        return _result()
 
     async def _abort(self, _request: web.Request) -> web.Response:
         self.num_aborts += 1
-        self._aborted.set()
-        self._aborted = asyncio.Event()
+        if not self.is_deaf:
+            self._aborted.set()
+            self._aborted = asyncio.Event()
         return web.Response()
 
     async def _info(self, _request: web.Request) -> web.Response:
-        return web.json_response({"weight_version": self.version} if self.info is None else self.info)
+        truth = {"weight_version": self.version, "internal_states": [{"num_tokens": 0}]}
+        return web.json_response(truth if self.info is None else self.info)
 
     async def _health(self, _request: web.Request) -> web.Response:
-        return web.Response(status=503 if self.is_ill else 200)
+        # SGLang's generates a token
+        return web.Response(status=200 if self.may_generate.is_set() and not self.is_ill else 503)
 
     async def _fine(self, request: web.Request) -> web.Response:
         body = await request.json() if request.can_read_body else {}
@@ -196,7 +221,15 @@ class FakeServer:
             return web.Response(status=500)
         tags = set(body.get("tags", []))
         self.freed = self.freed | tags if "release" in call else self.freed - tags
-        return web.Response(text=json.dumps({"status": "ok"}), content_type="application/json")
+        if request.path == "/pause_generation":
+            self.may_generate.clear()
+        if request.path == "/continue_generation":
+            self.may_generate.set()
+        verb = "paused" if request.path == "/pause_generation" else "continued"
+        return web.json_response({"message": f"Generation {verb} successfully.", "status": "ok"})
+
+    async def _no_group(self, _request: web.Request) -> web.Response:
+        return _result("The group to be destroyed does not exist.")
 
     async def _forward(self, request: web.Request) -> web.StreamResponse:
         if request.path == "/generate" and self.faults:
@@ -220,7 +253,9 @@ class FakeServer:
         app.router.add_get("/model_info", self._info)
         app.router.add_get("/server_info", self._info)
         app.router.add_get("/health", self._health)
-        app.router.add_post("/update_weights_from_tensor", self._bucket)
+        for path in ("/update_weights_from_tensor", "/update_weights_from_distributed"):
+            app.router.add_post(path, self._bucket)
+        app.router.add_post("/destroy_weights_update_group", self._no_group)
         for path in ("/begin_weight_update", "/end_weight_update"):
             app.router.add_post(path, self._session)
         app.router.add_post("/abort_request", self._abort)
@@ -232,8 +267,12 @@ class FakeServer:
         ):
             app.router.add_post(path, self._fine)
 
+    @web.middleware
+    async def _miss(self, request: web.Request, handler: Any) -> Any:
+        return web.json_response({"detail": "Not Found"}, status=404) if self.is_missing else await handler(request)
+
     async def _serve(self) -> None:
-        app = web.Application()
+        app = web.Application(middlewares=[self._miss])
         if self.upstream:
             app.router.add_route("*", "/{path:.*}", self._forward)
         else:

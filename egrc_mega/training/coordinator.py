@@ -17,6 +17,7 @@ from egrc_mega.grading.extract import extract_answer, is_well_formed
 from egrc_mega.grading.pool import GraderPool
 from egrc_mega.methods.base import Method
 from egrc_mega.rollout.fleet import Fleet
+from egrc_mega.rollout.process import first_version
 from egrc_mega.rollout.segments import Environment
 from egrc_mega.run_folder import RunFolder
 from egrc_mega.training.accounting import BESIDE
@@ -46,7 +47,7 @@ class Coordinator:
         self.environment = build_environment(config.rollout.environment, self.tokenizer)
         self.graders = stack.enter_context(GraderPool(config.grading.num_workers, config.grading.timeout_s))
         vocab_size = read_architecture(model_path).vocab_size
-        fleet = Fleet.start(config.rollout, model_path, "start", folder.logs, vocab_size=vocab_size, note=note)
+        fleet = Fleet.start(config.rollout, model_path, first_version(), folder.logs, vocab_size=vocab_size, note=note)
         self.fleet = stack.enter_context(fleet)
         self.collector = Collector(
             config.rollout,

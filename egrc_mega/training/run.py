@@ -213,7 +213,13 @@ class Run:
         tensors = self.policy.export_hf()
 
         def take_all() -> bytes:
-            take(tensors)
+            try:
+                take(tensors)
+            except Exception:
+                # the others are still gathering: they hear of it once they are through
+                for _name, _tensor in tensors:
+                    pass
+                raise
             return b""
 
         if self.coordinator is None:

@@ -43,8 +43,9 @@ def process(model_a: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture(scope="session", params=["sglang"] if SERVER == "sglang" else ["embedded", "fake"])
 def started(process: str, request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param == "fake":
-        with FakeServer(upstream=process) as fake:
+    if request.param in ("fake", "scripted"):
+        # the first passes on what it is not told to spoil, the second makes its answers up
+        with FakeServer("a", upstream=process if request.param == "fake" else None) as fake:
             yield fake.url
     else:
         yield process

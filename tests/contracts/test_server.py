@@ -17,6 +17,10 @@ from egrc_mega.testing.http import call, call_all
 
 PROMPT = [1, 5, 9, 12]
 IS_EMBEDDED = os.environ.get("EGRC_CONTRACT_SERVER", "embedded") == "embedded"
+every_server = pytest.mark.parametrize(
+    "started", ["embedded", "fake", "scripted"] if IS_EMBEDDED else ["sglang"], indirect=True, scope="session"
+)
+"""With the fake that makes its answers up: for what does not depend on a model."""
 embedded_only = pytest.mark.skipif(not IS_EMBEDDED, reason="the embedded server promises more than SGLang")
 
 
@@ -43,6 +47,7 @@ def same(a: tuple[list[int], list[list[float]]], b: tuple[list[int], list[list[f
     return all(abs(x[0] - y[0]) <= 1e-5 for x, y in zip(a[1], b[1], strict=True))
 
 
+@every_server
 def test_a_reply_has_the_fields_that_a_trainer_reads(server: str) -> None:
     reply = generate(server, rid="mine")
     meta = reply["meta_info"]
@@ -204,6 +209,15 @@ def test_broken_json_unknown_routes_and_methods_get_sglangs_bodies(server: str) 
     assert call(server + "/generate", method="DELETE") == (405, {"detail": "Method Not Allowed"})
 
 
+@every_server
+def test_a_server_that_may_be_used_says_so_and_what_it_serves(server: str) -> None:
+    assert call(server + "/health") == (200, None)
+    assert call(server + "/model_info")[1]["weight_version"] == "a"
+    body = {"model_path": "anywhere", "weight_version": "b"}
+    if call(server + "/update_weights_from_disk", body)[0] == 200:  # only who makes things up finds a model there
+        assert call(server + "/model_info")[1]["weight_version"] == "b"
+
+
 def test_health_and_infos_answer(server: str) -> None:
     assert call(server + "/health") == (200, None)
     info = call(server + "/model_info")[1]
@@ -322,14 +336,27 @@ def test_paused_in_place_requests_keep_their_cache_and_flushing_is_refused(serve
     assert meta["num_retractions"] == 0
 
 
+@every_server
 def test_while_paused_new_requests_wait(server: str) -> None:
     pause(server, "retract")
     waiting = InBackground(server, "waits", tokens=3)
     # SGLang's health generates a token, which a paused server does not
-    assert call(server + "/health")[0] == (200 if IS_EMBEDDED else 503)
+    assert call(server + "/health")[0] == 503
     assert waiting.reply == {}
     assert call(server + "/continue_generation", {})[0] == 200
     assert waiting.result()["meta_info"]["completion_tokens"] == 3
+
+
+def test_callers_that_hang_up_harm_nobody(server: str, model_a: Path) -> None:
+    running = InBackground(server, "goes-on")
+    running.wait_for_tokens(5)
+    update = {"model_path": str(model_a), "weight_version": "a"}  # waits for the running request
+    for path, body in (("/update_weights_from_disk", update), ("/health", None), ("/generate", request(rid="unheard"))):
+        with pytest.raises(TimeoutError):
+            call(server + path, body, timeout_s=0.01)
+    assert running.result()["meta_info"]["completion_tokens"] == 200
+    assert len(generate(server)["output_ids"]) == 12
+    assert call(server + "/health")[0] == 200
 
 
 def test_pause_with_abort_returns_what_there_is(server: str) -> None:

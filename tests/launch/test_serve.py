@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from egrc_mega.config.schema import RolloutSection
 from egrc_mega.errors import ConfigError
-from egrc_mega.launch.serve import serve, status
+from egrc_mega.launch.serve import announced_address, serve, status
 from egrc_mega.rollout.discovery import find_servers
 from egrc_mega.testing.fake_server import FakeServer
 
@@ -62,6 +63,14 @@ def test_control_c_ends_servers_and_announcements_too(root: Path, tmp_path: Path
     _gone, alive = psutil.wait_procs(family, timeout=15)
     assert len(family) == 1 and alive == []
     assert list((tmp_path / "shared").iterdir()) == []
+
+
+def test_a_server_for_all_machines_is_announced_by_a_name_that_others_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "node7")
+    for full, name in (("localhost.localdomain", "node7"), ("node7.cluster", "node7.cluster")):
+        monkeypatch.setattr(socket, "getfqdn", lambda full=full: full)
+        assert announced_address("http://127.0.0.1:30000", "0.0.0.0") == f"http://{name}:30000"
+    assert announced_address("http://10.0.0.7:30000", "10.0.0.7") == "http://10.0.0.7:30000"
 
 
 def test_a_server_that_is_not_there_is_a_line_and_an_exit_code() -> None:

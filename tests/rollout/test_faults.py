@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from egrc_mega.rollout.weights import FolderWeights
 from egrc_mega.testing.fake_server import GARBAGE, FakeServer
 from egrc_mega.testing.samples import PROMPT
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
-from egrc_mega.types import Prompt, RolloutRequest, Sampling
+from egrc_mega.types import FinishReason, Prompt, RolloutRequest, Sampling
 
 pytestmark = pytest.mark.long_file
 
@@ -28,6 +29,7 @@ pytestmark = pytest.mark.long_file
 def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "POLL_S", 0.05)
     monkeypatch.setattr("egrc_mega.rollout.watch.POLL_S", 0.05)
+    monkeypatch.setattr("egrc_mega.rollout.fleet.BUSY_PAUSE_S", 0.05)
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +140,28 @@ def test_when_restarts_are_used_up_the_run_stops_with_the_cause(model: Path, tmp
             fleet.generate(requests(8))
 
 
+def test_a_restart_that_fails_is_tried_again_while_the_budget_lasts(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("egrc_mega.rollout.client.CONTROL_TIMEOUT_S", 0.5)
+
+    def squat() -> None:
+        with socket.create_server(("127.0.0.1", int(fleet.servers[0].client.url.rpartition(":")[2]))):
+            while fleet.stats.num_restarts < 2:
+                time.sleep(0.02)
+
+    def take_the_port(line: str) -> None:
+        if "serves no more" in line:
+            fleet.servers[0].process.process.wait(10)  # type: ignore[union-attr]
+            threading.Thread(target=squat, daemon=True).start()
+
+    with Fleet.start(RolloutSection(), model, "v0", tmp_path, note=take_the_port) as fleet:
+        expected = fleet.generate(requests(8))
+        disturb(fleet, 0, signal.SIGKILL, 0.0).join()
+        assert fleet.generate(requests(8)) == expected
+        assert losses(fleet)["server_restarts"] == 2
+
+
 # -- with a scripted server
 
 
@@ -182,6 +206,45 @@ def test_a_request_that_is_sent_again_has_an_id_that_no_server_has_seen(tmp_path
     rids = [body["rid"] for body in fake.bodies]
     assert len(rids) == len(set(rids)) == 6
     assert [completion.rid for completion in completions] == ["r000", "r001", "r002", "r003"]
+
+
+def test_a_server_that_is_too_busy_is_asked_again_until_the_deadline(tmp_path: Path) -> None:
+    from aiohttp import web
+
+    def busy(_reply: object) -> web.Response:
+        return web.Response(status=429, text="Too Many Requests")
+
+    with FakeServer() as fake, attach([fake], tmp_path, max_attempts=2, request_timeout_s=0.6) as fleet:
+        fake.faults = [busy] * 5
+        assert len(fleet.generate(requests(1))) == 1
+        assert losses(fleet) == {"lost_requests": 5, "server_restarts": 0}
+        fake.faults = [busy] * 1000
+        with pytest.raises(RolloutError, match=r"with 429: Too Many.* for all of rollout\.request_timeout_s = 0\.6 s"):
+            fleet.generate(requests(1))
+
+
+def test_a_note_that_cannot_be_written_costs_nothing(tmp_path: Path) -> None:
+    def broken(_line: str) -> None:
+        raise BrokenPipeError
+
+    with FakeServer() as fake, attach([fake], tmp_path) as fleet:
+        fleet.note = broken
+        fake.faults = [GARBAGE["nothing"]]
+        assert len(fleet.generate(requests(4))) == 4
+        assert losses(fleet) == {"lost_requests": 1, "server_restarts": 0}
+
+
+def test_requests_that_a_server_does_not_abort_are_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("egrc_mega.rollout.stream.ABORT_AGAIN_S", 0.05)
+    monkeypatch.setattr("egrc_mega.rollout.stream.ABORT_TIMEOUT_S", 0.5)
+    with FakeServer() as fake, attach([fake], tmp_path, request_timeout_s=600) as fleet:
+        fake.holds, fake.is_deaf = lambda body: True, True
+        started = time.monotonic()
+        with fleet.stream() as stream:
+            stream.add(requests(4))
+            ended = stream.abort()
+        assert time.monotonic() - started < 20
+        assert [(c.finish_reason, c.output_ids) for c in ended] == [(FinishReason.ABORT, ())] * 4
 
 
 @pytest.mark.parametrize("info", [[], "a text", {"weight_version": ["v1"]}])
@@ -277,6 +340,7 @@ def test_colocated_servers_free_their_memory_and_take_it_back_around_new_weights
         fleet.update_weights(FolderWeights(tmp_path, "v2"))
         calls = [call for call in fake.calls if call != "/health"]
     assert calls == [
+        "/pause_generation",
         "/release_memory_occupation kv_cache weights",
         "/pause_generation",
         "/resume_memory_occupation weights",
@@ -353,6 +417,21 @@ def test_weights_that_move_on_while_a_server_comes_back_are_what_it_serves(tmp_p
             fleet.update_weights(FolderWeights(tmp_path, f"v{number}"))
             assert one.version == two.version == f"v{number}"
             assert all(server.is_serving for server in fleet.servers)
+
+
+def test_an_external_server_is_waited_for_while_a_proxy_answers_in_its_place(tmp_path: Path) -> None:
+    with FakeServer() as fake, attach([fake], tmp_path, max_restarts=1, start_timeout_s=60) as fleet:
+        fake.is_missing, fake.faults = True, []
+
+        def mend(_line: str) -> None:
+            threading.Timer(1.0, lambda: setattr(fake, "is_missing", False)).start()
+
+        fleet.note = mend
+        with pytest.raises(RolloutError, match="refused request r000 with 404"):
+            fleet.generate(requests(1))  # a 404 is a refusal of the request...
+        fleet.update_weights(FolderWeights(tmp_path, "v1"))  # ... and of an update; then the server is waited for
+        assert losses(fleet)["server_restarts"] == 1
+        assert [c.weight_versions[0].version for c in fleet.generate(requests(4))] == ["v1"] * 4
 
 
 def test_an_external_server_that_stays_away_misses_its_deadline(tmp_path: Path) -> None:

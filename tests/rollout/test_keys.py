@@ -1,5 +1,6 @@
 """Keys and addresses: who may ask a server what, what is refused before anything starts, and that keys show nowhere."""
 
+import socket
 import sys
 from pathlib import Path
 
@@ -105,16 +106,26 @@ def test_listening_to_others_needs_a_key(monkeypatch: pytest.MonkeyPatch) -> Non
     check_host(RolloutSection(host="0.0.0.0"))
 
 
+def test_servers_are_started_on_addresses_that_urls_can_hold() -> None:
+    with pytest.raises(ConfigError, match=r"rollout\.host: servers are started on IPv4 addresses, ::1 is none"):
+        check_host(RolloutSection(host="::1"))
+
+
 def test_servers_are_found_by_url_by_file_and_by_announcement(tmp_path: Path) -> None:
     hosts = tmp_path / "hosts"
     hosts.write_text("# rack one\nhttp://127.0.0.1:11\n\nhttp://127.0.0.1:12\n")
     section = RolloutSection(
         server="external", urls=("http://127.0.0.1:10",), hosts_file=hosts, announce_dir=tmp_path / "shared"
     )
-    with announced(["http://127.0.0.1:12", "http://127.0.0.1:13"], tmp_path / "shared"):  # one of them is listed too
-        assert find_servers(section) == [f"http://127.0.0.1:{port}" for port in (10, 11, 12, 13)]
+    with socket.create_server(("127.0.0.1", 0)) as here:
+        url = f"http://127.0.0.1:{here.getsockname()[1]}"
+        hosts.write_text(f"{hosts.read_text()}{url}\n")  # listed as well
+        with announced([url, "http://127.0.0.1:13"], tmp_path / "shared"):  # nobody is at the second: it was killed
+            assert find_servers(section) == [*(f"http://127.0.0.1:{port}" for port in (10, 11, 12)), url]
+            short = section.model_copy(update={"start_timeout_s": 0.1, "num_servers": 2})
+            missing = r"1 of rollout\.num_servers = 2 .*; nobody answers at what \S*-13\.url"
+            with pytest.raises(RolloutError, match=missing):
+                find_servers(short)
     assert list((tmp_path / "shared").iterdir()) == []
-    with pytest.raises(RolloutError, match=r"0 of rollout\.num_servers = 1 servers have announced themselves"):
-        find_servers(section.model_copy(update={"start_timeout_s": 0.1}))
     with pytest.raises(ConfigError, match=r"rollout\.hosts_file: .*nowhere cannot be read"):
         find_servers(RolloutSection(server="external", hosts_file=tmp_path / "nowhere"))

@@ -6,16 +6,18 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import psutil
 import pytest
 
 from egrc_mega.config.schema import RolloutSection
-from egrc_mega.errors import RolloutError
+from egrc_mega.errors import ConfigError, RolloutError
 from egrc_mega.rollout.fleet import Fleet
-from egrc_mega.rollout.process import embedded_server
+from egrc_mega.rollout.process import ServerProcess, embedded_server
 from egrc_mega.rollout.sglang import launch_sglang
+from egrc_mega.testing.fake_server import FakeServer
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
 
 
@@ -81,6 +83,26 @@ def test_a_server_dies_with_its_parent(model: Path, tmp_path: Path) -> None:
     assert alive == []
 
 
+def test_a_server_of_our_own_is_not_mistaken_for_a_stranger_on_its_port(tmp_path: Path) -> None:
+    sleeping = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with FakeServer("start-theirs") as stranger:
+        for version, is_ours in (("start-ours", False), ("start-theirs", True)):
+            child = ServerProcess(sleeping, tmp_path / "log", url=stranger.url, weight_version=version)
+            try:
+                with nullcontext() if is_ours else pytest.raises(RolloutError, match="did not come up"):
+                    assert child.wait_until_ready(1.0) == stranger.url
+            finally:
+                child.stop()
+
+
+def test_a_full_disk_does_not_end_a_server() -> None:
+    talking = [sys.executable, "-c", "for i in range(100000): print(i)"]
+    with open("/dev/full", "wb") as full:
+        guard = [sys.executable, "-P", "-m", "egrc_mega.rollout.guard", *talking]
+        process = subprocess.Popen(guard, stdin=subprocess.PIPE, stdout=full)
+        assert process.wait(60) == 0
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_the_environment_of_sglangs_servers_is_locked_to_the_last_package(device: str, root: Path) -> None:
     lines = (root / "scripts" / "serve" / f"{device}.lock").read_text().splitlines()
@@ -92,7 +114,9 @@ def test_the_environment_of_sglangs_servers_is_locked_to_the_last_package(device
     assert ("sglang==0.5.23" in pins) == (device == "cuda")  # on a CPU it comes without its dependencies
 
 
-def test_each_server_gets_its_own_gpus(tmp_path: Path) -> None:
+def test_each_server_gets_its_own_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
     def visible(number: int, **fields: object) -> str:
         section = RolloutSection(
             server="sglang", device="cuda", num_servers=2, tensor_parallel_size=2, python=Path(sys.executable), **fields
@@ -102,3 +126,7 @@ def test_each_server_gets_its_own_gpus(tmp_path: Path) -> None:
 
     assert [visible(number) for number in (0, 1)] == ["0,1", "2,3"]
     assert [visible(number, gpus=(7, 6, 5, 4)) for number in (0, 1)] == ["7,6", "5,4"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,GPU-8a7b")  # a job's share of a machine
+    assert [visible(number) for number in (0, 1)] == ["4,5", "6,GPU-8a7b"]
+    with pytest.raises(ConfigError, match=r"rollout\.gpus: there is no GPU 4 among the 4 of CUDA_VISIBLE_DEVICES"):
+        visible(1, gpus=(0, 1, 2, 4))

@@ -12,6 +12,7 @@ import orjson
 import pytest
 from safetensors.torch import load_file
 
+from egrc_mega.testing.fake_server import FakeServer
 from egrc_mega.testing.runs import assert_same_weights, events, finish_run, start_run
 
 pytestmark = pytest.mark.long_file
@@ -125,6 +126,26 @@ def test_an_error_on_one_of_two_ranks_ends_both_and_is_the_last_line(root: Path,
     assert last.startswith("egrc: error: the rollout server ended")
     assert f"127.0.0.1:{port} cannot be used" in last
     assert "Connection closed by peer" not in output
+
+
+def test_an_error_while_weights_are_gathered_from_two_ranks_ends_both_with_its_cause(
+    root: Path, tmp_path: Path
+) -> None:
+    with FakeServer() as fake:
+        fake.info = {"weight_version": "v0", "tp_size": "many"}
+        overrides = (
+            "rollout.server=external",
+            f"rollout.urls=[{fake.url}]",
+            "rollout.max_restarts=0",
+            "sync.verify_every=1",
+            "megatron.tensor_model_parallel_size=2",
+        )
+        started = time.monotonic()
+        process = start_run(root, tmp_path / "run", "--nproc-per-node", "2", overrides=overrides)
+        output = finish_run(process, expected=5)
+    last = output.splitlines()[-1]
+    assert last.startswith("egrc: error: ") and last.endswith("rollout.max_restarts = 0 is used up")
+    assert time.monotonic() - started < 120  # and not policy.distributed_timeout_s, half an hour
 
 
 def test_a_killed_trainer_leaves_no_process_behind(root: Path, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """A static batch of requests on transformers with a KV cache: prefill once, then a token a row and step."""
 
+import contextlib
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,7 +52,7 @@ class Request:
     def finish(self, reason: dict[str, Any]) -> None:
         """Hand the result over."""
         self.finish_reason = reason
-        if not self.future.done():
+        with contextlib.suppress(InvalidStateError):  # whoever asked has gone
             self.future.set_result(self)
 
     @property

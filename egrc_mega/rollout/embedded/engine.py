@@ -93,6 +93,11 @@ class Engine:
         self._batches = [batch for batch in self._batches if not batch.is_done]
 
     @property
+    def is_paused(self) -> bool:
+        """Between a pause and its end."""
+        return self._paused
+
+    @property
     def load(self) -> tuple[int, int]:
         """Requests that run, and that wait."""
         return sum(len(batch.rows) for batch in self._batches), len(self._waiting)
@@ -162,6 +167,8 @@ class Engine:
             if when_idle and self._batches and not self._paused:
                 return
             self._commands.popleft()
+            if not future.set_running_or_notify_cancel():
+                continue  # whoever asked has gone
             try:
                 future.set_result(command())
             except Exception as error:  # the caller gets it; the engine lives on

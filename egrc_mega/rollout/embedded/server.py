@@ -117,9 +117,9 @@ class Server:
             self.engine.submit(request)
 
     async def health(self, _http: web.Request) -> web.Response:
-        """200 while the engine thread answers."""
-        await asyncio.wait_for(asyncio.wrap_future(self.engine.run(lambda: None)), timeout=20)
-        return web.Response()
+        """200 while the engine thread answers; 503 while it is paused, as SGLang's, which generates a token."""
+        await asyncio.wait_for(self._run(lambda: None), timeout=20)
+        return web.Response(status=503 if self.engine.is_paused else 200)
 
     async def model_info(self, _http: web.Request) -> web.Response:
         """Which weights are served."""
