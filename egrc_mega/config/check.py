@@ -1,6 +1,7 @@
 """Checks across fields and against the data files. The model has its own: see `training.preflight`."""
 
 import importlib.util
+import os
 from collections.abc import Iterator
 
 from egrc_mega.config.schema import Config, ExploreStage
@@ -108,6 +109,26 @@ def server_problems(config: Config) -> Iterator[EgrcError]:
             yield ConfigError(f"rollout.{name}: given, but rollout.server is {rollout.server}; set it to external")
 
 
+def _gpu_problems(config: Config) -> Iterator[EgrcError]:
+    """Of servers on GPUs beside the trainer's ranks, which have the first ones of a machine."""
+    rollout = config.rollout
+    if rollout.device != "cuda":
+        return
+    if rollout.colocated and config.sync.transport == "distributed":
+        yield ConfigError(
+            "sync.transport: distributed, but NCCL takes no two processes on one GPU, and rollout.colocated servers "
+            "are on the trainer's; set it to ipc or disk"
+        )
+    if rollout.server == "sglang" and not rollout.colocated:
+        ours = range(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+        theirs = rollout.gpus or range(rollout.num_servers * rollout.tensor_parallel_size)
+        if shared := sorted(set(ours) & set(theirs)):
+            yield ConfigError(
+                f"rollout.gpus: {shared} are the trainer's, servers would take {list(theirs)}; give them others, or "
+                f"set rollout.colocated"
+            )
+
+
 def _staleness_problems(config: Config) -> Iterator[EgrcError]:
     """Whoever trains on tokens of older weights weighs them."""
     names = [name for name in ("one_step_ahead", "partial_rollouts") if getattr(config.rollout, name)]
@@ -134,6 +155,7 @@ def _config_problems(config: Config) -> Iterator[EgrcError]:
     if len(set(names)) < len(names):
         yield ConfigError(f"stages: {names} names a stage twice; each may stand once")
     yield from server_problems(config)
+    yield from _gpu_problems(config)
     yield from _staleness_problems(config)
     yield from _signal_problems(config)
     if config.sync.transport == "ipc" and config.rollout.server != "sglang":
@@ -141,8 +163,6 @@ def _config_problems(config: Config) -> Iterator[EgrcError]:
             f"sync.transport: ipc needs servers of SGLang that the run starts, rollout.server is "
             f"{config.rollout.server}; set it to sglang, or take disk or distributed"
         )
-    if config.sync.verify_every and config.rollout.device == "cuda":
-        yield ConfigError("sync.verify_every: servers on GPUs hash in a way of their own; set it to 0")
     budget = config.policy.max_tokens_per_micro_batch
     for stage in config.stages:
         if stage.max_new_tokens >= budget:

@@ -136,7 +136,7 @@ class SyncSection(Section):
     flatten: bool | None = None
     """Broadcast a bucket as one array: fewer starts, one copy more. None: on GPUs only."""
     verify_every: NonNegativeInt = 0
-    """Every so many updates all servers' parameters are compared with ours by checksum, on CPUs; 0: never."""
+    """Every so many updates all servers' parameters are compared with ours by checksum; 0: never."""
 
 
 class GradingSection(Section):

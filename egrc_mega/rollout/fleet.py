@@ -411,9 +411,9 @@ class Fleet:
         await self._recovered()
         self._num_confirmed = len(self._versions)
 
-    def num_ranks(self) -> int:
-        """Ranks of each server: they share one layout."""
-        return self.run(self._of_all(lambda server: server.client.num_ranks()))[0]
+    def num_ranks(self) -> list[int]:
+        """Of each server."""
+        return self.run(self._of_all(lambda server: server.client.num_ranks()))
 
     def checksums(self) -> dict[str, list[dict[str, str]]]:
         """By server, its ranks' checksums of their parameters."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 
@@ -10,10 +10,12 @@ from egrc_mega.config.schema import Config
 from egrc_mega.convert.family import Architecture
 from egrc_mega.errors import RolloutError
 from egrc_mega.rollout.fleet import Fleet
+from egrc_mega.rollout.sglang import find_python
 from egrc_mega.sync.checksums import Checksums
 from egrc_mega.sync.disk import DiskSync
 from egrc_mega.sync.distributed import Broadcast
 from egrc_mega.sync.ipc import Handles
+from egrc_mega.sync.nccl import check_same_nccl
 from egrc_mega.sync.spool import Spool
 from egrc_mega.sync.stream import StreamSync
 
@@ -25,6 +27,17 @@ class Transport(Protocol):
 
     def publish(self, tensors: HfTensors, architecture: Architecture, dtype: torch.dtype, version: str) -> None:
         """Move every server to `version`; returns when all of them have confirmed it."""
+
+
+def check_transport(config: Config) -> None:
+    """Before any server is started: can the transport reach those that the run would start?
+
+    Raises:
+        ConfigError: see `check_same_nccl`.
+    """
+    rollout = config.rollout
+    if config.sync.transport == "distributed" and rollout.server == "sglang" and rollout.device == "cuda":
+        check_same_nccl(find_python(rollout))
 
 
 def build_transport(config: Config, folder: Path, fleet: Fleet) -> Transport:
@@ -39,14 +52,14 @@ def build_transport(config: Config, folder: Path, fleet: Fleet) -> Transport:
         backend = "nccl" if device == "cuda" else "gloo"
         carrier = Broadcast(backend, flatten=flatten) if section.transport == "distributed" else Handles(device)
         transport = StreamSync(spool, carrier, fleet)
-    return Verified(transport, fleet, section.verify_every) if section.verify_every else transport
+    return Verified(transport, fleet, section.verify_every, device) if section.verify_every else transport
 
 
 class Verified:
     """A transport whose every k-th version is compared with what the servers then hold."""
 
-    def __init__(self, transport: Transport, fleet: Fleet, every: int) -> None:
-        self.transport, self.fleet, self.every = transport, fleet, every
+    def __init__(self, transport: Transport, fleet: Fleet, every: int, device: Literal["cpu", "cuda"]) -> None:
+        self.transport, self.fleet, self.every, self.device = transport, fleet, every, device
         self.num_updates = 0
 
     def publish(self, tensors: HfTensors, architecture: Architecture, dtype: torch.dtype, version: str) -> None:
@@ -59,7 +72,7 @@ class Verified:
         if self.num_updates % self.every:
             self.transport.publish(tensors, architecture, dtype, version)
             return
-        expected = Checksums(architecture, dtype, self.fleet.num_ranks())
+        expected = Checksums(architecture, dtype, self.fleet.num_ranks(), self.device)
         self.transport.publish(expected.watch(tensors), architecture, dtype, version)
         for url, served in self.fleet.checksums().items():
             difference = expected.difference(served)

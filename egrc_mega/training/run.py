@@ -25,7 +25,7 @@ from egrc_mega.policy.determinism import make_deterministic
 from egrc_mega.policy.engine import Policy
 from egrc_mega.policy.layer_spec import parts_in_use
 from egrc_mega.run_folder import RunFolder
-from egrc_mega.sync.transport import build_transport
+from egrc_mega.sync.transport import build_transport, check_transport
 from egrc_mega.training.accounting import Accounting
 from egrc_mega.training.batch import Batch, build_batch, decode, encode
 from egrc_mega.training.collection import Position
@@ -74,6 +74,7 @@ class Run:
 
     def _start_rank_0(self) -> bytes:
         config = self.config
+        check_transport(config)
         folder = self.stack.enter_context(RunFolder.claim(config.run.dir, resume=self.resume))
         self.folder = folder
         self.printer = self.stack.enter_context(StepPrinter(len(self.steps)))

@@ -57,10 +57,10 @@ def generate(fleet: Fleet) -> Completion:
     return fleet.generate(requests(1, tokens=12))[0]
 
 
-def publish(fleet: Fleet, carrier: object, model: Path, version: str) -> None:
+def publish(fleet: Fleet, carrier: object, model: Path, version: str, dtype: torch.dtype = torch.float32) -> None:
     tensors = load_file(model / "model.safetensors")
     StreamSync(Spool(BUCKET_BYTES), carrier, fleet).publish(  # type: ignore[arg-type]
-        iter(tensors.items()), read_architecture(model), torch.float32, version
+        iter(tensors.items()), read_architecture(model), dtype, version
     )
 
 
@@ -102,18 +102,19 @@ def test_an_update_of_running_requests_gives_spans_that_cover_them(server: str, 
         assert 0 == first.start < first.end == second.start < second.end <= 240
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_checksums_agree_after_an_update_and_name_the_first_parameter_that_differs(
-    fleet: Fleet, model_b: Path, tmp_path: Path
+    dtype: torch.dtype, fleet: Fleet, model_b: Path
 ) -> None:
-    expected = Checksums(read_architecture(model_b), torch.float32, fleet.num_ranks())
+    expected = Checksums(read_architecture(model_b), dtype, fleet.num_ranks(), "cpu")
     tensors = load_file(model_b / "model.safetensors")
     assert len(list(expected.watch(iter(tensors.items())))) == len(tensors)
-    publish(fleet, Broadcast("gloo", flatten=False), model_b, "b")
+    publish(fleet, Broadcast("gloo", flatten=False), model_b, "b", dtype)
     served = next(iter(fleet.checksums().values()))
     assert expected.difference(served) is None
 
-    other = Checksums(read_architecture(model_b), torch.float32, fleet.num_ranks())
-    tensors["model.layers.1.mlp.up_proj.weight"][3, 2] += 1e-3
+    other = Checksums(read_architecture(model_b), dtype, fleet.num_ranks(), "cpu")
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 2] *= 1.01
     for _ in other.watch(iter(tensors.items())):
         pass
     difference = other.difference(served)

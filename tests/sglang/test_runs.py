@@ -103,7 +103,7 @@ def test_a_server_killed_mid_generation_is_replaced_and_every_request_answered(f
 def publish_and_verify(fleet: Fleet, model: Path) -> None:
     """By broadcast to every rank of every server; then by checksum of every parameter."""
     tensors = list(load_file(model / "model.safetensors").items())
-    transport = Verified(StreamSync(Spool(2**18), Broadcast("gloo", flatten=True), fleet), fleet, every=1)
+    transport = Verified(StreamSync(Spool(2**18), Broadcast("gloo", flatten=True), fleet), fleet, 1, "cpu")
     transport.publish(iter(tensors), read_architecture(model), torch.float32, "v9")
 
 

@@ -141,7 +141,9 @@ def test_a_server_that_died_unseen_is_brought_back_before_its_parameters_are_com
     process.process.wait()
     tensors = load_file(other / "model.safetensors")
     sync = StreamSync(Spool(BUCKET_BYTES), Broadcast("gloo", flatten=False), fleet)
-    Verified(sync, fleet, every=1).publish(iter(tensors.items()), read_architecture(other), torch.float32, "v1")
+    Verified(sync, fleet, every=1, device="cpu").publish(
+        iter(tensors.items()), read_architecture(other), torch.float32, "v1"
+    )
     assert fleet.take_stats()["server_restarts"] == 1
     assert {span.version for c in fleet.generate(requests(4)) for span in c.weight_versions} == {"v1"}
 
