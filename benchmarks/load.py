@@ -20,13 +20,15 @@ import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 
 import psutil
 
 from egrc_mega.config.schema import RolloutSection
 from egrc_mega.rollout.fleet import Fleet
 from egrc_mega.types import Prompt, RolloutRequest, Sampling
+
+VOCAB_SIZE = 152_064
 
 
 def main() -> None:
@@ -54,7 +56,10 @@ def _measure(arguments: argparse.Namespace) -> dict[str, object]:
     peak = 0
     section = RolloutSection(server="external", urls=(url,))
     try:
-        with tempfile.TemporaryDirectory() as folder, Fleet.start(section, Path(folder), "v0", Path(folder)) as fleet:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            Fleet.start(section, Path(folder), "v0", Path(folder), vocab_size=VOCAB_SIZE) as fleet,
+        ):
             for number in range(arguments.rounds + 1):  # the first warms up
                 requests = _requests(arguments, number)
                 before = _cpu_s()
@@ -71,6 +76,8 @@ def _measure(arguments: argparse.Namespace) -> dict[str, object]:
                 memory_mib.append(psutil.Process().memory_info().rss / 2**20)
     finally:
         server.kill()
+    half = len(memory_mib) // 2
+    growth = fmean(memory_mib[-half:]) - fmean(memory_mib[1 : 1 + half])
     return {
         "requests": arguments.requests,
         "tokens": arguments.tokens,
@@ -78,8 +85,13 @@ def _measure(arguments: argparse.Namespace) -> dict[str, object]:
         "client_cpu_ms_per_request_median": median(cpu_ms[1:]),
         "client_cpu_ms_per_request_worst": max(cpu_ms[1:]),
         "memory_mib": [round(value, 1) for value in memory_mib],
-        "memory_growth_mib": memory_mib[-1] - memory_mib[1],
+        "memory_growth_mib_between_halves": growth,
         "lost": 0,
+        "holds": {
+            "all in flight at once": peak == arguments.requests // 8 * 8,
+            "at most 1 ms of CPU a request": median(cpu_ms[1:]) <= 1.0,
+            "memory flat to 5 %": growth <= 0.05 * memory_mib[1],
+        },
         "aiohttp": version("aiohttp"),
         "python": platform.python_version(),
         "cores": os.cpu_count(),

@@ -72,6 +72,7 @@ def _measure(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
         "sync_seconds": rows["sync"][1:],
         "broadcast_seconds": rows["broadcast"][1:],
         "share_of_plain_speed_median": median(ratios),
+        "holds": {"60 % of the plain speed or more": median(ratios) >= 0.6, "1 GiB or more": num_bytes >= 2**30},
         "torch": torch.__version__,
         "machine": platform.machine(),
         "cores": os.cpu_count(),

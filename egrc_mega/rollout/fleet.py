@@ -1,18 +1,16 @@
 """All rollout servers of a run behind a few blocking calls; an event loop in a thread of its own does the talking.
 
-A request whose server is lost is sent again elsewhere. The lost server is fenced: it is started again (or waited for),
-gets the current weights, and only then serves. Both have budgets; a used-up one stops the run with the cause.
+A request whose server is lost is sent again elsewhere, so many times; how the server comes back is `recovery`'s.
 """
 
 import asyncio
-import contextlib
 import itertools
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar
 
 from egrc_mega.config.schema import RolloutSection
 from egrc_mega.errors import RolloutError
@@ -20,8 +18,9 @@ from egrc_mega.rollout import segments
 from egrc_mega.rollout.client import RequestRefused, ServerBusy, ServerClient, ServerLost, new_session
 from egrc_mega.rollout.discovery import check_host, find_servers
 from egrc_mega.rollout.process import start_server
+from egrc_mega.rollout.recovery import Recovery
 from egrc_mega.rollout.segments import Environment
-from egrc_mega.rollout.server import BACKOFF_S, LONGEST_BACKOFF_S, Server, load
+from egrc_mega.rollout.server import Server, load
 from egrc_mega.rollout.stats import FleetStats
 from egrc_mega.rollout.stream import Stream, complete
 from egrc_mega.rollout.weights import FolderWeights, Weights
@@ -44,18 +43,15 @@ class Fleet:
         vocab_size: int | None,
         note: Callable[[str], None],
     ) -> None:
-        self.section, self.model_path, self.log_dir, self.note = section, model_path, log_dir, note
+        self.section, self.model_path, self.log_dir = section, model_path, log_dir
         self.vocab_size = vocab_size
         self.servers: list[Server] = []
-        self.weights: Weights = FolderWeights(model_path, weight_version)
-        """What every server must serve."""
-        self._loading = asyncio.Lock()
-        """Held while servers load: what is being sent does not change under them."""
         self.stats = FleetStats()
+        weights = FolderWeights(model_path, weight_version)
+        self.recovery = Recovery(section, self.servers, weights, model_path, log_dir, self.stats, note)
         self._versions: list[str] = []
         self._num_confirmed = 0
         """How many of the versions so far every server had confirmed."""
-        self._failure: RolloutError | None = None
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, name="fleet", daemon=True)
         self._thread.start()
@@ -99,7 +95,7 @@ class Fleet:
             for number in range(section.num_servers):
                 log = self.log_dir / f"server_{number}.log"
                 process = start_server(
-                    section, self.model_path, number=number, weight_version=self.weights.version, log=log
+                    section, self.model_path, number=number, weight_version=self.recovery.weights.version, log=log
                 )
                 self.servers.append(Server(number, self._client(process.url or ""), process))
         for server in self.servers:
@@ -160,9 +156,8 @@ class Fleet:
         for server, is_there in zip(watched, are_there, strict=True):
             if not is_there:
                 cause = ServerLost(f"{server.client.url} has ended or is silent")
-                self._fence(server, cause, self._restart(server, cause))
-        if self._failure is not None:
-            raise self._failure
+                self.recovery.fence(server, cause, self.recovery.restart(server, cause))
+        self.recovery.check()
 
     async def answered(
         self, request: RolloutRequest, stream: Stream, home: Server, begun: Completion | None
@@ -214,7 +209,7 @@ class Fleet:
         except ServerLost as error:
             self.stats.num_lost_requests += 1
             if not isinstance(error, ServerBusy):
-                self._fence(server, error)
+                self.recovery.fence(server, error)
             raise
         finally:
             server.in_flight -= 1
@@ -242,8 +237,7 @@ class Fleet:
     async def _serving(self, home: Server) -> Server:
         """The prompt's own server, else the least loaded; waits while none serves."""
         while True:
-            if self._failure is not None:
-                raise self._failure
+            self.recovery.check()
             if home.is_serving:
                 return home
             serving = [server for server in self.servers if server.is_serving]
@@ -252,85 +246,6 @@ class Fleet:
             # each recovery has its own deadline, and ends in service or in a failure
             await asyncio.wait([s.recovery for s in self.servers if s.recovery], return_when=asyncio.FIRST_COMPLETED)
 
-    def _fence(self, server: Server, cause: RolloutError, cure: Coroutine[Any, Any, None] | None = None) -> None:
-        """No request goes there until `cure` has ended; by default, until it is well and has the current weights."""
-        cure = cure or self._recover(server)
-        if server.recovery is None or server.recovery.done():
-            server.is_serving = False
-            server.recovery = asyncio.get_running_loop().create_task(self._bring_back(server, cure))
-            self._say(f"server {server.number} serves no more: {cause}")
-        else:
-            cure.close()
-
-    async def _bring_back(self, server: Server, cure: Coroutine[Any, Any, None]) -> None:
-        try:
-            await cure
-            # nothing is awaited in between: the weights are still those that the cure has seen
-            server.is_serving = True
-            self._say(f"server {server.number} serves again, at {server.client.url}")
-        except RolloutError as error:
-            self._failure = error
-        except Exception as error:
-            # whoever waits for this server must hear of it
-            self._failure = RolloutError(f"{server.client.url} could not be brought back: {error!r}")
-            self._failure.__cause__ = error
-
-    def _say(self, line: str) -> None:
-        with contextlib.suppress(OSError, ValueError):  # a full disk or a closed pipe is nobody's loss
-            self.note(line)
-
-    async def _recover(self, server: Server) -> None:
-        """Until it has the weights that are current by then, which may change meanwhile."""
-        while not await self._is_current(server):
-            cause = await self._reload(server)
-            if cause is not None:
-                await self._restart(server, cause)
-
-    async def _is_current(self, server: Server) -> bool:
-        """It is well, not paused, and has the weights that are current when this returns."""
-        weights = self.weights
-        if not await server.is_well(weights.version):
-            return False
-        try:
-            await server.client.resume()
-        except (ServerLost, RequestRefused):
-            return False
-        return weights is self.weights
-
-    async def _reload(self, server: Server) -> RolloutError | None:
-        """Give it the current weights, if it lives; else say why that is not possible."""
-        if not server.is_alive():
-            return ServerLost(f"server {server.client.url} has ended")
-        try:
-            async with self._loading:
-                weights = self.weights
-                await load([server], weights, self.section.update_timeout_s)
-        except (ServerLost, RequestRefused) as error:
-            return error
-        if weights is self.weights and not await server.is_well(weights.version):
-            return ServerLost(f"{server.client.url} took weights {weights.version!r} and is not well")
-        return None
-
-    async def _restart(self, server: Server, cause: RolloutError) -> None:
-        """Until it is there: one that has just ended may still hold its port or its memory.
-
-        Raises:
-            RolloutError: restarts are used up, or an external server stays away.
-        """
-        while True:
-            self.stats.num_restarts += 1
-            if self.stats.num_restarts > self.section.max_restarts:
-                raise RolloutError(
-                    f"{cause}; rollout.max_restarts = {self.section.max_restarts} is used up{_tail(server)}"
-                ) from cause
-            await asyncio.sleep(min(BACKOFF_S * 2 ** (self.stats.num_restarts - 1), LONGEST_BACKOFF_S))
-            try:
-                return await server.wait_until_back(self.section, self.model_path, self.log_dir)
-            except RolloutError as error:
-                if server.process is None:
-                    raise
-                cause = error
-
     def release_memory(self) -> None:
         """Colocated servers, idle now, free their GPU memory until the next weights come.
 
@@ -338,38 +253,7 @@ class Fleet:
             RolloutError: a server was lost and did not come back.
         """
         # one that is lost comes back first, and is freed then: it must not load beside the training
-        self.run(self._of_all(lambda server: server.release_memory()))
-
-    async def _of_all(self, ask: Callable[[Server], Coroutine[Any, Any, T]]) -> list[T]:
-        """Every server's answer. One that is lost is asked again once it is back.
-
-        Raises:
-            RolloutError: a server refused, did not come back, or was lost each time.
-        """
-        for _attempt in range(self.section.max_attempts):
-            await self._recovered()
-            outcomes = await asyncio.gather(*(ask(server) for server in self.servers), return_exceptions=True)
-            lost = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
-            if not lost:
-                return cast(list[T], outcomes)
-            for server, outcome in zip(self.servers, outcomes, strict=True):
-                if isinstance(outcome, ServerLost):
-                    self._fence(server, outcome)
-                elif isinstance(outcome, BaseException):
-                    raise outcome
-        raise RolloutError(f"{lost[0]}, in all {self.section.max_attempts} attempts (rollout.max_attempts)") from lost[
-            0
-        ]
-
-    async def _recovered(self) -> None:
-        """Every server serves.
-
-        Raises:
-            RolloutError: one did not come back.
-        """
-        await asyncio.gather(*(server.recovery for server in self.servers if server.recovery))
-        if self._failure is not None:
-            raise self._failure
+        self.run(self.recovery.of_all(lambda server: server.release_memory()))
 
     def update_weights(
         self, weights: Weights, produce: Callable[[], None] = lambda: None, before: Callable[[], None] = lambda: None
@@ -383,16 +267,16 @@ class Fleet:
         Raises:
             RolloutError: one of them refused, or was lost and did not come back.
         """
-        self.run(self._loading.acquire())
+        self.run(self.recovery.loading.acquire())
         before()
-        self.weights = weights
+        self.recovery.weights = weights
         self._versions.append(weights.version)
         update = asyncio.run_coroutine_threadsafe(self._update_all(), self.loop)
         try:
             produce()
         except BaseException as error:
             # servers may hold a part of them, and there is no whole to bring them to
-            self._failure = RolloutError(f"weights {weights.version!r} were not gathered whole: {error!r}")
+            self.recovery.failure = RolloutError(f"weights {weights.version!r} were not gathered whole: {error!r}")
             update.cancel()
             raise
         update.result()
@@ -402,22 +286,22 @@ class Fleet:
         serving = [server for server in self.servers if server.is_serving]
         try:
             if serving:
-                await load(serving, self.weights, self.section.update_timeout_s)
+                await load(serving, self.recovery.weights, self.section.update_timeout_s)
         except (ServerLost, RequestRefused) as error:
             for server in serving:
-                self._fence(server, error)
+                self.recovery.fence(server, error)
         finally:
-            self._loading.release()
-        await self._recovered()
+            self.recovery.loading.release()
+        await self.recovery.recovered()
         self._num_confirmed = len(self._versions)
 
     def num_ranks(self) -> list[int]:
         """Of each server."""
-        return self.run(self._of_all(lambda server: server.client.num_ranks()))
+        return self.run(self.recovery.of_all(lambda server: server.client.num_ranks()))
 
     def checksums(self) -> dict[str, list[dict[str, str]]]:
         """By server, its ranks' checksums of their parameters."""
-        found = self.run(self._of_all(lambda server: server.client.checksums(self.section.update_timeout_s)))
+        found = self.run(self.recovery.of_all(lambda server: server.client.checksums(self.section.update_timeout_s)))
         return dict(zip([server.client.url for server in self.servers], found, strict=True))
 
     def take_stats(self) -> dict[str, Any]:
@@ -458,14 +342,10 @@ class Fleet:
         """Say so when the cause is a server process that has ended."""
         for server in self.servers:
             if server.process is not None and (code := server.process.process.poll()) is not None:
-                found = RolloutError(f"{error}; server {server.number} ended with exit code {code}{_tail(server)}")
+                found = RolloutError(f"{error}; server {server.number} ended with exit code {code}{server.log_tail()}")
                 found.__cause__ = error
                 return found
         return error
-
-
-def _tail(server: Server) -> str:
-    return f": {server.process.log_tail()}" if server.process is not None else ""
 
 
 async def _async_call(function: Any) -> Any:

@@ -58,6 +58,10 @@ class Server:
         """Its process, if it is ours, has not ended."""
         return self.process is None or self.process.process.poll() is None
 
+    def log_tail(self) -> str:
+        """The end of its log, if it is ours, to stand after what happened to it."""
+        return f": {self.process.log_tail()}" if self.process is not None else ""
+
     async def is_there(self) -> bool:
         """It lives, and says something; also while it is paused, which SGLang's /health calls ill."""
         try:

@@ -96,10 +96,11 @@ class Checksums:
 
     def difference(self, served: Sequence[dict[str, str]]) -> str | None:
         """In words, the first parameter that a server (its ranks in order) does not hold as we do; None: all equal."""
-        is_whole = len(served) == 1 and served[0].keys() <= self.whole.keys()
+        compared = [{n: found for n, found in rank.items() if ".experts." not in n} for rank in served]
+        is_whole = len(served) == 1 and compared[0].keys() <= self.whole.keys()
         all_expected = [self.whole] if is_whole else self.by_rank[len(served)]
-        for rank, (found, expected) in enumerate(zip(served, all_expected, strict=True)):
-            for name in [*expected, *(name for name in found if name not in expected and ".experts." not in name)]:
+        for rank, (found, expected) in enumerate(zip(compared, all_expected, strict=True)):
+            for name in [*expected, *(name for name in found if name not in expected)]:
                 if found.get(name) != expected.get(name) and not _is_tied(name, found):
                     return f"{name} on rank {rank} is {found.get(name)}, the trainer's is {expected.get(name)}"
         return None

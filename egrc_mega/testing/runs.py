@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import orjson
+import psutil
 from safetensors.torch import load_file
 
 SMALL = (
@@ -24,6 +26,7 @@ SMALL = (
     "grading.num_workers=1",
 )
 """Six steps of sixteen responses."""
+GUARD = "egrc_mega.rollout.guard"
 
 
 def start_run(
@@ -39,11 +42,35 @@ def start_run(
     )
 
 
-def finish_run(process: "subprocess.Popen[str]", expected: int = 0) -> str:
+def finish_run(process: "subprocess.Popen[str]", expected: int = 0, timeout_s: float = 150) -> str:
     """The run's output; its exit code must be the expected one."""
-    output, _ = process.communicate(timeout=150)
+    output, _ = process.communicate(timeout=timeout_s)
     assert process.returncode == expected, output
     return output
+
+
+def kill_after_a_step(run: "subprocess.Popen[str]", run_dir: Path, kind: str, steps: int = 1) -> None:
+    """SIGKILL the second server below `run` once so many steps are recorded; servers have `kind` in their commands."""
+    deadline = time.monotonic() + 240
+    while not (run_dir / "metrics.jsonl").exists() or len(events(run_dir, "step")) < steps:
+        assert time.monotonic() < deadline and run.poll() is None, "the run never made the step"
+        time.sleep(0.02)
+    family = psutil.Process(run.pid).children(recursive=True)
+    # a guard of ours has its server's command line in its own
+    servers = [child for child in family if kind in child.cmdline() and GUARD not in child.cmdline()]
+    assert len(servers) == 2, [child.cmdline() for child in family]
+    servers[1].kill()
+
+
+def progress(run: Path) -> dict[str, Any]:
+    """What a disturbed run has in common with an undisturbed one where tokens need not be the same."""
+    steps = events(run, "step")
+    states = {file.parent.name: orjson.loads(file.read_bytes()) for file in run.glob("checkpoints/step_*/state.json")}
+    return {
+        "steps": [(step["step"], step["stage"], step["weight_version"]) for step in steps],
+        "groups": [(step["groups"], step["sampled_groups"], step["refused_groups"]) for step in steps],
+        "prompts": {name: state["prompts"] for name, state in states.items()},
+    }
 
 
 def events(run: Path, kind: str) -> list[dict[str, Any]]:

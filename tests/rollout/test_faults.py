@@ -228,7 +228,7 @@ def test_a_note_that_cannot_be_written_costs_nothing(tmp_path: Path) -> None:
         raise BrokenPipeError
 
     with FakeServer() as fake, attach([fake], tmp_path) as fleet:
-        fleet.note = broken
+        fleet.recovery.note = broken
         fake.faults = [GARBAGE["nothing"]]
         assert len(fleet.generate(requests(4))) == 4
         assert losses(fleet) == {"lost_requests": 1, "server_restarts": 0}
@@ -426,7 +426,7 @@ def test_an_external_server_is_waited_for_while_a_proxy_answers_in_its_place(tmp
         def mend(_line: str) -> None:
             threading.Timer(1.0, lambda: setattr(fake, "is_missing", False)).start()
 
-        fleet.note = mend
+        fleet.recovery.note = mend
         with pytest.raises(RolloutError, match="refused request r000 with 404"):
             fleet.generate(requests(1))  # a 404 is a refusal of the request...
         fleet.update_weights(FolderWeights(tmp_path, "v1"))  # ... and of an update; then the server is waited for

@@ -25,6 +25,7 @@ from egrc_mega.sync.spool import Spool
 from egrc_mega.sync.stream import StreamSync
 from egrc_mega.sync.transport import Verified
 from egrc_mega.testing.http import call
+from egrc_mega.testing.runs import events, finish_run, kill_after_a_step, progress, start_run
 from egrc_mega.types import Completion, FinishReason, Prompt, RolloutRequest, Sampling
 
 PROMPT_IDS = tuple(range(5, 14))
@@ -58,6 +59,20 @@ def test_eight_steps_of_each_stage(transport: str, root: Path, tmp_path: Path) -
     assert steps[-1]["lost_requests"] == steps[-1]["server_restarts"] == 0
     # the policy that SGLang samples from has moved: the compressed responses are shorter than the base's
     assert steps[7]["length"] < steps[0]["length"]
+
+
+def test_a_server_killed_in_a_run_changes_no_step_prompt_or_count(root: Path, tmp_path: Path) -> None:
+    overrides = ("rollout.server=sglang", "rollout.num_servers=2", "rollout.max_batch_size=32")
+    run = start_run(root, tmp_path / "run", overrides=overrides)
+    kill_after_a_step(run, tmp_path / "run", "sglang.launch_server", steps=2)
+    finish_run(run, timeout_s=400)
+    steps = [(i + 1, "compress" if i < 3 else "explore", f"v{i}") for i in range(6)]
+    prompts = {f"step_{step:06d}": {"cursor": 4 * step, "carried": []} for step in (2, 3, 4, 6)}
+    found = progress(tmp_path / "run")
+    assert (found["steps"], found["groups"]) == (steps, [(4, 4, 0)] * 6)
+    assert found["prompts"].items() <= prompts.items() and "step_000006" in found["prompts"]
+    last = events(tmp_path / "run", "step")[-1]
+    assert last["server_restarts"] == 1
 
 
 @pytest.fixture(scope="module")

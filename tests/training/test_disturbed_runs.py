@@ -1,52 +1,41 @@
 """Whole runs disturbed by a lost server or sampled out of step or by colocated servers, held against a plain one."""
 
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from egrc_mega.config.load import load_config
 from egrc_mega.rollout.process import embedded_server
 from egrc_mega.testing.fake_server import FakeServer
-from egrc_mega.testing.runs import assert_same_weights, events, finish_run, start_run
+from egrc_mega.testing.runs import assert_same_weights, events, finish_run, kill_after_a_step, progress, start_run
 
 pytestmark = pytest.mark.long_file
 
 TIS = ("stages.compress.loss.tis_cap=2", "stages.explore.loss.tis_cap=2")
 LOST = ("rollout.num_servers=2", "sync.transport=distributed", "sync.verify_every=2")
 AHEAD = ("rollout.one_step_ahead=true", *TIS)
+EMBEDDED = "egrc_mega.rollout.embedded"
 OVER = ("rollout.over_sampling=1.5", "rollout.partial_rollouts=true", "rollout.environment=null", *AHEAD)
-
-
-def kill_a_server(run: "subprocess.Popen[str]", run_dir: Path) -> None:
-    """After the first step has been recorded."""
-    deadline = time.monotonic() + 60
-    while not (run_dir / "metrics.jsonl").exists() or not events(run_dir, "step"):
-        assert time.monotonic() < deadline and run.poll() is None, "the run never made a step"
-        time.sleep(0.02)
-    children = psutil.Process(run.pid).children(recursive=True)
-    servers = [child for child in children if "egrc_mega.rollout.embedded" in child.cmdline()]
-    assert len(servers) == 2
-    servers[1].kill()
 
 
 @pytest.fixture(scope="module")
 def runs(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Four runs of the same seed, two at a time."""
+    """Runs of the same seed, two at a time."""
     base = tmp_path_factory.mktemp("runs")
-    folders = {name: base / name for name in ("undisturbed", "lost", "ahead", "over")}
+    folders = {name: base / name for name in ("undisturbed", "lost", "ahead", "ahead lost", "over")}
     first = start_run(root, folders["undisturbed"], overrides=TIS)
     second = start_run(root, folders["lost"], overrides=(*LOST, *TIS))
-    kill_a_server(second, folders["lost"])
+    kill_after_a_step(second, folders["lost"], EMBEDDED)
     finish_run(first)
     finish_run(second)
     third = start_run(root, folders["ahead"], overrides=AHEAD)
     fourth = start_run(root, folders["over"], overrides=OVER)
     finish_run(third)
+    fifth = start_run(root, folders["ahead lost"], overrides=(*AHEAD, "rollout.num_servers=2"))
+    kill_after_a_step(fifth, folders["ahead lost"], EMBEDDED)
     finish_run(fourth)
+    finish_run(fifth)
     return folders
 
 
@@ -79,6 +68,14 @@ def test_a_colocated_server_sleeps_through_every_training_step(
 def test_a_server_killed_in_a_run_changes_no_bit_of_the_weights(runs: dict[str, Path]) -> None:
     assert events(runs["lost"], "step")[-1]["server_restarts"] == 1
     assert_same_weights(runs["undisturbed"], runs["lost"])
+
+
+def test_a_server_killed_while_a_run_samples_ahead_changes_no_step_prompt_or_count(
+    runs: dict[str, Path],
+) -> None:
+    assert events(runs["ahead lost"], "step")[-1]["server_restarts"] == 1
+    assert progress(runs["ahead lost"]) == progress(runs["ahead"])
+    assert progress(runs["ahead"])["prompts"]["step_000006"] == {"cursor": 24, "carried": []}
 
 
 def test_one_step_ahead_begins_with_the_same_loss_and_is_never_more_than_one_step_behind(

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from egrc_mega.convert.hf_folder import HfReader
 from egrc_mega.errors import ModelError
 from egrc_mega.rollout.embedded.batch import Batch, Request
+from egrc_mega.rollout.embedded.tensors import hf_tensors
 from egrc_mega.sync.checksums import checksum
 
 GATHER_S = 0.004
@@ -113,7 +114,7 @@ class Engine:
         Raises:
             WeightUpdateError: unreadable, or names or shapes differ from the model's.
         """
-        state = self.model.state_dict()
+        state = hf_tensors(self.model)
         tied = {"lm_head.weight"} if self.model.config.tie_word_embeddings else set()
         try:
             reader = HfReader(model_path)

@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 
 from egrc_mega.rollout.embedded.engine import Engine, WeightUpdateError
+from egrc_mega.rollout.embedded.tensors import hf_tensors
 from egrc_mega.sync import group
 
 DEADLINE_S = 600.0
@@ -93,7 +94,7 @@ class WeightReceiver:
         self.engine.version = body.get("weight_version") or self.engine.version
 
     def _targets(self, names: Sequence[str], shapes: Sequence[list[int]]) -> list[torch.Tensor]:
-        state = self.engine.model.state_dict()
+        state = hf_tensors(self.engine.model)
         for name, shape in zip(names, shapes, strict=True):
             if name not in state or list(state[name].shape) != shape:
                 known = f"the model has {tuple(state[name].shape)}" if name in state else "the model has no such tensor"
