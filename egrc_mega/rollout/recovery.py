@@ -71,6 +71,7 @@ class Recovery:
             self.failure.__cause__ = error
 
     def _say(self, line: str) -> None:
+        self.stats.events.append(line)
         with contextlib.suppress(OSError, ValueError):  # a full disk or a closed pipe is nobody's loss
             self.note(line)
 

@@ -15,6 +15,8 @@ class FleetStats:
         self.num_in_flight = 0
         self.num_lost_requests = 0
         self.num_restarts = 0
+        self.events: list[str] = []
+        """Servers that were lost, with the cause, and that came back."""
         self._peak = 0
         self._queue = 0
         self._busy_s = 0.0
@@ -54,8 +56,9 @@ class FleetStats:
             "server_tokens_per_s": [delta.output / busy_s if busy_s else 0.0 for delta in deltas],
             "lost_requests": self.num_lost_requests,
             "server_restarts": self.num_restarts,
+            "server_events": self.events,
         }
         self._usages = {server.number: usage for server, usage in zip(servers, usages, strict=True)}
-        self._peak, self._queue, self._busy_s = self.num_in_flight, 0, 0.0
+        self._peak, self._queue, self._busy_s, self.events = self.num_in_flight, 0, 0.0, []
         self._busy_since = time.monotonic()
         return record

@@ -52,6 +52,7 @@ def make_record(step: int, *, total: int = 6, stage: str = "compress", **changes
         "server_tokens_per_s": [4400.0, 4600.0],
         "lost_requests": 2,
         "server_restarts": 1,
+        "server_events": [],
         "sampled_groups": 6,
         "groups_without_signal": 1,
         "refused_groups": 0,
