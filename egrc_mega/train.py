@@ -49,7 +49,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         config = load_config(arguments.config, arguments.overrides).config
-        preflight(config, int(os.environ["WORLD_SIZE"]))
+        preflight(config, int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"]))
         train(config, resume=arguments.resume)
     except RelayedError as error:
         sys.exit(error.exit_code)

@@ -1,17 +1,17 @@
 """Checks across fields and against the data files. The model has its own: see `training.preflight`."""
 
 import importlib.util
-import os
 from collections.abc import Iterator
 
 from egrc_mega.config.schema import Config, ExploreStage
 from egrc_mega.errors import ConfigError, DataError, EgrcError
 
 
-def problems(config: Config, world_size: int) -> Iterator[EgrcError]:
-    """What cannot run, one error for each."""
+def problems(config: Config, world_size: int, local_world_size: int) -> Iterator[EgrcError]:
+    """What cannot run on so many ranks, so many of them on a machine, one error for each."""
     yield from _data_problems(config)
     yield from _layout_problems(config, world_size)
+    yield from _gpu_problems(config, local_world_size)
     yield from _config_problems(config)
 
 
@@ -109,7 +109,7 @@ def server_problems(config: Config) -> Iterator[EgrcError]:
             yield ConfigError(f"rollout.{name}: given, but rollout.server is {rollout.server}; set it to external")
 
 
-def _gpu_problems(config: Config) -> Iterator[EgrcError]:
+def _gpu_problems(config: Config, local_world_size: int) -> Iterator[EgrcError]:
     """Of servers on GPUs beside the trainer's ranks, which have the first ones of a machine."""
     rollout = config.rollout
     if rollout.device != "cuda":
@@ -120,9 +120,8 @@ def _gpu_problems(config: Config) -> Iterator[EgrcError]:
             "are on the trainer's; set it to ipc or disk"
         )
     if rollout.server == "sglang" and not rollout.colocated:
-        ours = range(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
         theirs = rollout.gpus or range(rollout.num_servers * rollout.tensor_parallel_size)
-        if shared := sorted(set(ours) & set(theirs)):
+        if shared := sorted(set(range(local_world_size)) & set(theirs)):
             yield ConfigError(
                 f"rollout.gpus: {shared} are the trainer's, servers would take {list(theirs)}; give them others, or "
                 f"set rollout.colocated"
@@ -155,7 +154,6 @@ def _config_problems(config: Config) -> Iterator[EgrcError]:
     if len(set(names)) < len(names):
         yield ConfigError(f"stages: {names} names a stage twice; each may stand once")
     yield from server_problems(config)
-    yield from _gpu_problems(config)
     yield from _staleness_problems(config)
     yield from _signal_problems(config)
     if config.sync.transport == "ipc" and config.rollout.server != "sglang":

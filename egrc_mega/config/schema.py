@@ -74,7 +74,7 @@ class RolloutSection(Section):
     num_servers: PositiveInt = 1
     """Servers to start, or to wait for in `announce_dir`."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where servers of SGLang run."""
+    """Where servers of SGLang run, whoever starts them."""
     tensor_parallel_size: PositiveInt = 1
     """Devices that share the model of one server of SGLang."""
     gpus: tuple[NonNegativeInt, ...] = ()

@@ -23,7 +23,7 @@ def dry_run(config_file: Path, overrides: Sequence[str], *, num_nodes: int, num_
     """
     config = load_config(config_file, list(overrides)).config
     world_size = num_nodes * num_processes
-    preflight(config, world_size)
+    preflight(config, world_size, num_processes)
     architecture = read_architecture(config.model.path)
     lines = [*_run_lines(config), "", *_layout_lines(config, architecture, world_size), ""]
     return "\n".join([*lines, *_commands(config_file, overrides, num_nodes, num_processes)])

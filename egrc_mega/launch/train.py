@@ -23,7 +23,7 @@ def launch(config_file: Path, overrides: Sequence[str], *, resume: bool, fresh: 
         EgrcError: nothing has been started or written yet.
     """
     config = load_config(config_file, overrides).config
-    preflight(config, num_processes)
+    preflight(config, num_processes, num_processes)
     if fresh and (aside := move_aside(config.run.dir)):
         print(f"the earlier run is now {aside}", flush=True)
     check_folder(config.run.dir, resume=resume)

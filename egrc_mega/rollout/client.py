@@ -16,6 +16,8 @@ from egrc_mega.types import Completion, RolloutRequest
 
 CONTROL_TIMEOUT_S = 30.0
 BUSY = (408, 425, 429)
+QUEUE_IS_FULL = b"queue is full"
+"""With 503, SGLang's word for it (sglang 0.5.23, srt/managers/scheduler.py)."""
 KEEP_ALIVE_S = 2.0
 """Shorter than any server's (uvicorn's: 5): a connection that the server has just closed must not be taken again."""
 
@@ -249,7 +251,7 @@ class ServerClient:
             refusal = f"{self.url} refused {what} with {response.status}: {raw[:500].decode(errors='replace')}"
             if response.status in (401, 403):
                 raise RolloutError(f"{refusal}; give the servers' keys in {KEY_VARIABLE} and {ADMIN_KEY_VARIABLE}")
-            if response.status in BUSY:
+            if response.status in BUSY or (response.status == 503 and QUEUE_IS_FULL in raw):
                 raise ServerBusy(refusal)
             if 400 <= response.status < 500:
                 raise RequestRefused(refusal, response.status)

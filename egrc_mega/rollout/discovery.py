@@ -3,6 +3,7 @@
 import socket
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -75,14 +76,15 @@ def _announced(section: RolloutSection) -> list[str]:
 
 def _answering(folder: Path) -> list[str]:
     """URLs of the announced servers that are there: who was killed has left its announcement behind."""
-    urls = [_url_in(file) for file in sorted(folder.glob(f"*{SUFFIX}"))]
-    return [url for url in urls if url and _is_there(url)]
+    urls = [url for file in sorted(folder.glob(f"*{SUFFIX}")) if (url := _url_in(file))]
+    with ThreadPoolExecutor() as pool:
+        return [url for url, is_there in zip(urls, pool.map(_is_there, urls), strict=True) if is_there]
 
 
 def _url_in(file: Path) -> str:
     try:
         return file.read_text().strip()
-    except OSError:  # just taken away
+    except (OSError, UnicodeDecodeError):  # just taken away, or nothing of ours
         return ""
 
 

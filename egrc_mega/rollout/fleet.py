@@ -170,8 +170,9 @@ class Fleet:
         """
         now = asyncio.get_running_loop().time
         deadline, num_losses = now() + self.section.request_timeout_s, 0
+        busy: Server | None = None
         for attempt in itertools.count():
-            server = None if stream.is_aborting else await self._serving(home)
+            server = None if stream.is_aborting else await self._serving(home, busy)
             if server is None or stream.is_aborting:
                 return begun or segments.empty(request)
             try:
@@ -180,6 +181,8 @@ class Fleet:
                 if now() > deadline:
                     patience = f"rollout.request_timeout_s = {self.section.request_timeout_s:g} s"
                     raise RolloutError(f"{error}, and so for all of {patience}") from error
+                busy = server
+                self.stats.num_busy_replies += 1
                 await asyncio.sleep(BUSY_PAUSE_S)
             except ServerLost as error:
                 num_losses += 1
@@ -206,10 +209,11 @@ class Fleet:
             completion = await segments.generate(server.client, sent, stream.environment, begun)
             completion = replace(completion, rid=request.rid)
             self._check_versions(completion, begun, confirmed, server)
+        except ServerBusy:
+            raise
         except ServerLost as error:
             self.stats.num_lost_requests += 1
-            if not isinstance(error, ServerBusy):
-                self.recovery.fence(server, error)
+            self.recovery.fence(server, error)
             raise
         finally:
             server.in_flight -= 1
@@ -234,15 +238,15 @@ class Fleet:
                     f"{span.version!r}, current are {allowed}"
                 )
 
-    async def _serving(self, home: Server) -> Server:
-        """The prompt's own server, else the least loaded; waits while none serves."""
+    async def _serving(self, home: Server, busy: Server | None) -> Server:
+        """The prompt's own server, else the least loaded, and another than the busy one; waits while none serves."""
         while True:
             self.recovery.check()
-            if home.is_serving:
+            if home.is_serving and home is not busy:
                 return home
             serving = [server for server in self.servers if server.is_serving]
             if serving:
-                return min(serving, key=lambda server: server.in_flight)
+                return min(serving, key=lambda server: (server is busy, server.in_flight))
             # each recovery has its own deadline, and ends in service or in a failure
             await asyncio.wait([s.recovery for s in self.servers if s.recovery], return_when=asyncio.FIRST_COMPLETED)
 

@@ -11,7 +11,9 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Sequence
+from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 
 from egrc_mega.config.schema import RolloutSection
 from egrc_mega.errors import RolloutError
@@ -63,10 +65,13 @@ class ServerProcess:
             RolloutError: it ended early or did not answer in time; with the end of its log.
         """
         deadline = time.monotonic() + timeout_s
-        while not self._is_ready():
+        while True:
+            is_ready = self._is_ready()
             code = self.process.poll()
             if code is not None:
                 raise RolloutError(f"the rollout server ended with exit code {code}: {self.log_tail()}")
+            if is_ready:
+                break
             if time.monotonic() > deadline:
                 raise RolloutError(
                     f"the rollout server did not come up within rollout.start_timeout_s = {timeout_s:g} s: "
@@ -82,15 +87,15 @@ class ServerProcess:
                 self.url = f"http://{reachable(self.host)}:{self._port_file.read_text()}"
             return self.url is not None
         try:
-            info = json.loads(self._get("/model_info"))
-            return info["weight_version"] == self.weight_version and self._get("/health") is not None
-        except (OSError, ValueError, KeyError, TypeError):
+            self._get("/health")
+            return bool(json.loads(self._get("/model_info"))["weight_version"] == self.weight_version)
+        except (OSError, HTTPException, ValueError, KeyError, TypeError):
             return False
 
     def _get(self, path: str) -> bytes:
         request = urllib.request.Request(f"{self.url}{path}", headers=Keys.from_environment().headers(path))
-        # a server of our own is not behind anybody's proxy
-        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        # a server of our own is behind nobody's proxy, and sends us nowhere else
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirection())
         with direct.open(request, timeout=5) as response:
             return bytes(response.read())
 
@@ -111,6 +116,11 @@ class ServerProcess:
             self.process.wait(STOP_TIMEOUT_S)
         if self._port_file is not None:
             shutil.rmtree(self._port_file.parent, ignore_errors=True)
+
+
+class _NoRedirection(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_arguments: Any) -> None:
+        """Leave it an error."""
 
 
 def start_server(
@@ -135,7 +145,7 @@ def start_server(
 
 
 def first_version() -> str:
-    """What a server calls the weights that it starts with: a name that no other server has."""
+    """What a run's servers call the weights that they start with: a name that no other run's have."""
     return f"start-{secrets.token_hex(4)}"
 
 

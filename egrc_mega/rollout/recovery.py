@@ -126,6 +126,7 @@ class Recovery:
                 if server.process is None:
                     raise
                 cause = error
+                self._say(f"server {server.number} did not come back: {error}")
 
     async def of_all(self, ask: Callable[[Server], Coroutine[Any, Any, T]]) -> list[T]:
         """Every server's answer. One that is lost is asked again once it is back.

@@ -15,6 +15,7 @@ class FleetStats:
         self.num_in_flight = 0
         self.num_lost_requests = 0
         self.num_restarts = 0
+        self.num_busy_replies = 0
         self.events: list[str] = []
         """Servers that were lost, with the cause, and that came back."""
         self._peak = 0
@@ -54,11 +55,13 @@ class FleetStats:
             "queue": self._queue,
             "cache_hit_rate": sum(delta.cached for delta in deltas) / prompt if prompt else None,
             "server_tokens_per_s": [delta.output / busy_s if busy_s else 0.0 for delta in deltas],
+            "busy_replies": self.num_busy_replies,
             "lost_requests": self.num_lost_requests,
             "server_restarts": self.num_restarts,
             "server_events": self.events,
         }
         self._usages = {server.number: usage for server, usage in zip(servers, usages, strict=True)}
         self._peak, self._queue, self._busy_s, self.events = self.num_in_flight, 0, 0.0, []
+        self.num_busy_replies = 0
         self._busy_since = time.monotonic()
         return record

@@ -1,6 +1,7 @@
 """Requests in flight through a fleet: more may be added, outcomes come as they finish, what is left can be aborted."""
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -137,14 +138,13 @@ class Stream:
         now = asyncio.get_running_loop().time
         deadline = now() + ABORT_TIMEOUT_S
         while True:
-            try:
-                if server.is_serving and server.in_flight:
+            if server.is_loading:  # it hears it afterwards
+                deadline = now() + ABORT_TIMEOUT_S
+            elif server.is_serving and server.in_flight:
+                with contextlib.suppress(RolloutError):
                     await server.client.abort_all()
-                listens = now() < deadline
-            except RolloutError:
-                listens = False
-            if not listens:
-                server.client.hang_up()
+                if now() > deadline:
+                    server.client.hang_up()
             await asyncio.sleep(ABORT_AGAIN_S)
 
     def __enter__(self) -> Self:

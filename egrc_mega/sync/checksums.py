@@ -98,7 +98,9 @@ class Checksums:
         """In words, the first parameter that a server (its ranks in order) does not hold as we do; None: all equal."""
         compared = [{n: found for n, found in rank.items() if ".experts." not in n} for rank in served]
         is_whole = len(served) == 1 and compared[0].keys() <= self.whole.keys()
-        all_expected = [self.whole] if is_whole else self.by_rank[len(served)]
+        all_expected = [self.whole] if is_whole else self.by_rank.get(len(served))
+        if all_expected is None:
+            return f"it has parameters on {len(served)} ranks, and said {sorted(self.by_rank)} before"
         for rank, (found, expected) in enumerate(zip(compared, all_expected, strict=True)):
             for name in [*expected, *(name for name in found if name not in expected)]:
                 if found.get(name) != expected.get(name) and not _is_tied(name, found):

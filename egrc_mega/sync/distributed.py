@@ -58,8 +58,9 @@ class Broadcast:
             )
             for client, offset in zip(clients, offsets, strict=False)
         ]
-        # longer than any server's call: at its own deadline NCCL's watchdog would end this process
-        join = _in_thread(lambda: group.join(store, 0, world_size, name, self.backend, 2 * timeout_s))
+        # at the group's deadline NCCL's watchdog would end this process: a server's call must end before
+        group_s = 2 * timeout_s if self.backend == "nccl" else timeout_s
+        join = _in_thread(lambda: group.join(store, 0, world_size, name, self.backend, group_s))
         self._group = (await _while_sending(calls, join))[0]
         self._clients, self._name = tuple(clients), name
         return True

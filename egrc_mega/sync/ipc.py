@@ -38,7 +38,7 @@ class Handles:
         staged = on_gpu(bucket.tensors) if self.device == "cuda" else bucket.tensors
         calls = []
         for client, num_ranks in zip(self._clients, self._num_ranks, strict=True):
-            # one each: whoever opens a handle gives it back, and the memory is free after the first
+            # a handle each: whoever opens one gives it back, and the memory would be free after the first
             texts = [payload(staged) for _ in range(num_ranks)]
             calls.append(client.update_weights_from_tensor(label | {"serialized_named_tensors": texts}, timeout_s))
         await all_of(calls)

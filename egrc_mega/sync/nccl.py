@@ -6,9 +6,10 @@ from pathlib import Path
 
 from egrc_mega.errors import ConfigError
 
-ASK = (
-    "import importlib.metadata as m; print(*{d.version for d in m.distributions() if d.name.startswith('nvidia-nccl')})"
-)
+ASK = """
+from importlib.metadata import distributions
+print(*sorted({found.version for found in distributions() if found.metadata["Name"].startswith("nvidia-nccl")}))
+"""
 ASK_TIMEOUT_S = 60.0
 
 
@@ -28,7 +29,7 @@ def check_same_nccl(theirs: Path, ours: Path = Path(sys.executable)) -> None:
 
 
 def _version(python: Path) -> str:
-    command = [str(python), "-P", "-c", ASK]
+    command = [str(python), "-I", "-c", ASK]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=ASK_TIMEOUT_S).stdout.strip()
     except (OSError, subprocess.SubprocessError) as error:

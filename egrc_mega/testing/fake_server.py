@@ -52,7 +52,6 @@ GARBAGE: dict[str, Callable[[Reply], Any]] = {
     "a body shorter than its length": lambda reply: CutOff(**{"Content-Length": "400"}),
     "a chunk and no more": lambda reply: CutOff(),
     "a page": lambda reply: web.Response(text="<html>Welcome</html>", content_type="text/html"),
-    "status 429": lambda reply: web.Response(status=429, text="Too Many Requests"),
     "an id beyond the vocabulary": lambda reply: right_reply(
         {"rid": reply["meta_info"]["id"], "input_ids": [], "sampling_params": {"max_new_tokens": 4}},
         reply["meta_info"]["weight_version"],
@@ -140,6 +139,8 @@ class FakeServer:
         self.num_requests = 0
         self.num_updates = 0
         self.num_aborts = 0
+        self.num_asked = 0
+        """Times that it was asked about itself."""
         self._aborted = asyncio.Event()
 
     async def _generate(self, request: web.Request) -> web.StreamResponse:
@@ -205,6 +206,7 @@ class FakeServer:
         return web.Response()
 
     async def _info(self, _request: web.Request) -> web.Response:
+        self.num_asked += 1
         truth = {"weight_version": self.version, "internal_states": [{"num_tokens": 0}]}
         return web.json_response(truth if self.info is None else self.info)
 

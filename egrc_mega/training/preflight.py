@@ -10,13 +10,13 @@ from egrc_mega.convert.parallel import ParallelLayout, layout_problems
 from egrc_mega.errors import ConfigError, EgrcError, ModelError
 
 
-def preflight(config: Config, world_size: int) -> None:
-    """Refuse what cannot run.
+def preflight(config: Config, world_size: int, local_world_size: int) -> None:
+    """Refuse what cannot run on so many ranks, so many of them on each machine.
 
     Raises:
         EgrcError: of the class of the first problem, with one line for each.
     """
-    found = [*_model_problems(config), *problems(config, world_size)]
+    found = [*_model_problems(config), *problems(config, world_size, local_world_size)]
     if found:
         raise type(found[0])("\n".join(map(str, found)))
 

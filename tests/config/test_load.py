@@ -31,7 +31,7 @@ def test_every_shipped_configuration_loads_and_passes_the_checks(root: Path) -> 
     for file in files:
         config = load_config(file).config
         if file.stem.startswith("quickstart"):  # the recipes' models and data are not part of the project
-            preflight(config, world_size=1)
+            preflight(config, world_size=1, local_world_size=1)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_the_shown_configuration_loads_again_and_says_where_values_come_from(qui
 
 def checked(loaded: LoadedConfig, world_size: int = 1) -> EgrcError:
     with pytest.raises(EgrcError) as caught:
-        preflight(loaded.config, world_size)
+        preflight(loaded.config, world_size, world_size)
     return caught.value
 
 
@@ -190,6 +190,12 @@ def checked(loaded: LoadedConfig, world_size: int = 1) -> EgrcError:
             1,
             ConfigError,
             "rollout.gpus: [0] are the trainer's, servers would take [0, 1]",
+        ),
+        (
+            ["rollout.server=sglang", "rollout.device=cuda", "rollout.num_servers=2", "rollout.gpus=[3,4]"],
+            4,
+            ConfigError,
+            "rollout.gpus: [3] are the trainer's, servers would take [3, 4]",
         ),
         (
             ["rollout.server=sglang", "rollout.device=cuda", "rollout.colocated=true", "sync.transport=distributed"],

@@ -16,6 +16,18 @@ from egrc_mega.testing.tiny_model import write_tiny_qwen2
 SERVER = os.environ.get("EGRC_CONTRACT_SERVER", "embedded")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "every_server: also on the fake that makes its answers up; needs no model")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "started" in metafunc.fixturenames:
+        kinds = ["sglang"] if SERVER == "sglang" else ["embedded", "fake"]
+        if SERVER != "sglang" and metafunc.definition.get_closest_marker("every_server"):
+            kinds.append("scripted")
+        metafunc.parametrize("started", kinds, indirect=True, scope="session")
+
+
 @pytest.fixture(scope="session")
 def model_a(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_qwen2(tmp_path_factory.mktemp("models") / "a", seed=1, eos_token_id=25)
@@ -41,7 +53,7 @@ def process(model_a: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         child.stop()
 
 
-@pytest.fixture(scope="session", params=["sglang"] if SERVER == "sglang" else ["embedded", "fake"])
+@pytest.fixture(scope="session")
 def started(process: str, request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param in ("fake", "scripted"):
         # the first passes on what it is not told to spoil, the second makes its answers up

@@ -24,10 +24,6 @@ from egrc_mega.testing.http import call
 from egrc_mega.types import Completion, Prompt, RolloutRequest, Sampling
 
 IS_EMBEDDED = os.environ.get("EGRC_CONTRACT_SERVER", "embedded") == "embedded"
-every_server = pytest.mark.parametrize(
-    "started", ["embedded", "fake", "scripted"] if IS_EMBEDDED else ["sglang"], indirect=True, scope="session"
-)
-"""With the fake that makes its answers up: for what does not depend on a model."""
 BUCKET_BYTES = 4096  # the tiny model's tensors need several
 
 
@@ -123,7 +119,7 @@ def test_checksums_agree_after_an_update_and_name_the_first_parameter_that_diffe
     assert difference.startswith(f"model.layers.1.mlp.{name}.weight on rank 0 is ")
 
 
-@every_server
+@pytest.mark.every_server
 def test_updates_outside_a_session_and_sessions_in_sessions_are_refused(server: str) -> None:
     bucket = {"names": ["x"], "dtypes": ["float32"], "shapes": [[1]], "group_name": "nobody"}
     status, reply = call(server + "/update_weights_from_distributed", bucket)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from aiohttp import web
 
 from egrc_mega.config.schema import RolloutSection
 from egrc_mega.errors import RolloutError
@@ -140,11 +141,7 @@ def test_when_restarts_are_used_up_the_run_stops_with_the_cause(model: Path, tmp
             fleet.generate(requests(8))
 
 
-def test_a_restart_that_fails_is_tried_again_while_the_budget_lasts(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("egrc_mega.rollout.client.CONTROL_TIMEOUT_S", 0.5)
-
+def test_a_restart_that_fails_is_tried_again_while_the_budget_lasts(model: Path, tmp_path: Path) -> None:
     def squat() -> None:
         with socket.create_server(("127.0.0.1", int(fleet.servers[0].client.url.rpartition(":")[2]))):
             while fleet.stats.num_restarts < 2:
@@ -190,8 +187,6 @@ def test_a_server_that_always_talks_nonsense_stops_the_run_with_the_request_and_
 
 
 def test_a_request_that_is_refused_is_not_sent_again(tmp_path: Path) -> None:
-    from aiohttp import web
-
     with FakeServer() as fake, attach([fake], tmp_path) as fleet:
         fake.faults = [lambda _reply: web.json_response({"error": {"message": "too long"}}, status=400)]
         with pytest.raises(RolloutError, match=r"refused request r000 with 400: .*too long"):
@@ -208,17 +203,28 @@ def test_a_request_that_is_sent_again_has_an_id_that_no_server_has_seen(tmp_path
     assert [completion.rid for completion in completions] == ["r000", "r001", "r002", "r003"]
 
 
-def test_a_server_that_is_too_busy_is_asked_again_until_the_deadline(tmp_path: Path) -> None:
-    from aiohttp import web
+BUSY = ((429, "Too Many Requests"), (503, '{"error": "The request queue is full."}'))
 
-    def busy(_reply: object) -> web.Response:
-        return web.Response(status=429, text="Too Many Requests")
 
-    with FakeServer() as fake, attach([fake], tmp_path, max_attempts=2, request_timeout_s=0.6) as fleet:
-        fake.faults = [busy] * 5
+@pytest.mark.parametrize(("status", "text"), BUSY)
+def test_a_busy_server_is_asked_again_and_keeps_its_place(status: int, text: str, tmp_path: Path) -> None:
+    with FakeServer() as fake, attach([fake], tmp_path, max_attempts=2) as fleet:
+        fake.faults = [lambda _reply: web.Response(status=status, text=text)] * 5
         assert len(fleet.generate(requests(1))) == 1
-        assert losses(fleet) == {"lost_requests": 5, "server_restarts": 0}
-        fake.faults = [busy] * 1000
+        stats = fleet.take_stats()
+    assert (stats["busy_replies"], stats["lost_requests"], stats["server_events"]) == (5, 0, [])
+
+
+def test_a_busy_server_gives_its_requests_to_an_idle_one(tmp_path: Path) -> None:
+    with FakeServer() as busy, FakeServer() as idle, attach([busy, idle], tmp_path) as fleet:
+        busy.faults = [lambda _reply: web.Response(status=429)] * 1000
+        assert len(fleet.generate(requests(8))) == 8
+        assert (busy.num_requests, idle.num_requests) == (4, 8)
+
+
+def test_a_server_that_is_always_busy_stops_the_run_at_the_requests_deadline(tmp_path: Path) -> None:
+    with FakeServer() as fake, attach([fake], tmp_path, request_timeout_s=0.6) as fleet:
+        fake.faults = [lambda _reply: web.Response(status=429, text="Too Many Requests")] * 1000
         with pytest.raises(RolloutError, match=r"with 429: Too Many.* for all of rollout\.request_timeout_s = 0\.6 s"):
             fleet.generate(requests(1))
 

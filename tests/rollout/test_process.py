@@ -6,7 +6,9 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import nullcontext
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import psutil
@@ -93,6 +95,50 @@ def test_a_server_of_our_own_is_not_mistaken_for_a_stranger_on_its_port(tmp_path
                     assert child.wait_until_ready(1.0) == stranger.url
             finally:
                 child.stop()
+
+
+@contextmanager
+def listener(answer: bytes) -> Iterator[str]:
+    """Says the same to everybody; its URL."""
+    with socket.create_server(("127.0.0.1", 0)) as here:
+
+        def talk() -> None:
+            with suppress(OSError):
+                while True:
+                    caller, _address = here.accept()
+                    with caller:
+                        caller.sendall(answer)
+
+        threading.Thread(target=talk, daemon=True).start()
+        yield f"http://127.0.0.1:{here.getsockname()[1]}"
+
+
+def test_strangers_that_talk_otherwise_or_point_elsewhere_are_no_servers_of_ours_and_learn_no_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EGRC_API_KEY", "secret")
+    sleeping = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with FakeServer("start-ours") as elsewhere:
+        place = f"Location: {elsewhere.url}/model_info"
+        pointer = f"HTTP/1.1 302 Found\r\n{place}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        for answer in ("SSH-2.0-stranger\r\n", pointer):
+            with listener(answer.encode()) as url:
+                child = ServerProcess(sleeping, tmp_path / "log", url=url, weight_version="start-ours")
+                try:
+                    with pytest.raises(RolloutError, match="did not come up"):
+                        child.wait_until_ready(1.0)
+                finally:
+                    child.stop()
+        assert elsewhere.num_asked == 0
+
+
+def test_a_server_that_has_ended_is_not_ready_whoever_answers_in_its_place(tmp_path: Path) -> None:
+    with FakeServer("start-ours") as twin:
+        child = ServerProcess([sys.executable, "-c", ""], tmp_path / "log", url=twin.url, weight_version="start-ours")
+        child.process.wait(30)
+        with pytest.raises(RolloutError, match="the rollout server ended with exit code 0"):
+            child.wait_until_ready(5.0)
+        child.stop()
 
 
 def test_a_full_disk_does_not_end_a_server() -> None:

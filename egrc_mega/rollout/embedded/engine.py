@@ -165,7 +165,7 @@ class Engine:
     def _run_commands(self) -> None:
         while self._commands:
             command, when_idle, future = self._commands[0]
-            if when_idle and self._batches and not self._paused:
+            if when_idle and self._batches and not self._paused and not future.cancelled():
                 return
             self._commands.popleft()
             if not future.set_running_or_notify_cancel():
