@@ -53,7 +53,7 @@ class Recovery:
         if server.recovery is None or server.recovery.done():
             server.is_serving = False
             server.recovery = asyncio.get_running_loop().create_task(self._bring_back(server, cure))
-            self._say(f"server {server.number} serves no more: {cause}")
+            self._say(f"server {server.number} is fenced: {cause}")
         else:
             cure.close()
 

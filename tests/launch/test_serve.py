@@ -36,7 +36,7 @@ def test_servers_are_started_watched_restarted_and_stopped(root: Path, tmp_path:
         servers = psutil.Process(process.pid).children()
         os.kill(servers[0].pid, signal.SIGKILL)
         lost, back = process.stdout.readline(), process.stdout.readline()
-        assert re.match(r"server (\d) serves no more: http://\S+ has ended or is silent", lost)
+        assert re.match(r"server (\d) is fenced: http://\S+ has ended or is silent", lost)
         assert back == f"server {lost[7]} serves again, at {re.findall(r'http://[0-9.:]+', lost)[0]}\n"
         lines, all_well = status(urls)  # where they were
         assert all_well, lines

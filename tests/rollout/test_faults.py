@@ -130,7 +130,7 @@ def test_a_server_that_falls_silent_is_replaced_long_before_its_requests_deadlin
         server.process.process.send_signal(signal.SIGSTOP)  # type: ignore[union-attr]
         assert fleet.generate(requests(8)) == expected
         assert losses(fleet) == {"lost_requests": 8, "server_restarts": 1}
-    assert re.match(rf"server 0 serves no more: {url} fell silent while it had request r00\d", lines[0])
+    assert re.match(rf"server 0 is fenced: {url} fell silent while it had request r00\d", lines[0])
     assert lines[1:] == [f"server 0 serves again, at {url}"]
 
 
@@ -148,7 +148,7 @@ def test_a_restart_that_fails_is_tried_again_while_the_budget_lasts(model: Path,
                 time.sleep(0.02)
 
     def take_the_port(line: str) -> None:
-        if "serves no more" in line:
+        if "is fenced" in line:
             fleet.servers[0].process.process.wait(10)  # type: ignore[union-attr]
             threading.Thread(target=squat, daemon=True).start()
 

@@ -69,7 +69,7 @@ def test_a_server_killed_in_a_run_changes_no_bit_of_the_weights(runs: dict[str, 
     steps = events(runs["lost"], "step")
     assert steps[-1]["server_restarts"] == 1
     lost, back = [line for step in steps for line in step["server_events"]]
-    assert lost.startswith("server 1 serves no more: http://") and back.startswith("server 1 serves again, at http://")
+    assert lost.startswith("server 1 is fenced: http://") and back.startswith("server 1 serves again, at http://")
     assert_same_weights(runs["undisturbed"], runs["lost"])
 
 
