@@ -185,7 +185,12 @@ def _compile_job(job: tuple[int, str]) -> tuple[str, dict[str, Any]]:
 def compile_variant(variant: Variant, target: str) -> dict[str, Any]:
     """Registers, spills, shared memory and the instructions to look for."""
     # a hit in the cache would print nothing
-    os.environ["TRITON_CACHE_DIR"] = tempfile.mkdtemp(prefix="egrc-gate-")
+    with tempfile.TemporaryDirectory(prefix="egrc-gate-") as empty:
+        os.environ["TRITON_CACHE_DIR"] = empty
+        return _compile(variant, target)
+
+
+def _compile(variant: Variant, target: str) -> dict[str, Any]:
     import importlib
 
     import triton
