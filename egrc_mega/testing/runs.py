@@ -1,6 +1,7 @@
 """Whole runs of the command line for tests: small, quick, from the quickstart's configuration."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -49,8 +50,10 @@ def finish_run(process: "subprocess.Popen[str]", expected: int = 0, timeout_s: f
     return output
 
 
-def kill_after_a_step(run: "subprocess.Popen[str]", run_dir: Path, kind: str, steps: int = 1) -> None:
-    """SIGKILL the second server below `run` once so many steps are recorded; servers have `kind` in their commands."""
+def kill_after_a_step(
+    run: "subprocess.Popen[str]", run_dir: Path, kind: str, steps: int = 1, number: int = signal.SIGKILL
+) -> None:
+    """Send the second server below `run` a signal once so many steps are recorded; servers' commands have `kind`."""
     deadline = time.monotonic() + 240
     while not (run_dir / "metrics.jsonl").exists() or len(events(run_dir, "step")) < steps:
         assert time.monotonic() < deadline and run.poll() is None, "the run never made the step"
@@ -59,7 +62,7 @@ def kill_after_a_step(run: "subprocess.Popen[str]", run_dir: Path, kind: str, st
     # a guard of ours has its server's command line in its own
     servers = [child for child in family if kind in child.cmdline() and GUARD not in child.cmdline()]
     assert len(servers) == 2, [child.cmdline() for child in family]
-    servers[1].kill()
+    servers[1].send_signal(number)
 
 
 def progress(run: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Whole runs disturbed by a lost server or sampled out of step or by colocated servers, held against a plain one."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,6 +72,19 @@ def test_a_server_killed_in_a_run_changes_no_bit_of_the_weights(runs: dict[str, 
     lost, back = [line for step in steps for line in step["server_events"]]
     assert lost.startswith("server 1 is fenced: http://") and back.startswith("server 1 serves again, at http://")
     assert_same_weights(runs["undisturbed"], runs["lost"])
+
+
+@pytest.mark.full  # its control calls have half a minute each
+@pytest.mark.timeout(600)
+def test_a_server_stopped_in_a_run_changes_no_bit_of_the_weights(
+    runs: dict[str, Path], root: Path, tmp_path: Path
+) -> None:
+    patience = ("rollout.num_servers=2", "rollout.silence_timeout_s=3", *TIS)
+    run = start_run(root, tmp_path / "run", overrides=patience)
+    kill_after_a_step(run, tmp_path / "run", EMBEDDED, number=signal.SIGSTOP)
+    finish_run(run, timeout_s=400)
+    assert events(tmp_path / "run", "step")[-1]["server_restarts"] == 1
+    assert_same_weights(runs["undisturbed"], tmp_path / "run")
 
 
 def test_a_server_killed_while_a_run_samples_ahead_changes_no_step_prompt_or_count(
