@@ -11,7 +11,6 @@ Usage: python benchmarks/train_step.py [--preset NAME] [--tokens 16384] [--lengt
 import argparse
 import json
 import platform
-import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 
 from egrc_mega.config.schema import LossSection, MegatronSection, PolicySection
@@ -82,17 +82,16 @@ def main() -> None:
 
 
 def _samples(count: int, length: int, vocab_size: int) -> list[TrainSample]:
-    rng = random.Random(0)
-    weight = 1 / (count * (length - 1))
+    generator, outputs = np.random.default_rng(0), length - 1
     return [
         TrainSample(
-            prompt_ids=(1,),
-            output_ids=tuple(rng.randrange(vocab_size) for _ in range(length - 1)),
-            mask=(1,) * (length - 1),
-            loss_weights=(weight,) * (length - 1),
-            advantage=1.0,
-            rollout_logprobs=(0.0,) * (length - 1),
-            compared=(0,) * (length - 1),
+            prompt_ids=np.ones(1, np.int32),
+            output_ids=generator.integers(vocab_size, size=outputs, dtype=np.int32),
+            sampled=np.ones(outputs, np.bool_),
+            loss_weights=np.full(outputs, 1 / (count * outputs), np.float32),
+            advantages=np.ones(outputs, np.float32),
+            rollout_logprobs=np.zeros(outputs, np.float32),
+            compared=np.zeros(outputs, np.bool_),
         )
         for _ in range(count)
     ]
@@ -127,7 +126,7 @@ def _peer_step(folder: Path, samples: list[TrainSample]) -> Callable[[], object]
     device = distributed.device()
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").to(device)
     optimizer = torch.optim.AdamW(model.parameters(), LR, fused=torch.cuda.is_available())
-    ids = torch.tensor([sample.prompt_ids + sample.output_ids for sample in samples], device=device)
+    ids = torch.from_numpy(np.stack([np.concatenate([s.prompt_ids, s.output_ids]) for s in samples])).long().to(device)
     compiled = torch.compile(model) if torch.cuda.is_available() else model
 
     def step() -> None:

@@ -1,10 +1,13 @@
-"""The records that travel between the parts of a run: plain frozen dataclasses, no torch, no I/O.
+"""The records that travel between the parts of a run: frozen dataclasses of plain values and arrays, no torch, no I/O.
 
 Lengths: |y| is `len(output_ids)`, the stop token included. Every per-token tuple of a completion has that length.
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,22 +120,30 @@ class Group:
     samples: tuple[Sample, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrainSample:
-    """What the policy trains on: token ids, one weight per output token, one advantage."""
+    """What the policy trains on: one sequence, and what each of its O output tokens teaches.
 
-    prompt_ids: tuple[int, ...]
-    output_ids: tuple[int, ...]
-    mask: tuple[int, ...]
-    """1 where the policy chose the output token, 0 where the environment wrote it."""
-    loss_weights: tuple[float, ...]
-    """Weight of each output token in the loss; 0 where the environment wrote."""
-    advantage: float
-    """0 for a sample that is only scored."""
-    rollout_logprobs: tuple[float, ...]
-    """From the server, under whatever weights it had; NaN where the environment wrote."""
-    compared: tuple[int, ...]
-    """1 where the token was sampled from the very weights that are trained: server and trainer must agree there."""
+    All arrays have one axis. They may be views of a whole batch's arrays (`training.batch.decode`): never write to one.
+    """
+
+    prompt_ids: NDArray[np.int32]
+    """[P]"""
+    output_ids: NDArray[np.int32]
+    """[O]"""
+    sampled: NDArray[np.bool_]
+    """[O] True where the policy sampled the token; False where an environment wrote it or the method forced it."""
+    loss_weights: NDArray[np.float32]
+    """[O] Weight of each token in the loss; 0 where it is not trained."""
+    advantages: NDArray[np.float32]
+    """[O] One per token; a sample that is only scored has zeros."""
+    rollout_logprobs: NDArray[np.float32]
+    """[O] From the server, under whatever weights it had; NaN where the token was not sampled."""
+    compared: NDArray[np.bool_]
+    """[O] True where the token was sampled from the very weights that are trained: server and trainer must agree."""
+    old_logprobs: NDArray[np.float32] | None = None
+    """[O] Old log-probs of the ratio that the method states itself, such as the probability with which a forced token
+    counts as drawn; NaN where the trainer's own count, and None where they count everywhere."""
 
     @property
     def num_tokens(self) -> int:

@@ -13,6 +13,7 @@ import pytest
     [
         ("packing.py", ["--rounds", "1"], "karmarkar_karp"),
         ("train_step.py", ["--rounds", "1", "--tokens", "128", "--length", "64", "--preset", "toy"], "ours"),
+        ("host_path.py", ["--rounds", "1", "--responses", "16"], "holds"),
         ("load.py", ["--rounds", "2", "--requests", "64", "--latency", "0.05"], "holds"),
         ("weight_sync.py", ["--rounds", "1", "--layers", "1", "--hidden", "64"], "holds"),
         pytest.param("overlap.py", ["--steps=2", "--samples=16", "--rounds=1"], "holds", marks=pytest.mark.full),
@@ -25,7 +26,7 @@ def test_a_benchmark_runs_at_its_smallest(script: str, arguments: list[str], fie
     assert field in json.loads(result.stdout)
 
 
-@pytest.mark.parametrize("name", ["load", "overlap", "weight_sync"])
+@pytest.mark.parametrize("name", ["host_path", "load", "overlap", "weight_sync"])
 def test_the_kept_results_hold_what_was_promised(name: str, root: Path) -> None:
     kept = json.loads((root / "benchmarks" / "results" / "cpu" / f"{name}.json").read_text())
     assert kept["holds"] and all(kept["holds"].values())

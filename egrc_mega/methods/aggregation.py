@@ -10,23 +10,26 @@ can change the loss.
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from egrc_mega.config.schema import LossSection
 
 
 def token_weights(
-    masks: Sequence[Sequence[int]], is_kept: Sequence[bool], loss: LossSection
-) -> list[tuple[float, ...]]:
+    chosen: Sequence[NDArray[np.bool_]], is_kept: Sequence[bool], loss: LossSection
+) -> list[NDArray[np.float32]]:
     """One weight per output token of every rollout.
 
     Args:
-        masks: for each graded rollout, 1 where the policy chose the token.
+        chosen: for each graded rollout, [O] True where the policy chose the token.
         is_kept: whether the rollout has an advantage.
     """
-    counted = [mask for mask, kept in zip(masks, is_kept, strict=True) if kept or loss.denominator == "all"]
-    num_sequences, num_tokens = len(counted), sum(map(sum, counted))
+    counts = [int(np.count_nonzero(own)) for own in chosen]
+    counted = [count for count, kept in zip(counts, is_kept, strict=True) if kept or loss.denominator == "all"]
+    num_sequences, num_tokens = len(counted), sum(counted)
     weights = []
-    for mask in masks:
-        own = sum(mask)
-        total = own * num_sequences if loss.agg == "seq-mean-token-mean" else num_tokens
-        weights.append(tuple(bit / total if total else 0.0 for bit in mask))
+    for own, count in zip(chosen, counts, strict=True):
+        total = count * num_sequences if loss.agg == "seq-mean-token-mean" else num_tokens
+        weights.append(np.where(own, np.float32(1 / total if total else 0.0), np.float32(0.0)))
     return weights

@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
@@ -145,11 +146,11 @@ def _supervised_sample(
     previous = ["<think>", *trace.split(" ")]
     assert len(previous) == len(output_ids), f"a word of the trace is not one token: {trace}"
     return TrainSample(
-        prompt_ids=prompt,
-        output_ids=output_ids,
-        mask=(1,) * len(output_ids),
-        loss_weights=tuple(WEIGHT_AFTER.get(token, 1.0) / num_tokens for token in previous),
-        advantage=1.0,
-        rollout_logprobs=(math.nan,) * len(output_ids),
-        compared=(0,) * len(output_ids),
+        prompt_ids=np.array(prompt, np.int32),
+        output_ids=np.array(output_ids, np.int32),
+        sampled=np.ones(len(output_ids), np.bool_),
+        loss_weights=np.array([WEIGHT_AFTER.get(token, 1.0) / num_tokens for token in previous], np.float32),
+        advantages=np.ones(len(output_ids), np.float32),
+        rollout_logprobs=np.full(len(output_ids), np.nan, np.float32),
+        compared=np.zeros(len(output_ids), np.bool_),
     )

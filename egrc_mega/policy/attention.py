@@ -68,7 +68,7 @@ class PackedAttention(torch.nn.Module):
             parts = [(start, start, end) for start, end in pairwise(boundaries)]
         else:
             parts = chunks(boundaries, self.context_size, self.group.rank())
-            places = torch.tensor(places_after_gathering(boundaries, self.context_size), device=query_TND.device)
+            places = torch.from_numpy(places_after_gathering(boundaries, self.context_size)).to(query_TND.device)
             key_TGD, value_TGD = (
                 gather_from_sequence_parallel_region(x.contiguous(), group=self.group)[places]
                 for x in (key_TGD, value_TGD)

@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 
 @dataclass(frozen=True, slots=True)
 class TokenSplit:
@@ -40,17 +43,24 @@ def chunks(boundaries: Sequence[int], size: int, rank: int) -> list[tuple[int, i
     return found
 
 
-def held_tokens(boundaries: Sequence[int], size: int, rank: int) -> list[int]:
-    """Positions in the whole of the tokens that a rank holds, in its order."""
+def ranges(starts: ArrayLike, lengths: ArrayLike) -> NDArray[np.int64]:
+    """start, start + 1, ... of each range, one range after the other."""
+    starts, lengths = np.asarray(starts, np.int64), np.asarray(lengths, np.int64)
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1]) + np.repeat(starts - ends + lengths, lengths)
+
+
+def held_tokens(boundaries: Sequence[int], size: int, rank: int) -> NDArray[np.int64]:
+    """[T] Positions in the whole of the tokens that a rank holds, in its order."""
     if size == 1:
-        return list(range(boundaries[-1]))
-    return [i for _start, begin, end in chunks(boundaries, size, rank) for i in range(begin, end)]
+        return np.arange(boundaries[-1])
+    own = chunks(boundaries, size, rank)
+    return ranges([begin for _start, begin, _end in own], [end - begin for _start, begin, end in own])
 
 
-def places_after_gathering(boundaries: Sequence[int], size: int) -> list[int]:
-    """Where each token of the whole stands when the ranks' tokens are laid one rank after the other."""
-    order = [i for rank in range(size) for i in held_tokens(boundaries, size, rank)]
-    places = [0] * len(order)
-    for place, token in enumerate(order):
-        places[token] = place
+def places_after_gathering(boundaries: Sequence[int], size: int) -> NDArray[np.int64]:
+    """[W] Where each token of the whole stands when the ranks' tokens are laid one rank after the other."""
+    order = np.concatenate([held_tokens(boundaries, size, rank) for rank in range(size)])
+    places = np.empty_like(order)
+    places[order] = np.arange(len(order))
     return places

@@ -194,7 +194,7 @@ class Policy:
         # see variable_seq_lengths in `transformer_config`
         length = None if self.config.variable_seq_lengths else longest
         batches = [build_micro_batch(samples, bin_, baselines, device(), self.split, length) for bin_ in bins]
-        num_outputs = flat_offsets(samples)[-1]
+        num_outputs = int(flat_offsets(samples)[-1])
         collected = Collected(num_outputs)
         get_forward_backward_func()(
             forward_step_func=partial(self._forward_step, temperature=temperature, loss=loss, collected=collected),

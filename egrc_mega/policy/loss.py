@@ -10,8 +10,7 @@ With A the advantage, w the token weight, lp the log-prob, and d = lp - old:
     KL         + coef w k(lp - ref)    k1 = x    k2 = x^2 / 2    k3 = exp(-x) - 1 + x      joschu.net/blog/kl-approx
 """
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from egrc_kernels.policy_loss import LossSettings, PolicyLoss
@@ -33,17 +32,10 @@ class LossRows:
     """The server's; NaN where they cannot be compared."""
     old_logprobs_R: torch.Tensor | None = None
     """The trainer's before the first update of the batch; None: this is the first, where they are the present ones."""
+    stated_old_logprobs_R: torch.Tensor | None = None
+    """Old log-probs that the method states itself: they go before all others. NaN where it states none."""
     reference_logprobs_R: torch.Tensor | None = None
     """The reference model's, for the KL term."""
-
-    def where(self, is_kept_R: torch.Tensor) -> "LossRows":
-        """Some of the rows."""
-        kept: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            kept[field.name] = None if value is None or field.name == "boundaries_S" else value[is_kept_R]
-        counts = torch.nn.functional.pad(is_kept_R.cumsum(0, dtype=torch.int32), (1, 0))
-        return LossRows(**kept | {"boundaries_S": counts[self.boundaries_S.long()]})
 
 
 def policy_loss(logprobs_R: torch.Tensor, rows: LossRows, loss: LossSection) -> PolicyLoss:
@@ -70,7 +62,9 @@ def policy_loss(logprobs_R: torch.Tensor, rows: LossRows, loss: LossSection) -> 
 
 
 def _old(logprobs_R: torch.Tensor, rows: LossRows, loss: LossSection) -> torch.Tensor:
-    own_R = logprobs_R.detach() if rows.old_logprobs_R is None else rows.old_logprobs_R
-    if loss.old_logprobs == "trainer":
-        return own_R
-    return torch.where(rows.rollout_logprobs_R.isnan(), own_R, rows.rollout_logprobs_R)
+    old_R = logprobs_R.detach() if rows.old_logprobs_R is None else rows.old_logprobs_R
+    if loss.old_logprobs == "rollout":
+        old_R = torch.where(rows.rollout_logprobs_R.isnan(), old_R, rows.rollout_logprobs_R)
+    if rows.stated_old_logprobs_R is not None:
+        old_R = torch.where(rows.stated_old_logprobs_R.isnan(), old_R, rows.stated_old_logprobs_R)
+    return old_R

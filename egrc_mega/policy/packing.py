@@ -5,15 +5,17 @@ sample with weight zero, because a rank without a micro-batch would leave the co
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import Any
 
+import numpy as np
 import torch
 from megatron.core.packed_seq_params import PackedSeqParams
+from numpy.typing import DTypeLike, NDArray
 
 from egrc_mega.policy.balance import Bin
-from egrc_mega.policy.context import TokenSplit, held_tokens
+from egrc_mega.policy.context import TokenSplit, held_tokens, ranges
 from egrc_mega.policy.loss import LossRows
 from egrc_mega.types import TrainSample
 
@@ -64,42 +66,40 @@ def build_micro_batch(
     split: TokenSplit = WHOLE,
     num_tokens: int | None = None,
 ) -> MicroBatch:
-    """The tensors of a bin, or of this rank's part of it.
+    """The tensors of a bin, or of this rank's part of it. All index arithmetic is the host's.
 
     Sequences are padded as the split demands, and all tokens by a sequence of its own at the end, to `num_tokens` or
     to `packed_length`; no row sees padding.
     """
-    ids: list[int] = []
-    positions: list[int] = []
-    rows: list[int] = []
-    boundaries = [0]
-
-    def close_sequence(length: int) -> None:
-        positions.extend(range(length))
-        ids.extend([0] * (len(positions) - len(ids)))
-        boundaries.append(len(ids))
-
-    for sample in (samples[index] for index in bin_.indices):
-        first = len(ids) + len(sample.prompt_ids) - 1
-        rows.extend(range(first, first + len(sample.output_ids)))
-        ids.extend(sample.prompt_ids + sample.output_ids)
-        close_sequence(round_up(sample.num_tokens, split.sequence_multiple))
-    padding = (num_tokens or packed_length(samples, bin_, split)) - len(ids)
-    if padding:
-        close_sequence(padding)
-    held_T = torch.tensor(held_tokens(boundaries, split.context_size, split.context_rank), device=device)
-    ids_W, rows_W = torch.tensor(ids, device=device), torch.tensor(rows, device=device)
+    own = [samples[index] for index in bin_.indices]
+    lengths = [round_up(sample.num_tokens, split.sequence_multiple) for sample in own]
+    padding = (num_tokens or packed_length(samples, bin_, split)) - sum(lengths)
+    boundaries = np.cumsum([0, *lengths, *([padding] if padding else [])])
+    ids_W = np.zeros(boundaries[-1], np.int64)
+    for sample, start in zip(own, boundaries, strict=False):
+        middle = start + len(sample.prompt_ids)
+        ids_W[start:middle] = sample.prompt_ids
+        ids_W[middle : middle + len(sample.output_ids)] = sample.output_ids
+    # the logits of the token before predict an output token
+    first_S = boundaries[: len(own)] + [len(sample.prompt_ids) - 1 for sample in own]
+    rows_W = ranges(first_S, [len(sample.output_ids) for sample in own])
+    held_T = held_tokens(boundaries.tolist(), split.context_size, split.context_rank)
     # a token of the whole -> its place here, or -1
-    places_W = torch.full_like(ids_W, -1).index_copy(0, held_T, torch.arange(len(held_T), device=device))
+    places_W = np.full(len(ids_W), -1)
+    places_W[held_T] = np.arange(len(held_T))
     is_here_W = places_W[rows_W] >= 0
+
+    def on_device(array: NDArray[Any]) -> torch.Tensor:
+        return torch.from_numpy(array).to(device)
+
     return MicroBatch(
-        input_ids_1T=ids_W[held_T][None],
-        position_ids_1T=torch.tensor(positions, device=device)[held_T][None],
-        packed=packed_params(boundaries, device),
-        rows_R=places_W[rows_W][is_here_W],
-        targets_R=ids_W[rows_W + 1][is_here_W],
-        rows=_loss_rows(samples, bin_, baselines, device).where(is_here_W),
-        flat_R=_flat_positions(samples, bin_, device)[is_here_W],
+        input_ids_1T=on_device(ids_W[held_T][None]),
+        position_ids_1T=on_device(ranges(np.zeros_like(boundaries[1:]), np.diff(boundaries))[held_T][None]),
+        packed=packed_params(boundaries.tolist(), device),
+        rows_R=on_device(places_W[rows_W][is_here_W]),
+        targets_R=on_device(ids_W[rows_W + 1][is_here_W]),
+        rows=_loss_rows(samples, bin_, baselines, is_here_W, device),
+        flat_R=on_device(_flat_positions(samples, bin_)[is_here_W]),
         is_filler=bin_.is_filler,
     )
 
@@ -115,41 +115,61 @@ def round_up(number: int, multiple: int) -> int:
     return number + -number % multiple
 
 
-def flat_offsets(samples: Sequence[TrainSample]) -> list[int]:
-    """Start of each sample's outputs in the concatenation of all outputs, and the total at the end."""
-    offsets = [0]
-    for sample in samples:
-        offsets.append(offsets[-1] + len(sample.output_ids))
-    return offsets
+def joined(samples: Sequence[TrainSample], name: str, dtype: DTypeLike) -> NDArray[Any]:
+    """An array field of the samples, end to end."""
+    return np.concatenate([np.zeros(0, dtype), *(getattr(sample, name) for sample in samples)], dtype=dtype)
 
 
-def _flat_positions(samples: Sequence[TrainSample], bin_: Bin, device: torch.device) -> torch.Tensor:
+def flat_offsets(samples: Sequence[TrainSample]) -> NDArray[np.int64]:
+    """[samples + 1] Start of each sample's outputs in the concatenation of all outputs, and the total at the end."""
+    return np.cumsum([0, *(len(sample.output_ids) for sample in samples)])
+
+
+def _flat_positions(samples: Sequence[TrainSample], bin_: Bin) -> NDArray[np.int64]:
     """Of every output token of the bin, its place among the outputs of all samples."""
-    offsets = flat_offsets(samples)
-    return torch.tensor([i for index in bin_.indices for i in range(offsets[index], offsets[index + 1])], device=device)
+    offsets, indices = flat_offsets(samples), np.array(bin_.indices)
+    return ranges(offsets[indices], offsets[indices + 1] - offsets[indices])
 
 
-def _loss_rows(samples: Sequence[TrainSample], bin_: Bin, baselines: Baselines, device: torch.device) -> LossRows:
+def _loss_rows(
+    samples: Sequence[TrainSample], bin_: Bin, baselines: Baselines, is_here_W: NDArray[np.bool_], device: torch.device
+) -> LossRows:
+    """What the loss knows of the bin's output tokens that are here."""
     own = [samples[index] for index in bin_.indices]
-    flat = _flat_positions(samples, bin_, torch.device("cpu"))
+    flat_R = torch.from_numpy(_flat_positions(samples, bin_)[is_here_W])
 
-    def floats(values: Iterable[float]) -> torch.Tensor:
-        return torch.tensor(list(values), dtype=torch.float32, device=device)
+    def floats(name: str) -> torch.Tensor:
+        return torch.from_numpy(joined(own, name, np.float32)[is_here_W]).to(device)
 
+    def of_baseline(flat: torch.Tensor | None) -> torch.Tensor | None:
+        return None if flat is None else flat[flat_R].to(device)
+
+    weights_R = floats("loss_weights")
+    here_before = np.concatenate([[0], np.cumsum(is_here_W)])
     return LossRows(
-        advantages_R=floats(sample.advantage for sample in own for _token in sample.output_ids),
-        weights_R=floats(0.0 if bin_.is_filler else w for sample in own for w in sample.loss_weights),
-        boundaries_S=torch.tensor(flat_offsets(own), dtype=torch.int32, device=device),
-        rollout_logprobs_R=floats(logprob for sample in own for logprob in sample.rollout_logprobs),
-        old_logprobs_R=None if baselines.old is None else baselines.old[flat].to(device),
-        reference_logprobs_R=None if baselines.reference is None else baselines.reference[flat].to(device),
+        advantages_R=floats("advantages"),
+        weights_R=torch.zeros_like(weights_R) if bin_.is_filler else weights_R,
+        boundaries_S=torch.from_numpy(here_before[flat_offsets(own)].astype(np.int32)).to(device),
+        rollout_logprobs_R=floats("rollout_logprobs"),
+        old_logprobs_R=of_baseline(baselines.old),
+        stated_old_logprobs_R=_stated(own, is_here_W, device),
+        reference_logprobs_R=of_baseline(baselines.reference),
     )
+
+
+def _stated(own: Sequence[TrainSample], is_here_W: NDArray[np.bool_], device: torch.device) -> torch.Tensor | None:
+    """Old log-probs that a method states, NaN at the other tokens; None where it states none."""
+    if all(sample.old_logprobs is None for sample in own):
+        return None
+    nothing = np.float32(np.nan)
+    stated = [np.full(len(s.output_ids), nothing) if s.old_logprobs is None else s.old_logprobs for s in own]
+    return torch.from_numpy(np.concatenate(stated)[is_here_W]).to(device)
 
 
 def packed_params(boundaries: list[int], device: torch.device) -> PackedSeqParams:
     """Megatron's description of packed sequences; `boundaries` starts with 0 and ends with the number of tokens."""
     cu_seqlens = torch.tensor(boundaries, dtype=torch.int32, device=device)
-    longest = max(end - start for start, end in pairwise(boundaries))
+    longest = int(np.diff(boundaries).max())
     return PackedSeqParams(
         qkv_format="thd",
         cu_seqlens_q=cu_seqlens,

@@ -1,8 +1,11 @@
 """What the ranks of the loss tests do: two optimizer steps on one batch, for every option of the loss."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
@@ -26,18 +29,10 @@ def loss_batch(seed: int = 0) -> list[TrainSample]:
     for sample in ragged_samples(seed=seed):
         noise = 0.3 * torch.randn(len(sample.output_ids), generator=generator)
         # the environment's tokens, and one that was sampled from older weights
-        logprobs = [float("nan") if not bit or t == 5 else -3.5 + float(noise[t]) for t, bit in enumerate(sample.mask)]
-        samples.append(
-            TrainSample(
-                prompt_ids=sample.prompt_ids,
-                output_ids=sample.output_ids,
-                mask=sample.mask,
-                loss_weights=sample.loss_weights,
-                advantage=sample.advantage,
-                rollout_logprobs=tuple(logprobs),
-                compared=(0,) * len(logprobs),
-            )
-        )
+        logprobs = [
+            math.nan if not sampled or t == 5 else -3.5 + float(noise[t]) for t, sampled in enumerate(sample.sampled)
+        ]
+        samples.append(replace(sample, rollout_logprobs=np.array(logprobs, np.float32)))
     return samples
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
@@ -15,6 +16,7 @@ from egrc_mega.policy import distributed
 from egrc_mega.policy.collected import TokenStats
 from egrc_mega.policy.engine import Policy
 from egrc_mega.policy.weights import gather_hf, local_parameters
+from egrc_mega.testing.samples import make_train_sample
 from egrc_mega.types import TrainSample
 
 
@@ -27,14 +29,12 @@ def ragged_samples(count: int = 13, *, seed: int = 0, vocab_size: int = 40) -> l
         output = tuple(rng.randrange(vocab_size) for _ in range(1 if i % 5 == 0 else rng.randint(2, 31)))
         mask = tuple(0 if len(output) > 4 and t % 4 == 2 else 1 for t in range(len(output)))
         samples.append(
-            TrainSample(
-                prompt_ids=prompt,
-                output_ids=output,
-                mask=mask,
-                loss_weights=tuple(bit / (sum(mask) * count) for bit in mask),
-                advantage=0.0 if i == 3 else rng.uniform(-1.5, 1.5),
-                rollout_logprobs=(0.0,) * len(output),
-                compared=(0,) * len(output),
+            make_train_sample(
+                prompt,
+                output,
+                sampled=mask,
+                loss_weights=[bit / (sum(mask) * count) for bit in mask],
+                advantages=0.0 if i == 3 else rng.uniform(-1.5, 1.5),
             )
         )
     return samples
@@ -43,7 +43,10 @@ def ragged_samples(count: int = 13, *, seed: int = 0, vocab_size: int = 40) -> l
 def one_positive_sample() -> list[TrainSample]:
     """The same samples, only one with an advantage: all data-parallel ranks but one have nothing to learn."""
     samples = ragged_samples()
-    return [replace(sample, advantage=1.25 if i == 7 else 0.0) for i, sample in enumerate(samples)]
+    return [
+        replace(sample, advantages=np.full(len(sample.output_ids), 1.25 if i == 7 else 0.0, np.float32))
+        for i, sample in enumerate(samples)
+    ]
 
 
 def reversed_samples() -> list[TrainSample]:

@@ -1,15 +1,16 @@
 """From graded groups to what the ranks train on, and that as bytes that every rank can read."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from egrc_mega.methods.aggregation import token_weights
 from egrc_mega.methods.base import Method
+from egrc_mega.policy.packing import joined
 from egrc_mega.types import Completion, Grade, Group, Sample, TrainSample
 
 
@@ -53,77 +54,93 @@ def _part(
     """Kept and dropped samples of one update. Ungraded samples count in no mean."""
     graded = [(s, a) for s, a in rows if s.grade is not Grade.UNGRADED]
     ungraded = [s for s, _a in rows if s.grade is Grade.UNGRADED]
-    masks = [s.completion.mask for s, _a in graded]
-    weights = token_weights(masks, [a != 0.0 for _s, a in graded], method.loss)
-    samples = [_train_sample(s, a, w, version) for (s, a), w in zip(graded, weights, strict=True)]
-    samples += [_train_sample(s, 0.0, tuple(0.0 for _ in s.completion.mask), version) for s in ungraded]
-    # the KL term holds every graded response, whatever its advantage
-    held = [s.advantage != 0.0 or (method.loss.kl_coef > 0 and any(s.loss_weights)) for s in samples]
-    pairs = list(zip(samples, held, strict=True))
-    return [s for s, is_held in pairs if is_held], [s for s, is_held in pairs if not is_held]
+    chosen = [np.asarray(s.completion.mask, np.bool_) for s, _a in graded]
+    weights = token_weights(chosen, [a != 0.0 for _s, a in graded], method.loss)
+    kept: list[TrainSample] = []
+    dropped: list[TrainSample] = []
+    for (sample, advantage), own_weights in zip(graded, weights, strict=True):
+        # the KL term holds every graded response, whatever its advantage
+        is_kept = advantage != 0.0 or (method.loss.kl_coef > 0 and own_weights.any())
+        (kept if is_kept else dropped).append(_train_sample(sample, advantage, own_weights, version))
+    dropped += [_train_sample(s, 0.0, np.zeros(s.length, np.float32), version) for s in ungraded]
+    return kept, dropped
 
 
-def _train_sample(sample: Sample, advantage: float, weights: tuple[float, ...], version: str) -> TrainSample:
+def _train_sample(sample: Sample, advantage: float, weights: NDArray[np.float32], version: str) -> TrainSample:
+    """The record of one sample; its advantage is spread over all tokens."""
     completion = sample.completion
+    sampled = np.asarray(completion.mask, np.bool_)
     return TrainSample(
-        prompt_ids=sample.prompt.token_ids,
-        output_ids=completion.output_ids,
-        mask=completion.mask,
+        prompt_ids=np.asarray(sample.prompt.token_ids, np.int32),
+        output_ids=np.asarray(completion.output_ids, np.int32),
+        sampled=sampled,
         loss_weights=weights,
-        advantage=advantage,
-        rollout_logprobs=tuple(p if m else math.nan for p, m in zip(completion.logprobs, completion.mask, strict=True)),
-        compared=_compared(completion, version),
+        advantages=np.full(len(sampled), advantage, np.float32),
+        rollout_logprobs=np.where(sampled, np.asarray(completion.logprobs, np.float32), np.float32(np.nan)),
+        compared=_compared(completion, version) & sampled,
     )
 
 
-def _compared(completion: Completion, version: str) -> tuple[int, ...]:
-    """1 where the policy chose the token under `version`."""
-    current = [0] * len(completion.output_ids)
+def _compared(completion: Completion, version: str) -> NDArray[np.bool_]:
+    """[O] True where the server had the weights called `version`."""
+    current = np.zeros(len(completion.output_ids), np.bool_)
     for span in completion.weight_versions:
         if span.version == version:
-            current[span.start : span.end] = [1] * (span.end - span.start)
-    return tuple(m * c for m, c in zip(completion.mask, current, strict=True))
+            current[span.start : span.end] = True
+    return current
+
+
+PER_OUTPUT_TOKEN = {
+    "output_ids": np.int32,
+    "sampled": np.bool_,
+    "loss_weights": np.float32,
+    "advantages": np.float32,
+    "rollout_logprobs": np.float32,
+    "compared": np.bool_,
+}
+"""Arrays of every sample with one value an output token, and their dtypes."""
 
 
 def encode(batch: Batch) -> bytes:
-    """A batch as safetensors bytes: plain arrays, nothing to execute."""
+    """A batch as safetensors bytes: the samples' arrays end to end, nothing to execute."""
     samples = [*batch.dropped, *(sample for update in batch.updates for sample in update)]
     parts = [-1] * len(batch.dropped) + [i for i, update in enumerate(batch.updates) for _ in update]
+    stated = [sample for sample in samples if sample.old_logprobs is not None]
     return save(
         {
             "part": np.array(parts, np.int32),
-            "advantage": np.array([s.advantage for s in samples], np.float64),
             "prompt_length": np.array([len(s.prompt_ids) for s in samples], np.int64),
             "output_length": np.array([len(s.output_ids) for s in samples], np.int64),
-            "prompt_ids": np.array([i for s in samples for i in s.prompt_ids], np.int32),
-            "output_ids": np.array([i for s in samples for i in s.output_ids], np.int32),
-            "mask": np.array([m for s in samples for m in s.mask], np.int8),
-            "loss_weights": np.array([w for s in samples for w in s.loss_weights], np.float64),
-            "compared": np.array([c for s in samples for c in s.compared], np.int8),
-            "rollout_logprobs": np.array([p for s in samples for p in s.rollout_logprobs], np.float64),
+            "states_old_logprobs": np.array([s.old_logprobs is not None for s in samples], np.bool_),
+            "prompt_ids": joined(samples, "prompt_ids", np.int32),
+            "old_logprobs": joined(stated, "old_logprobs", np.float32),
+            **{name: joined(samples, name, dtype) for name, dtype in PER_OUTPUT_TOKEN.items()},
         }
     )
 
 
 def decode(payload: bytes) -> Batch:
-    """Undo `encode`."""
-    arrays = {name: array.tolist() for name, array in load(payload).items()}
-    prompts = list(pairwise(accumulate(arrays["prompt_length"], initial=0)))
-    outputs = list(pairwise(accumulate(arrays["output_length"], initial=0)))
+    """Undo `encode`. The samples' arrays are views of the loaded ones: a rank pays only for what it trains on."""
+    arrays = load(payload)
+    prompts, outputs = _slices(arrays["prompt_length"]), _slices(arrays["output_length"])
+    states_old = arrays["states_old_logprobs"]
+    old_logprobs = iter(_slices(arrays["output_length"][states_old]))
     samples = [
         TrainSample(
-            prompt_ids=tuple(arrays["prompt_ids"][slice(*prompt)]),
-            output_ids=tuple(arrays["output_ids"][slice(*output)]),
-            mask=tuple(arrays["mask"][slice(*output)]),
-            loss_weights=tuple(arrays["loss_weights"][slice(*output)]),
-            advantage=advantage,
-            rollout_logprobs=tuple(arrays["rollout_logprobs"][slice(*output)]),
-            compared=tuple(arrays["compared"][slice(*output)]),
+            prompt_ids=arrays["prompt_ids"][prompt],
+            old_logprobs=arrays["old_logprobs"][next(old_logprobs)] if has_old else None,
+            **{name: arrays[name][output] for name in PER_OUTPUT_TOKEN},
         )
-        for prompt, output, advantage in zip(prompts, outputs, arrays["advantage"], strict=True)
+        for prompt, output, has_old in zip(prompts, outputs, states_old, strict=True)
     ]
     by_part: dict[int, list[TrainSample]] = {}
-    for part, sample in zip(arrays["part"], samples, strict=True):
+    for part, sample in zip(arrays["part"].tolist(), samples, strict=True):
         by_part.setdefault(part, []).append(sample)
     dropped = by_part.pop(-1, [])
     return Batch(tuple(tuple(by_part[part]) for part in sorted(by_part)), tuple(dropped))
+
+
+def _slices(lengths: NDArray[np.int64]) -> list[slice]:
+    """Where arrays of these lengths lie when they are end to end."""
+    ends = np.cumsum(lengths).tolist()
+    return [slice(start, end) for start, end in pairwise([0, *ends])]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
 import torch
 from egrc_kernels.policy_loss import kl_estimate
 
@@ -14,7 +15,7 @@ from egrc_mega.policy.collected import TokenStats
 from egrc_mega.policy.engine import Policy, UpdateResult
 from egrc_mega.policy.flops import Work
 from egrc_mega.policy.learning_rate import learning_rate
-from egrc_mega.policy.packing import Baselines
+from egrc_mega.policy.packing import Baselines, joined
 from egrc_mega.training.batch import Batch
 from egrc_mega.types import TrainSample
 
@@ -99,9 +100,9 @@ class LogprobGate:
         self.differences = torch.zeros(0)
 
     def compare(self, samples: Sequence[TrainSample], stats: TokenStats) -> None:
-        """Add the tokens that the policy chose under the trainer's weight version."""
-        server = torch.tensor([p for s in samples for p in s.rollout_logprobs], dtype=torch.float32)
-        compared = torch.tensor([bit for s in samples for bit in s.compared], dtype=torch.bool)
+        """Add the tokens that the policy sampled under the trainer's weight version."""
+        server = torch.from_numpy(joined(samples, "rollout_logprobs", np.float32))
+        compared = torch.from_numpy(joined(samples, "compared", np.bool_))
         found = (server - stats.logprobs)[compared].abs()
         self.differences = torch.cat([self.differences, found])
         worst = float(found.max()) if len(found) else 0.0
@@ -113,12 +114,11 @@ class LogprobGate:
 
 
 def _kl(kept: list[TrainSample], scored: list[Scored], reference: torch.Tensor | None) -> float | None:
-    """Mean of k3 to the reference over the tokens that the policy chose, before the updates."""
+    """Mean of k3 to the reference over the tokens that the policy sampled, before the updates."""
     if reference is None:
         return None
-    chosen = torch.tensor([bit for sample in kept for bit in sample.mask], dtype=torch.bool)
     stats = scored[-1][1]
-    return float(kl_estimate((stats.logprobs - reference)[chosen], "k3").mean())
+    return float(kl_estimate((stats.logprobs - reference)[_sampled(kept)], "k3").mean())
 
 
 def _metrics(
@@ -159,9 +159,11 @@ def _ratio_metrics(results: list[UpdateResult]) -> dict[str, float | None]:
 
 
 def _mean(scored: Sequence[Scored], name: str) -> float | None:
-    """Mean over the tokens that the policy chose."""
-    values = [
-        getattr(stats, name)[torch.tensor([m for s in samples for m in s.mask], dtype=torch.bool)]
-        for samples, stats in scored
-    ]
+    """Mean over the tokens that the policy sampled."""
+    values = [getattr(stats, name)[_sampled(samples)] for samples, stats in scored]
     return float(torch.cat(values).mean()) if values else None
+
+
+def _sampled(samples: Sequence[TrainSample]) -> torch.Tensor:
+    """Flat over all outputs of the samples: whether the policy sampled the token."""
+    return torch.from_numpy(joined(samples, "sampled", np.bool_))

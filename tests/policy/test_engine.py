@@ -52,10 +52,10 @@ def test_log_probs_agree_with_transformers_on_packed_ragged_input(tmp_path: Path
     start = 0
     for sample in samples:
         with torch.no_grad():
-            logits = model(torch.tensor([sample.prompt_ids + sample.output_ids])).logits[0]
+            logits = model(torch.tensor([[*sample.prompt_ids, *sample.output_ids]])).logits[0]
         rows = logits[len(sample.prompt_ids) - 1 : -1]
         scaled = torch.log_softmax(rows / 0.7, -1)
-        expected = scaled.gather(1, torch.tensor(sample.output_ids)[:, None])[:, 0]
+        expected = scaled.gather(1, torch.from_numpy(sample.output_ids).long()[:, None])[:, 0]
         end = start + len(sample.output_ids)
         torch.testing.assert_close(stats.logprobs[start:end], expected, rtol=0, atol=1e-5)
         for field, logp in (("entropies_rollout", scaled), ("entropies", torch.log_softmax(rows, -1))):

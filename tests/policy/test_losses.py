@@ -1,14 +1,20 @@
 """Every option of the loss at TP2, over two optimizer steps, against float64 written from the formulas."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from egrc_mega.config.schema import LossSection
+from egrc_mega.config.schema import LossSection, MegatronSection, PolicySection
+from egrc_mega.policy.collected import TokenStats
+from egrc_mega.policy.engine import Policy
+from egrc_mega.policy.packing import Baselines
+from egrc_mega.policy.weights import gather_hf, local_parameters
 from egrc_mega.testing.gloo import run_on_gloo
 from egrc_mega.testing.loss_worker import ADAM, LEARNING_RATE, TEMPERATURE, loss_batch, two_updates
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
@@ -48,24 +54,27 @@ def double_model(folder: Path) -> torch.nn.Module:
 
 
 def logprobs(model: torch.nn.Module, sample: TrainSample) -> torch.Tensor:
-    ids = torch.tensor([sample.prompt_ids + sample.output_ids])
+    ids = torch.from_numpy(np.concatenate([sample.prompt_ids, sample.output_ids])).long()[None]
     rows = model(ids).logits[0, len(sample.prompt_ids) - 1 : -1] / TEMPERATURE
-    return torch.log_softmax(rows, -1).gather(1, torch.tensor(sample.output_ids)[:, None])[:, 0]
+    return torch.log_softmax(rows, -1).gather(1, torch.from_numpy(sample.output_ids).long()[:, None])[:, 0]
 
 
 def sample_loss(
     lp: torch.Tensor, old: torch.Tensor, ref: torch.Tensor, sample: TrainSample, loss: LossSection
 ) -> torch.Tensor:
     """One response, token by token."""
-    server = torch.tensor(sample.rollout_logprobs, dtype=torch.float64)
-    own = [t for t, bit in enumerate(sample.mask) if bit]
+    server = torch.from_numpy(sample.rollout_logprobs).double()
+    own = [t for t, weight in enumerate(sample.loss_weights) if weight]
     base = [
         server[t] if loss.old_logprobs == "rollout" and not math.isnan(server[t]) else old[t] for t in range(len(lp))
     ]
+    if sample.old_logprobs is not None:
+        stated = torch.from_numpy(sample.old_logprobs).double()
+        base = [own if math.isnan(said) else said for said, own in zip(stated, base, strict=True)]
     total = torch.zeros((), dtype=torch.float64)
     whole = torch.stack([lp[t] - base[t] for t in own]).mean()
     for t in own:
-        a, w = sample.advantage, sample.loss_weights[t]
+        a, w = float(sample.advantages[t]), float(sample.loss_weights[t])
         if loss.ratio == "none":
             objective = a * lp[t]
         else:
@@ -131,3 +140,47 @@ def test_the_swapped_reference_is_a_second_live_model_and_leaves_the_policy_as_i
 def test_the_options_differ(folders: tuple[Path, Path, Path]) -> None:
     values = [tuple(load_file(file)["losses"].tolist()) for file in folders[2].iterdir()]
     assert len(set(values)) == len(LOSSES)
+
+
+def with_forced_tokens(samples: list[TrainSample]) -> list[TrainSample]:
+    """The first token of every other sample is forced: trained though not sampled, its old log-prob the method's."""
+    forced = []
+    for i, sample in enumerate(samples):
+        stated, sampled = np.full(len(sample.output_ids), np.nan, np.float32), sample.sampled.copy()
+        stated[0], sampled[0] = -4.0 + 0.2 * i, False
+        server = np.where(sampled, sample.rollout_logprobs, np.float32(np.nan))
+        forced.append(
+            sample if i % 2 else replace(sample, sampled=sampled, rollout_logprobs=server, old_logprobs=stated)
+        )
+    return forced
+
+
+@pytest.mark.usefixtures("world_of_one")
+@pytest.mark.parametrize("has_baseline", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [{"ratio": "token"}, {"ratio": "sequence"}, {"ratio": "token", "old_logprobs": "rollout", "tis_cap": 1.2}],
+    ids=["token", "sequence", "over the rollout's"],
+)
+def test_an_old_log_prob_that_a_method_states_goes_before_all_others(
+    options: dict, has_baseline: bool, tmp_path: Path
+) -> None:
+    loss = LossSection(**options)
+    folder = write_tiny_qwen2(tmp_path / "model", seed=0, vocab_size=41)
+    samples, double = with_forced_tokens(loss_batch()), double_model(folder)
+    present = [logprobs(double, sample) for sample in samples]
+    old = [lp.detach() + (0.2 if has_baseline else 0.0) for lp in present]
+    value = sum(sample_loss(lp, o, o, s, loss) for s, lp, o in zip(samples, present, old, strict=True))
+    value.backward()
+    gradients: dict[str, torch.Tensor] = {}
+    policy = Policy(folder, MegatronSection(), PolicySection(max_tokens_per_micro_batch=150))
+
+    def note_gradients(_stats: TokenStats) -> None:
+        held = {name: p.main_grad for name, p in local_parameters(policy.pieces).items()}
+        gradients.update({name: g.clone() for name, g in gather_hf(held, policy.architecture)})
+
+    baselines = Baselines(old=torch.cat(old).float() if has_baseline else None)
+    found = policy.update(samples, TEMPERATURE, loss, LEARNING_RATE, baselines, note_gradients)
+    assert found.loss == pytest.approx(float(value.detach()), rel=1e-5, abs=1e-6)
+    for name, parameter in double.named_parameters():
+        torch.testing.assert_close(gradients[name].double(), parameter.grad, rtol=1e-4, atol=1e-6)

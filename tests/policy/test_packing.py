@@ -32,5 +32,5 @@ def test_rows_point_at_the_tokens_before_the_outputs_and_positions_restart() -> 
     assert batch.rows.old_logprobs_R.tolist() == expected
     weights = [w for i in bin_.indices for w in samples[i].loss_weights]
     assert batch.rows.weights_R.tolist() == pytest.approx(weights)
-    advantages = [samples[i].advantage for i in bin_.indices for _token in samples[i].output_ids]
+    advantages = [advantage for i in bin_.indices for advantage in samples[i].advantages]
     assert batch.rows.advantages_R.tolist() == pytest.approx(advantages)

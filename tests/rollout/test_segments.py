@@ -11,9 +11,9 @@ from egrc_mega.config.schema import MegatronSection, PolicySection, RolloutSecti
 from egrc_mega.policy.engine import Policy
 from egrc_mega.rollout.fleet import Fleet
 from egrc_mega.rollout.weights import FolderWeights
-from egrc_mega.testing.samples import PROMPT
+from egrc_mega.testing.samples import PROMPT, make_train_sample
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
-from egrc_mega.types import Completion, FinishReason, RolloutRequest, Sampling, TrainSample
+from egrc_mega.types import Completion, FinishReason, RolloutRequest, Sampling
 
 EVERY = tuple(range(10, 30))
 
@@ -92,15 +92,7 @@ def test_an_environment_that_never_writes_changes_only_where_segments_begin(flee
 def test_the_trainer_gives_the_chosen_tokens_the_servers_log_probs(fleet: Fleet, model: Path) -> None:
     completions = fleet.generate(requests("e", temperature=0.7), Annotator())
     samples = [
-        TrainSample(
-            prompt_ids=PROMPT.token_ids,
-            output_ids=c.output_ids,
-            mask=c.mask,
-            loss_weights=(0.0,) * len(c.output_ids),
-            advantage=0.0,
-            rollout_logprobs=c.logprobs,
-            compared=c.mask,
-        )
+        make_train_sample(PROMPT.token_ids, c.output_ids, sampled=c.mask, rollout_logprobs=c.logprobs, compared=c.mask)
         for c in completions
     ]
     stats = Policy(model, MegatronSection(), PolicySection()).score(samples, 0.7)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -29,19 +30,17 @@ def policy(tmp_path: Path) -> Policy:
 
 def with_true_log_probs(policy: Policy, samples: list[TrainSample]) -> list[TrainSample]:
     """What an exact server would have sent; NaN where the environment wrote."""
-    values = policy.score(samples, 0.7).logprobs.tolist()
-    result = []
-    for sample in samples:
-        own = [values.pop(0) for _ in sample.output_ids]
-        server = tuple(lp if chosen else float("nan") for lp, chosen in zip(own, sample.mask, strict=True))
-        result.append(replace(sample, rollout_logprobs=server, compared=sample.mask))
-    return result
+    values = policy.score(samples, 0.7).logprobs.split([len(sample.output_ids) for sample in samples])
+    return [
+        replace(s, rollout_logprobs=np.where(s.sampled, own, np.float32(np.nan)), compared=s.sampled)
+        for s, own in zip(samples, values, strict=True)
+    ]
 
 
 def batch_of(policy: Policy, num_updates: int = 1) -> Batch:
     samples = with_true_log_probs(policy, ragged_samples())
-    kept = [s for s in samples if s.advantage]
-    dropped = [s for s in samples if not s.advantage]
+    kept = [s for s in samples if s.advantages.any()]
+    dropped = [s for s in samples if not s.advantages.any()]
     size = -(-len(kept) // num_updates)
     return Batch(tuple(tuple(kept[i : i + size]) for i in range(0, len(kept), size)), tuple(dropped))
 
@@ -52,7 +51,8 @@ def weights(policy: Policy) -> dict[str, torch.Tensor]:
 
 def with_one_wrong(samples: tuple[TrainSample, ...]) -> tuple[TrainSample, ...]:
     first, *rest = samples
-    wrong = (first.rollout_logprobs[0] - 2e-4, *first.rollout_logprobs[1:])
+    wrong = first.rollout_logprobs.copy()
+    wrong[0] -= 2e-4
     return (replace(first, rollout_logprobs=wrong), *rest)
 
 
@@ -84,7 +84,7 @@ def test_entropies_are_over_the_policys_tokens_of_kept_and_of_all_samples(policy
     batch = batch_of(policy)
 
     def expected(samples: list[TrainSample], field: str) -> float:
-        mask = torch.tensor([bit for s in samples for bit in s.mask], dtype=torch.bool)
+        mask = torch.tensor([sampled for s in samples for sampled in s.sampled.tolist()])
         return float(getattr(policy.score(samples, 0.7), field)[mask].mean())
 
     kept, everything = list(batch.updates[0]), [*batch.dropped, *batch.updates[0]]

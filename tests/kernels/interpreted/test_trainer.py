@@ -16,6 +16,7 @@ from egrc_mega.policy.engine import Policy
 from egrc_mega.policy.packing import Baselines
 from egrc_mega.policy.weights import gather_hf, local_parameters
 from egrc_mega.testing.policy_worker import ragged_samples
+from egrc_mega.testing.samples import make_train_sample
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
 from egrc_mega.types import TrainSample
 
@@ -62,14 +63,12 @@ def miniature_samples(base_model: Path) -> list[TrainSample]:
         prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
         output = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=30 + 11 * i)[0, len(prompt) :]
         samples.append(
-            TrainSample(
-                prompt_ids=tuple(prompt),
-                output_ids=tuple(output.tolist()),
-                mask=(1,) * len(output),
-                loss_weights=(1 / (6 * len(output)),) * len(output),
-                advantage=(-1) ** i * (1 + 0.1 * i),
-                rollout_logprobs=(-0.05,) * len(output),
-                compared=(0,) * len(output),
+            make_train_sample(
+                prompt,
+                output.tolist(),
+                loss_weights=1 / (6 * len(output)),
+                advantages=(-1) ** i * (1 + 0.1 * i),
+                rollout_logprobs=-0.05,
             )
         )
     return samples

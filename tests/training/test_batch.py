@@ -1,0 +1,71 @@
+"""A batch as arrays: what the builder writes into them, and that every bit of them arrives at the other ranks."""
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+
+from egrc_mega.config.schema import CompressStage
+from egrc_mega.methods.registry import build_method
+from egrc_mega.testing.policy_worker import ragged_samples
+from egrc_mega.testing.samples import make_group, make_sample, make_train_sample, same_bits
+from egrc_mega.training.batch import Batch, build_batch, decode, encode
+from egrc_mega.types import Grade, TrainSample
+
+
+def stated(place: int) -> TrainSample:
+    """A sample with a forced first token and values of every kind."""
+    return make_train_sample(
+        (1, 2, place),
+        (7, 8, 9),
+        sampled=(0, 1, 1),
+        loss_weights=(0.1, 0.2, 0.0),
+        advantages=(1.0, -2.5, 1 / 3),
+        rollout_logprobs=(float("nan"), -0.5, -1e-30),
+        compared=(0, 1, 0),
+        old_logprobs=(-0.7, float("nan"), float("nan")),
+    )
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        Batch((tuple(ragged_samples(5)), (stated(3), *ragged_samples(2, seed=1), stated(4))), (stated(5),)),
+        Batch((), tuple(ragged_samples(3))),
+        Batch((tuple(ragged_samples(4)),), ()),
+    ],
+    ids=["two updates, some state old log-probs", "only dropped", "nothing dropped"],
+)
+def test_every_bit_of_a_batch_arrives_in_its_place(batch: Batch) -> None:
+    arrived = decode(encode(batch))
+    assert [len(update) for update in arrived.updates] == [len(update) for update in batch.updates]
+    pairs = [(batch.dropped, arrived.dropped), *zip(batch.updates, arrived.updates, strict=True)]
+    for sent, found in pairs:
+        assert all(same_bits(a, b) for a, b in zip(sent, found, strict=True))
+
+
+def test_decoding_copies_no_sample() -> None:
+    batch = decode(encode(Batch((tuple(ragged_samples(3)),), ())))
+    for field in fields(TrainSample):
+        arrays = [getattr(sample, field.name) for sample in batch.updates[0]]
+        if field.name != "old_logprobs":
+            assert len({id(array.base) for array in arrays}) == 1, field.name
+
+
+def test_a_built_sample_has_one_value_of_each_kind_a_token() -> None:
+    stage = CompressStage(name="compress", clip_len=100, beta=1.5, shape={"kind": "none"})
+    right, wrong = make_sample([5, 6, 7, 8], mask=[1, 0, 1, 1]), make_sample([9], grade=Grade.WRONG)
+    batch = build_batch([make_group([right, wrong])], build_method(stage), "v0")
+    [[kept]], [dropped] = batch.updates, batch.dropped
+    third = np.float32(1 / (3 * 2))  # two graded rollouts, three tokens that the policy chose
+    expected = make_train_sample(
+        right.prompt.token_ids,
+        (5, 6, 7, 8),
+        sampled=(1, 0, 1, 1),
+        loss_weights=(third, 0.0, third, third),
+        advantages=1.5,
+        rollout_logprobs=(-1.0, float("nan"), -1.0, -1.0),
+        compared=(1, 0, 1, 1),
+    )
+    assert same_bits(kept, expected)
+    assert dropped.advantages.tolist() == [0.0]
