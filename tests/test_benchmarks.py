@@ -30,3 +30,12 @@ def test_a_benchmark_runs_at_its_smallest(script: str, arguments: list[str], fie
 def test_the_kept_results_hold_what_was_promised(name: str, root: Path) -> None:
     kept = json.loads((root / "benchmarks" / "results" / "cpu" / f"{name}.json").read_text())
     assert kept["holds"] and all(kept["holds"].values())
+
+
+def test_every_kept_row_of_a_gpu_names_its_part_and_figure_and_no_machine(root: Path) -> None:
+    for file in (root / "benchmarks" / "results").glob("*/results.jsonl"):
+        assert (file.parent / "README.md").exists(), "no word on card and versions"
+        for line in file.read_text().splitlines():
+            row = json.loads(line)
+            assert row["part"] and row["name"]
+            assert not any(isinstance(value, str) and value.startswith("/") for value in row.values())

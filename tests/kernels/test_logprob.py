@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from egrc_kernels.logprob import logprob_entropy
+from egrc_kernels.logprob import logprob_entropy, rows
 
 
 def reference(logits: torch.Tensor, targets: torch.Tensor, temperature: float, vocab_size: int):
@@ -87,3 +87,16 @@ def test_a_row_without_target_has_neither_log_prob_nor_gradient() -> None:
 def test_bad_input_is_refused_by_name(logits, targets, temperature: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         logprob_entropy(logits, targets, temperature=temperature)
+
+
+def test_a_gradient_apart_leaves_the_logits_and_has_the_bits_of_the_one_in_place_in_any_dtype() -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits, targets = 5 * torch.randn(4, 70, generator=generator), torch.tensor([0, 69, -100, 7])
+    per_row = torch.randn(4, 4, generator=generator).unbind()
+    inside = logits.clone()
+    rows.row_gradients_(inside, targets, *per_row, 0, 66, 0.7)
+    kept = logits.clone()
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        apart = rows.row_gradients(logits, targets, *per_row, 0, 66, 0.7, dtype)
+        assert apart.dtype == dtype and torch.equal(apart, inside.to(dtype))
+    assert torch.equal(logits, kept)

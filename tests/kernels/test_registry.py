@@ -67,6 +67,7 @@ def samples() -> list[tuple[object, tuple]]:
     return [
         (rows.row_partials, (logits, targets, 0, 9, 0.7)),
         (rows.row_gradients_, (logits, targets, ones, ones, ones, None, 0, 9, 0.7)),
+        (rows.row_gradients, (logits, targets, ones, ones, ones, ones, 0, 9, 0.7, torch.bfloat16)),
         (api._loss_gradient_metrics, (ones, ones, ones, ones, ones, ones, None, boundaries, *settings)),
         (norm_api._forward, (x, weight, 1e-6)),
         (norm_api._backward, (x, x, weight, inverse)),

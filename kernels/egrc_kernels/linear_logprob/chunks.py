@@ -5,10 +5,11 @@ weight's gradient is then written once, and only the small gradient of the hidde
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
-from egrc_kernels.logprob.rows import row_gradients_, row_partials
+from egrc_kernels.logprob.rows import row_gradients, row_gradients_, row_partials
 from egrc_kernels.logprob.shards import Shard
 
 
@@ -48,13 +49,20 @@ def gradients_by_columns(
         start, num_real = shard.start + columns.start, min(len(part_CH), max(0, shard.num_real - columns.start))
         logits_TC = product_in_float32(hidden_TH, part_CH.T)
         rest = (grad_logprob_T, entropy_T, grad_entropy_T, start, num_real, temperature)
-        row_gradients_(logits_TC, targets_T, log_sum_T, *rest)
-        gradient_TC = logits_TC.to(weight_VH.dtype)
+        gradient_TC = gradients_of_logits(logits_TC, targets_T, log_sum_T, *rest, dtype=weight_VH.dtype)
         del logits_TC
         grad_hidden_TH = add_product_in_float32(grad_hidden_TH, gradient_TC, part_CH)
         grad_weight_VH[columns] = gradient_TC.T @ hidden_TH
     assert grad_hidden_TH is not None
     return grad_hidden_TH.to(hidden_TH.dtype), grad_weight_VH
+
+
+def gradients_of_logits(logits_TC: torch.Tensor, *rest: Any, dtype: torch.dtype) -> torch.Tensor:
+    """See `rows.row_gradients_`: in the logits' place where they have the dtype already, else written in it at once."""
+    if logits_TC.dtype != dtype:
+        return row_gradients(logits_TC, *rest, dtype)
+    row_gradients_(logits_TC, *rest)
+    return logits_TC
 
 
 def product_in_float32(a_MK: torch.Tensor, b_KN: torch.Tensor) -> torch.Tensor:

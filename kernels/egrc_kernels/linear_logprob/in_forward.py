@@ -11,9 +11,14 @@ import torch
 from torch.distributed import ProcessGroup
 
 from egrc_kernels.linear_logprob.api import check_linear, default_chunk_bytes
-from egrc_kernels.linear_logprob.chunks import add_product_in_float32, product_in_float32, slices
+from egrc_kernels.linear_logprob.chunks import (
+    add_product_in_float32,
+    gradients_of_logits,
+    product_in_float32,
+    slices,
+)
 from egrc_kernels.logprob.api import LogprobStats
-from egrc_kernels.logprob.rows import row_gradients_, row_partials
+from egrc_kernels.logprob.rows import row_partials
 from egrc_kernels.logprob.shards import IGNORED, Shard, row_stats
 
 TokenLoss = Callable[[torch.Tensor, slice], tuple[torch.Tensor, torch.Tensor]]
@@ -72,8 +77,8 @@ class _LinearTokenLoss(torch.autograd.Function):
             chunk_loss, slopes_C = token_loss(stats.logprob_T, rows)
             loss += chunk_loss
             slopes_C = slopes_C.where(targets_T[rows] != IGNORED, 0.0)
-            row_gradients_(logits_CV, targets_T[rows], stats.log_sum_T, slopes_C, None, None, *place)
-            gradient_CV = logits_CV.to(weight_VH.dtype)
+            rest = (targets_T[rows], stats.log_sum_T, slopes_C, None, None, *place)
+            gradient_CV = gradients_of_logits(logits_CV, *rest, dtype=weight_VH.dtype)
             grad_hidden_TH[rows] = product_in_float32(gradient_CV, weight_VH)
             add_product_in_float32(grad_weight_VH, gradient_CV.T, hidden_TH[rows])
         ctx.save_for_backward(grad_hidden_TH, grad_weight_VH.to(weight_VH.dtype))

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.distributed import ProcessGroup
 
-from egrc_kernels.logprob.rows import row_gradients_, row_partials
+from egrc_kernels.logprob.rows import row_gradients, row_gradients_, row_partials
 from egrc_kernels.logprob.shards import IGNORED, Shard, row_stats
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -88,9 +88,13 @@ class _LogprobEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         logits_TV, targets_T, log_sum_T, entropy_T = ctx.saved_tensors
         grad_logprob_T, grad_entropy_T = upstream(grads, targets_T)
-        gradient_TV = logits_TV.detach() if ctx.overwrites_logits else logits_TV.clone()
-        rest = (ctx.shard.start, ctx.shard.num_real, ctx.temperature)
-        row_gradients_(gradient_TV, targets_T, log_sum_T, grad_logprob_T, entropy_T, grad_entropy_T, *rest)
+        place = (ctx.shard.start, ctx.shard.num_real, ctx.temperature)
+        rest = (targets_T, log_sum_T, grad_logprob_T, entropy_T, grad_entropy_T, *place)
+        if ctx.overwrites_logits:
+            gradient_TV = logits_TV.detach()
+            row_gradients_(gradient_TV, *rest)
+        else:
+            gradient_TV = row_gradients(logits_TV, *rest, logits_TV.dtype)
         return gradient_TV, None, None, None, None, None
 
 

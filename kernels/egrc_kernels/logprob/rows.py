@@ -1,4 +1,4 @@
-"""The op's two primitives on one shard of the vocabulary, known to torch by name: Triton's or the reference's.
+"""The op's primitives on one shard of the vocabulary, known to torch by name: Triton's or the reference's.
 
 They are what `torch.compile` and fake tensors see; `shards` joins the shards of several ranks.
 """
@@ -46,3 +46,36 @@ def row_gradients_(
         triton.row_gradients(logits, logits, *rest)
     else:
         reference.row_gradients_(logits, *rest)
+
+
+@torch.library.custom_op("egrc::row_gradients", mutates_args=())
+def row_gradients(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    log_sums: torch.Tensor,
+    grad_logprobs: torch.Tensor,
+    entropies: torch.Tensor | None,
+    grad_entropies: torch.Tensor | None,
+    start: int,
+    num_real: int,
+    temperature: float,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """The same in memory of its own and any dtype, rounded once; the logits stay as they are."""
+    rest = (targets, log_sums, grad_logprobs, entropies, grad_entropies, start, num_real, temperature)
+    if uses_triton(logits):
+        from egrc_kernels.logprob import triton
+
+        gradients = torch.empty(logits.shape, dtype=dtype, device=logits.device)
+        triton.row_gradients(logits, gradients, *rest)
+        return gradients
+    gradients = torch.empty(logits.shape, dtype=torch.float32, device=logits.device).copy_(logits)
+    reference.row_gradients_(gradients, *rest)
+    return gradients.to(dtype)
+
+
+@row_gradients.register_fake
+def _(logits: torch.Tensor, *_rest: object) -> torch.Tensor:
+    dtype = _rest[-1]
+    assert isinstance(dtype, torch.dtype)
+    return torch.empty(logits.shape, dtype=dtype, device=logits.device)

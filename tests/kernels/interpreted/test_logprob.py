@@ -5,7 +5,7 @@ Not covered: bfloat16, races, speed (the interpreter has none of them); the comp
 
 import pytest
 import torch
-from egrc_kernels.linear_logprob import fused, linear_logprob
+from egrc_kernels.linear_logprob import fused, linear_logprob, linear_token_loss
 from egrc_kernels.logprob import logprob_entropy, rows, shards
 from egrc_kernels.logprob import triton as row_kernels
 from egrc_kernels.logprob.shards import Shard, row_stats
@@ -106,6 +106,38 @@ def test_every_output_is_written() -> None:
     )
     assert poisoned.isfinite().all()
     assert poisoned[:, 70:].abs().max() == 0
+
+
+@pytest.mark.parametrize("has_entropy", [False, True])
+def test_a_gradient_apart_has_the_bits_of_the_one_in_place(has_entropy: bool) -> None:
+    generator = torch.Generator().manual_seed(4)
+    logits, targets = 5 * torch.randn(4, 150, generator=generator), torch.tensor([0, 149, -100, 7])
+    per_row = list(torch.randn(4, 4, generator=generator).unbind())
+    if not has_entropy:
+        per_row[3] = None
+    inside, kept = logits.clone(), logits.clone()
+    rows.row_gradients_(inside, targets, *per_row, 0, 140, 0.7)
+    apart = rows.row_gradients(logits, targets, *per_row, 0, 140, 0.7, torch.float32)
+    assert torch.equal(apart, inside) and torch.equal(logits, kept)
+    # the interpreter truncates to bfloat16; to float16 it rounds
+    half = rows.row_gradients(logits, targets, *per_row, 0, 140, 0.7, torch.float16)
+    assert half.dtype == torch.float16 and torch.equal(half, inside.half())
+
+
+def test_no_float32_gradient_is_made_beside_16_bit_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = []
+
+    def spy(logits: torch.Tensor, gradients: torch.Tensor, *rest: object) -> None:
+        written.append(gradients.dtype)
+        return row_gradients(logits, gradients, *rest)
+
+    row_gradients = row_kernels.row_gradients
+    monkeypatch.setattr(row_kernels, "row_gradients", spy)
+    hidden, weight = (torch.randn(n, 16).half().requires_grad_() for n in (9, 70))
+    targets = torch.arange(9)
+    linear_logprob(hidden, weight, targets).logprob_T.sum().backward()
+    linear_token_loss(hidden, weight, targets, lambda lp, _rows: (lp.sum(), torch.ones_like(lp)))
+    assert written and set(written) == {torch.float16}
 
 
 @pytest.mark.parametrize(("num_rows", "columns", "size"), [(1, 1, 8), (37, 200, 32), (45, 336, 36)])
