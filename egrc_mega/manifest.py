@@ -99,6 +99,15 @@ def damages(folder: Path) -> list[str]:
         return [f"{MANIFEST} cannot be read ({error!r})"]
 
 
+def is_complete(folder: Path) -> bool:
+    """True when every file of the folder's manifest is there at its size. Reads no content: see `damages`."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        return all((folder / name).stat().st_size == entry["size_bytes"] for name, entry in manifest.items())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return False
+
+
 def sync(path: Path) -> None:
     """Wait until the disk has a file's bytes, or a folder's names."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -1,6 +1,5 @@
-"""The folder of a run: its files, and the lock that keeps a second run out."""
+"""The folder of a run: its files, and the claim that keeps a second run out."""
 
-import fcntl
 import json
 import os
 import platform
@@ -9,12 +8,13 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
 import yaml
 
 from egrc_mega import __version__
 from egrc_mega.errors import RunError
+from egrc_mega.lock import Lock, holder_of
 
 RECORDED_PACKAGES = (
     "torch",
@@ -28,10 +28,13 @@ RECORDED_PACKAGES = (
 )
 
 
+LOCK = ".lock"
+
+
 class RunFolder:
     """A claimed folder. Use as a context manager: leaving it, or dying, gives the claim back."""
 
-    def __init__(self, path: Path, lock: IO[str]) -> None:
+    def __init__(self, path: Path, lock: Lock) -> None:
         self.path = path
         self._lock = lock
         self.metrics = path / "metrics.jsonl"
@@ -39,6 +42,7 @@ class RunFolder:
         self.logs = path / "logs"
         self.export = path / "export"
         self.weights = path / "weights"
+        self.rollouts = path / "rollouts"
 
     @classmethod
     def claim(cls, path: Path, *, resume: bool) -> Self:
@@ -49,15 +53,9 @@ class RunFolder:
         """
         check(path, resume=resume)
         path.mkdir(parents=True, exist_ok=True)
-        lock = (path / ".lock").open("a+")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.close()
-            raise _held(path) from error
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+        lock = Lock.take(path / LOCK)
+        if lock is None:
+            raise _held(path)
         return cls(path, lock)
 
     def write_config(self, config: dict[str, Any]) -> None:
@@ -77,7 +75,7 @@ class RunFolder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._lock.close()
+        self._lock.release()
 
 
 def check(path: Path, *, resume: bool) -> None:
@@ -97,15 +95,7 @@ def check(path: Path, *, resume: bool) -> None:
 
 def is_held(path: Path) -> bool:
     """True when a living process has claimed the folder."""
-    lock = path / ".lock"
-    if not lock.exists():
-        return False
-    with lock.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    return holder_of(path / LOCK) is not None
 
 
 def move_aside(path: Path) -> Path | None:
@@ -125,8 +115,8 @@ def move_aside(path: Path) -> Path | None:
 
 
 def _held(path: Path) -> RunError:
-    pid = (path / ".lock").read_text().strip()
-    return RunError(f"run.dir: {path} is held by another run (process {pid}); wait for it, or choose another run.dir")
+    holder = holder_of(path / LOCK) or "another process, which has just ended"
+    return RunError(f"run.dir: {path} is held by {holder}; wait for it, end it, or choose another run.dir")
 
 
 def _version(package: str) -> str | None:

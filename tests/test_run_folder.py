@@ -1,13 +1,18 @@
 """A run folder belongs to one living process; nothing in it is lost."""
 
+import json
+import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from egrc_mega.errors import RunError
+from egrc_mega.lock import Lock, holder_of
 from egrc_mega.run_folder import RunFolder, check, is_held, move_aside
 
 HOLDER = (
@@ -20,8 +25,14 @@ HOLDER = (
 )
 
 
-def hold(path: Path) -> subprocess.Popen:
-    process = subprocess.Popen([sys.executable, "-P", "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True)
+HOLDER_WITH_A_FORK = HOLDER.replace(
+    "    time.sleep(600)",
+    "    child = os.fork()\n    if child:\n        print(child, flush=True)\n    time.sleep(600)",
+).replace("import sys, time", "import os, sys, time")
+
+
+def hold(path: Path, script: str = HOLDER) -> subprocess.Popen:
+    process = subprocess.Popen([sys.executable, "-P", "-c", script, str(path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     return process
@@ -32,7 +43,7 @@ def test_a_folder_that_another_run_holds_is_refused_with_its_process(tmp_path: P
     holder = hold(run)
     try:
         for refused in (lambda: RunFolder.claim(run, resume=False), lambda: move_aside(run)):
-            with pytest.raises(RunError, match=rf"run\.dir: .* is held by another run \(process {holder.pid}\)"):
+            with pytest.raises(RunError, match=rf"run\.dir: .* is held by process {holder.pid} on \S+; wait"):
                 refused()
     finally:
         holder.send_signal(signal.SIGKILL)
@@ -41,6 +52,55 @@ def test_a_folder_that_another_run_holds_is_refused_with_its_process(tmp_path: P
     with RunFolder.claim(run, resume=False):
         assert is_held(run)
     assert not is_held(run)
+
+
+def test_a_child_that_a_holder_has_forked_does_not_hold_the_folder_after_its_death(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    holder = hold(run, HOLDER_WITH_A_FORK)
+    assert holder.stdout is not None
+    child = psutil.Process(int(holder.stdout.readline()))
+    try:
+        assert is_held(run)
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+        assert child.is_running()
+        with RunFolder.claim(run, resume=False):
+            pass
+    finally:
+        child.kill()
+
+
+def test_a_lock_names_no_process_that_has_ended(tmp_path: Path) -> None:
+    """Between a taker's lock and its name the last holder's name is still there."""
+    path = tmp_path / ".lock"
+    holder = hold(tmp_path)
+    try:
+        gone = json.dumps({"pid": 99999999, "started": 0, "host": socket.gethostname()})
+        for dead in (gone, "10849", ""):
+            path.write_text(dead)
+            assert holder_of(path) == "another process"
+        mine = psutil.Process().create_time()
+        path.write_text(json.dumps({"pid": os.getpid(), "started": mine - 100, "host": socket.gethostname()}))
+        assert holder_of(path) == "another process"  # a number that was given again
+        path.write_text('{"pid": 7, "started": 0, "host": "another-machine"}')
+        assert holder_of(path) == "process 7 on another-machine"
+    finally:
+        holder.kill()
+        holder.wait()
+
+
+def test_asking_for_a_lock_of_our_own_does_not_lose_it(tmp_path: Path) -> None:
+    """Closing any descriptor of the file would: the kernel's rule for this kind of lock."""
+    path = tmp_path / ".lock"
+    lock = Lock.take(path)
+    assert lock is not None
+    assert Lock.take(path) is None
+    assert str(os.getpid()) in (holder_of(path) or "")
+    script = "import sys, pathlib, egrc_mega.lock as lock; print(lock.holder_of(pathlib.Path(sys.argv[1])))"
+    command = [sys.executable, "-P", "-c", script, str(path)]
+    assert f"process {os.getpid()} on" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    lock.release()
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "None\n"
 
 
 def test_an_earlier_run_needs_resume_or_fresh(tmp_path: Path) -> None:

@@ -6,7 +6,19 @@ from pathlib import Path
 
 import pytest
 
-BASE = {"__version__", "types", "errors", "seeds", "observe", "faults", "run_folder", "relay", "manifest", "__init__"}
+BASE = {
+    "__version__",
+    "types",
+    "errors",
+    "seeds",
+    "observe",
+    "faults",
+    "run_folder",
+    "lock",
+    "relay",
+    "manifest",
+    "__init__",
+}
 LAYERS = [
     BASE,
     {"config"},

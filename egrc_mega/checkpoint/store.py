@@ -3,24 +3,27 @@
 megatron-core writes the shards into `step_N.tmp`; then rank 0 adds `state.json` and a manifest of sizes and SHA-256
 sums, syncs everything to disk, renames the folder and points `latest` at it. A whole step is never overwritten. Resume
 takes the newest step whose manifest verifies; one that is torn or altered is passed over, by name.
+
+The ends of stages stay for ever: they are the models of the paper's table. Of the other steps the newest few stay.
 """
 
 import json
-import queue
 import shutil
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
-from megatron.core.dist_checkpointing.strategies import filesystem_async
 
+from egrc_mega.checkpoint.writer import write_shards
 from egrc_mega.convert.hf_folder import copy_companions
 from egrc_mega.convert.source import COMPANION_FOLDER
 from egrc_mega.errors import CheckpointError
-from egrc_mega.manifest import damages, sync, write_manifest
+from egrc_mega.manifest import damages, is_complete, sync, write_manifest
 
 STATE = "state.json"
+IS_STAGE_END = "is_stage_end"
+"""Key of the state: such a step is never pruned."""
 
 
 class Stateful(Protocol):
@@ -38,25 +41,32 @@ class Stateful(Protocol):
 
 
 class CheckpointStore:
-    """The `checkpoints/` folder of a run."""
+    """The `checkpoints/` folder of a run. Whoever writes there holds the run's lock."""
 
     def __init__(self, folder: Path, keep: int) -> None:
+        """`keep`: how many committed steps stay besides the ends of stages."""
         self.folder = folder
         self.keep = keep
 
-    def save(self, step: int, policy: Stateful, state: dict[str, Any]) -> None:
-        """Commit a step; collective. `state` is small and JSON: position in the data, stage, seed."""
+    def save(self, step: int, policy: Stateful, state: dict[str, Any], *, is_stage_end: bool = False) -> None:
+        """Commit a step; collective.
+
+        Args:
+            state: small and JSON: position in the data, stage, seed.
+            is_stage_end: the step stays however many follow it.
+        """
         final = self.folder / f"step_{step:06d}"
         partial = self.folder / f"{final.name}.tmp"
         if dist.get_rank() == 0:
-            shutil.rmtree(partial, ignore_errors=True)
+            for torn in self.folder.glob("step_*.tmp"):  # a killed trainer was writing it
+                shutil.rmtree(torn)
             # an altered step of the same number may be left from before a resume passed it over
             shutil.rmtree(final, ignore_errors=True)
             partial.mkdir(parents=True)
         dist.barrier()
-        _write_shards(policy.sharded_state(is_loading=False), partial)
+        write_shards(policy.sharded_state(is_loading=False), partial)
         if dist.get_rank() == 0:
-            (partial / STATE).write_text(json.dumps(state | {"step": step}))
+            (partial / STATE).write_text(json.dumps(state | {"step": step, IS_STAGE_END: is_stage_end}))
             # with them the step can be exported without the model it started from
             (partial / COMPANION_FOLDER).mkdir()
             copy_companions(policy.companions, partial / COMPANION_FOLDER)
@@ -77,16 +87,11 @@ class CheckpointStore:
         return None
 
     def _prune(self) -> None:
-        for old in sorted(self.folder.glob("step_??????"))[: -self.keep]:
+        """Remove what `keep` leaves no room for. A step that is not whole neither counts nor vanishes."""
+        committed = [path for path in sorted(self.folder.glob("step_??????")) if is_complete(path)]
+        others = [path for path in committed if not read_state(path).get(IS_STAGE_END)]
+        for old in others[: -self.keep]:
             shutil.rmtree(old)
-
-
-def _write_shards(state: dict[str, Any], folder: Path) -> None:
-    """megatron's synchronous save (collective)."""
-    # megatron would start a manager process for this queue, which outlives a killed trainer and costs two seconds; a
-    # synchronous save fills and empties the queue in this very process
-    filesystem_async._results_queue = queue.Queue()
-    dist_checkpointing.save(state, str(folder))
 
 
 def load(path: Path, policy: Stateful) -> dict[str, Any]:
@@ -98,7 +103,7 @@ def load(path: Path, policy: Stateful) -> dict[str, Any]:
 
 def save_model(folder: Path, policy: Stateful) -> None:
     """Write the weights alone into an empty folder, in megatron's sharded format (collective)."""
-    _write_shards({"model": policy.sharded_model()}, folder)
+    write_shards({"model": policy.sharded_model()}, folder)
 
 
 def load_model(path: Path, policy: Stateful) -> None:

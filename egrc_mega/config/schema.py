@@ -366,9 +366,9 @@ class CheckpointSection(Section):
     """When the run's state is committed."""
 
     every: PositiveInt = 10
-    """Steps between checkpoints; stage ends are always committed."""
+    """Steps between checkpoints; the end of a stage is always committed, and stays."""
     keep: PositiveInt = 2
-    """Newest checkpoints that stay."""
+    """Newest checkpoints that stay besides the ends of stages."""
 
 
 class EvaluationSection(Section):

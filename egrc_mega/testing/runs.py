@@ -65,6 +65,15 @@ def kill_after_a_step(
     servers[1].send_signal(number)
 
 
+def bytes_being_written(run_dir: Path, since: float) -> int:
+    """Of the checkpoint that has no name yet, 0 when there is none; what was written before `since` is a killed one."""
+    try:
+        files = [file.stat() for file in run_dir.glob("checkpoints/*.tmp/*.distcp")]
+    except FileNotFoundError:  # it has just been committed
+        return 0
+    return sum(file.st_size for file in files if file.st_mtime >= since)
+
+
 def progress(run: Path) -> dict[str, Any]:
     """What a disturbed run has in common with an undisturbed one where tokens need not be the same."""
     steps = events(run, "step")

@@ -189,7 +189,7 @@ class Run:
         started = time.monotonic()
         position = self.coordinator.position if self.coordinator else Position(0, ())
         state = {"seed": self.config.run.seed, "stage": step.stage.name, "prompts": asdict(position)}
-        self.store.save(self.done, self.policy, state)
+        self.store.save(self.done, self.policy, state, is_stage_end=step.closes_stage)
         if self.coordinator:
             self.events.write("checkpoint", step=self.done, time_s=time.monotonic() - started)
         fault_point("train.after_commit", self.done)

@@ -52,6 +52,10 @@ def saved(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     return store.folder / "step_000002", weights(policy)
 
 
+def step_names(store: CheckpointStore) -> list[str]:
+    return sorted(path.name for path in store.folder.glob("step_*"))
+
+
 def copy_of(folder: Path, target: Path) -> Path:
     return shutil.copytree(folder, target)
 
@@ -59,7 +63,7 @@ def copy_of(folder: Path, target: Path) -> Path:
 def test_a_reloaded_policy_goes_on_bitwise(saved: tuple[Path, dict[str, bytes]], model_path: Path) -> None:
     path, expected = saved
     policy = build(model_path)
-    assert load(path, policy) == {"seed": 7, "stage": "compress", "step": 2}
+    assert load(path, policy) == {"seed": 7, "stage": "compress", "step": 2, "is_stage_end": False}
     for _ in range(2):
         step(policy)
     assert weights(policy) == expected
@@ -139,6 +143,48 @@ def test_only_the_newest_steps_are_kept(model_path: Path, tmp_path: Path) -> Non
         store.save(number, policy, {})
     assert sorted(path.name for path in store.folder.iterdir()) == ["latest", "step_000002", "step_000003"]
     assert (store.folder / "latest").read_text() == "step_000003"
+
+
+def test_ends_of_stages_stay_and_leave_room_for_as_many_others(model_path: Path, tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "checkpoints", keep=2)
+    policy = build(model_path)
+    for number in range(1, 8):
+        store.save(number, policy, {}, is_stage_end=number in (2, 3, 6))
+    assert step_names(store) == [f"step_00000{n}" for n in (2, 3, 5, 6, 7)]
+
+
+def test_a_step_that_is_not_whole_takes_no_place_of_one_that_is(model_path: Path, tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "checkpoints", keep=2)
+    policy = build(model_path)
+    for number in (1, 2, 3):
+        store.save(number, policy, {})
+    (store.folder / "step_000003" / "manifest.sha256.json").unlink()
+    store.save(4, policy, {})
+    assert step_names(store) == [f"step_00000{n}" for n in (2, 3, 4)]
+
+
+def test_a_save_removes_what_a_killed_trainer_has_left(model_path: Path, tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "checkpoints", keep=2)
+    (store.folder / "step_000009.tmp").mkdir(parents=True)
+    store.save(1, build(model_path), {})
+    assert step_names(store) == ["step_000001"]
+
+
+def test_a_step_that_cannot_be_written_is_an_error_with_its_cause(
+    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = CheckpointStore(tmp_path / "checkpoints", keep=2)
+
+    def fail(*_arguments: object, **_more: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("megatron.core.dist_checkpointing.strategies.filesystem_async._write_item", fail)
+    with pytest.raises(
+        CheckpointError, match=r"step_000001\.tmp cannot be written by rank 0: .*No space left"
+    ) as found:
+        store.save(1, build(model_path), {})
+    assert "\n" not in str(found.value)
+    assert store.newest() is None
 
 
 def test_weights_alone_round_trip(model_path: Path, tmp_path: Path) -> None:
