@@ -120,7 +120,7 @@ def _groups(responses: int, as_row: Callable[[Any], Any]) -> list[Group]:
             rid=str(place),
             output_ids=as_row(generator.integers(152064, size=length, dtype=np.int32)),
             logprobs=as_row(-generator.random(length, np.float32)),
-            mask=as_row(generator.random(length) > 0.02),
+            sampled=as_row(generator.random(length) > 0.02),
             finish_reason=FinishReason.STOP if length < CAP else FinishReason.LENGTH,
             weight_versions=(VersionSpan(version="v0", start=0, end=length),),
         )
@@ -177,7 +177,7 @@ def _tuple_samples(groups: list[Group]) -> list[TupleSample]:
         (s, a) for group, row in zip(groups, advantages, strict=True) for s, a in zip(group.samples, row, strict=True)
     ]
     weights = []
-    for own, total in [(s.completion.mask, sum(s.completion.mask) * len(rows)) for s, _a in rows]:
+    for own, total in [(s.completion.sampled, sum(s.completion.sampled) * len(rows)) for s, _a in rows]:
         weights.append(tuple(bit / total for bit in own))
     samples = []
     for (sample, advantage), own_weights in zip(rows, weights, strict=True):
@@ -186,11 +186,11 @@ def _tuple_samples(groups: list[Group]) -> list[TupleSample]:
             TupleSample(
                 sample.prompt.token_ids,
                 done.output_ids,
-                done.mask,
+                done.sampled,
                 own_weights,
                 advantage,
-                tuple(p if m else float("nan") for p, m in zip(done.logprobs, done.mask, strict=True)),
-                tuple(m * c for m, c in zip(done.mask, [1] * len(done.output_ids), strict=True)),
+                tuple(p if m else float("nan") for p, m in zip(done.logprobs, done.sampled, strict=True)),
+                tuple(m * c for m, c in zip(done.sampled, [1] * len(done.output_ids), strict=True)),
             )
         )
     return samples

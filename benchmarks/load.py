@@ -26,7 +26,7 @@ import psutil
 
 from egrc_mega.config.schema import RolloutSection
 from egrc_mega.rollout.fleet import Fleet
-from egrc_mega.types import Prompt, RolloutRequest, Sampling
+from egrc_mega.types import RolloutRequest, Sampling, token_array
 
 VOCAB_SIZE = 152_064
 
@@ -100,11 +100,11 @@ def _measure(arguments: argparse.Namespace) -> dict[str, object]:
 
 def _requests(arguments: argparse.Namespace, number: int) -> list[RolloutRequest]:
     sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=arguments.tokens, stop_token_ids=(2,))
-    prompts = [
-        Prompt(id=f"p{i}", text="", token_ids=tuple(range(200)), answer="") for i in range(arguments.requests // 8)
-    ]
+    prompt_ids = token_array(range(200))
     return [
-        RolloutRequest(rid=f"round{number:03d}-{i:06d}", prompt=prompts[i // 8], sampling=sampling, seed=i)
+        RolloutRequest(
+            rid=f"round{number:03d}-{i:06d}", prompt_id=f"p{i // 8}", prompt_ids=prompt_ids, sampling=sampling, seed=i
+        )
         for i in range(arguments.requests // 8 * 8)
     ]
 

@@ -23,7 +23,7 @@ from egrc_mega.data.chat import render_prompt
 from egrc_mega.data.tokenizer import load_tokenizer
 from egrc_mega.miniature.dataset import eval_problems
 from egrc_mega.rollout.fleet import Fleet
-from egrc_mega.types import Prompt, RolloutRequest, Sampling
+from egrc_mega.types import Prompt, RolloutRequest, Sampling, token_array
 
 BASE = Path(__file__).parent.parent / "egrc_mega" / "miniature" / "assets" / "base"
 
@@ -77,7 +77,9 @@ def _endless_copy(folder: Path) -> Path:
 def _prompts(count: int) -> list[Prompt]:
     tokenizer = load_tokenizer(BASE)
     return [
-        Prompt(id=str(i), text=p.text(), token_ids=render_prompt(tokenizer, p.text(), ""), answer=p.answer())
+        Prompt(
+            id=str(i), text=p.text(), token_ids=token_array(render_prompt(tokenizer, p.text(), "")), answer=p.answer()
+        )
         for i, p in enumerate(eval_problems()[:count])
     ]
 
@@ -86,7 +88,9 @@ def _http_round(fleet: Fleet, prompts: list[Prompt], tokens: int, number: int) -
     """Seconds for all requests; nothing stops them but the cap."""
     sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=tokens, stop_token_ids=())
     requests = [
-        RolloutRequest(rid=f"round{number}-{i:04d}", prompt=prompt, sampling=sampling, seed=i)
+        RolloutRequest(
+            rid=f"round{number}-{i:04d}", prompt_id=prompt.id, prompt_ids=prompt.token_ids, sampling=sampling, seed=i
+        )
         for i, prompt in enumerate(prompts)
     ]
     started = time.perf_counter()

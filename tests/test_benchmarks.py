@@ -15,6 +15,7 @@ import pytest
         ("train_step.py", ["--rounds", "1", "--tokens", "128", "--length", "64", "--preset", "toy"], "ours"),
         ("host_path.py", ["--rounds", "1", "--responses", "16"], "holds"),
         ("load.py", ["--rounds", "2", "--requests", "64", "--latency", "0.05"], "holds"),
+        ("host_path_replies.py", ["--rounds", "1", "--responses", "8", "--tokens", "2000"], "holds"),
         ("weight_sync.py", ["--rounds", "1", "--layers", "1", "--hidden", "64"], "holds"),
         pytest.param("overlap.py", ["--steps=2", "--samples=16", "--rounds=1"], "holds", marks=pytest.mark.full),
     ],

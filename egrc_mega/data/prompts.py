@@ -9,7 +9,7 @@ from egrc_mega.config.schema import DataSection
 from egrc_mega.data.chat import render_prompt
 from egrc_mega.data.reader import Problem, read_problems
 from egrc_mega.seeds import derive_seed
-from egrc_mega.types import Prompt
+from egrc_mega.types import Prompt, token_array
 
 
 class PromptSource:
@@ -58,5 +58,5 @@ def load_prompts(
 
 
 def _render(problem: Problem, name: str, section: DataSection, tokenizer: PreTrainedTokenizerBase) -> Prompt:
-    token_ids = render_prompt(tokenizer, problem.text, section.instruction)
+    token_ids = token_array(render_prompt(tokenizer, problem.text, section.instruction))
     return Prompt(id=name, text=problem.text, token_ids=token_ids, answer=problem.answer)

@@ -65,7 +65,8 @@ def _requests(
     return [
         RolloutRequest(
             rid=f"evaluate-{stage}-{row:02d}-{i:06d}",
-            prompt=prompt,
+            prompt_id=prompt.id,
+            prompt_ids=prompt.token_ids,
             sampling=sampling,
             seed=derive_seed(section.seed, f"{temperature:g}", i),
         )

@@ -34,7 +34,8 @@ class Method(ABC):
         return [
             RolloutRequest(
                 rid=f"step{step:06d}-prompt{p:05d}-sample{n:04d}",
-                prompt=prompt,
+                prompt_id=prompt.id,
+                prompt_ids=prompt.token_ids,
                 sampling=sampling,
                 seed=derive_seed(run_seed, "rollout", step, p, n),
             )

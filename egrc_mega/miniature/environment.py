@@ -6,7 +6,9 @@ only notice and check again.
 """
 
 import random
+from collections.abc import Sequence
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from egrc_mega.errors import ConfigError
@@ -37,9 +39,11 @@ class NoisyArithmetic:
         self._digit_ids = tuple(vocabulary[f" {digit}"] for digit in range(10))
         self._words = {i: token.strip() for token, i in vocabulary.items()}
 
-    def write(self, prompt_ids: tuple[int, ...], output_ids: tuple[int, ...], rng: random.Random) -> list[int]:
+    def write(
+        self, prompt_ids: Sequence[int] | np.ndarray, output_ids: Sequence[int] | np.ndarray, rng: random.Random
+    ) -> list[int]:
         """Token ids to append: one wrong digit, or nothing."""
-        words = [self._words.get(i, "") for i in output_ids]
+        words = [self._words.get(i, "") for i in np.asarray(output_ids).tolist()]
         if not words or words[-1] != "=":
             return []
         *earlier, current = _segments(words)

@@ -2,7 +2,7 @@
 
 import asyncio
 import resource
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ import orjson
 
 from egrc_mega.errors import RolloutError
 from egrc_mega.rollout.keys import ADMIN_KEY_VARIABLE, KEY_VARIABLE, Keys
-from egrc_mega.rollout.wire import UnusableReply, Usage, parse_generation
+from egrc_mega.rollout.wire import UnusableReply, Usage, generation_body, parse_generation, read_generation
 from egrc_mega.types import Completion, RolloutRequest
 
 CONTROL_TIMEOUT_S = 30.0
@@ -55,33 +55,20 @@ class ServerClient:
         self._waits: set[asyncio.Timeout] = set()
         """For completions; without an end of their own."""
 
-    async def generate(self, request: RolloutRequest, prompt_ids: tuple[int, ...], stop_ids: list[int]) -> Completion:
-        """One completion of `prompt_ids`, which starts with the request's prompt.
+    async def generate(self, request: RolloutRequest) -> Completion:
+        """One completion of the request's prompt and forced tokens, as far as the server samples it.
 
         Raises:
             RequestRefused: with the server's reason.
             ServerLost: unreachable, silent, past the deadline, or an unusable reply.
             ServerBusy: it may be asked again.
         """
-        sampling = request.sampling
-        body = {
-            "rid": request.rid,
-            "input_ids": prompt_ids,
-            "sampling_params": {
-                "temperature": sampling.temperature,
-                "top_p": sampling.top_p,
-                "max_new_tokens": sampling.max_new_tokens,
-                "stop_token_ids": stop_ids,
-                "sampling_seed": request.seed,
-            },
-            "return_logprob": True,
-        }
-        raw = await self._wait_for(
-            self._call("POST", "/generate", body, self.request_timeout_s, f"request {request.rid}"), request.rid
-        )
+        body, what = generation_body(request), f"request {request.rid}"
+        call = self._call("POST", "/generate", body, self.request_timeout_s, what, read=read_generation)
+        reply = await self._wait_for(call, request.rid)
         self.replied_at = asyncio.get_running_loop().time()
         try:
-            completion, usage = parse_generation(raw, request, self.url, self.vocab_size)
+            completion, usage = parse_generation(reply, request, self.url, self.vocab_size)
         except UnusableReply as error:
             raise ServerLost(str(error)) from error
         self.usage += usage
@@ -230,9 +217,17 @@ class ServerClient:
         if not (isinstance(reply, dict) and reply.get("success")):
             raise ServerLost(f"{self.url} answered {path} with {reply!r:.300}")
 
-    async def _call(self, method: str, path: str, body: Any, timeout_s: float, what: str) -> Any:
-        """Send, wait at most `timeout_s` in all, return the parsed body (None when it is empty)."""
-        data = None if body is None else orjson.dumps(body)
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        body: Any,
+        timeout_s: float,
+        what: str,
+        read: Callable[[bytes], Any] = orjson.loads,
+    ) -> Any:
+        """Send, wait at most `timeout_s` in all, return what `read` makes of the body (None when it is empty)."""
+        data = None if body is None else orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
         headers = self.keys.headers(path) | ({"Content-Type": "application/json"} if data else {})
         try:
             async with (
@@ -259,7 +254,7 @@ class ServerClient:
         if not raw or response.content_type != "application/json":
             return None
         try:
-            return orjson.loads(raw)
+            return read(raw)
         except orjson.JSONDecodeError as error:
             raise ServerLost(f"{self.url} answered {what} with something that is not JSON: {error}") from error
 

@@ -127,19 +127,26 @@ class Fleet:
                 found |= {completion.rid: completion for completion in complete(stream.take())}
         return [found[request.rid] for request in requests]
 
-    def check_ids(self, requests: Sequence[RolloutRequest]) -> None:
-        """Refuse input ids that would end a server.
+    def check(self, requests: Sequence[RolloutRequest]) -> None:
+        """Refuse requests that ask for nothing, and input ids that would end a server.
 
         Raises:
-            RolloutError: naming the prompt and the id.
+            RolloutError: naming the prompt, and the id or the cap.
         """
         limit = self.vocab_size
         for request in requests:
-            for token in request.prompt.token_ids:
-                if limit is not None and not 0 <= token < limit:
+            num_forced, cap = len(request.forced_ids), request.sampling.max_new_tokens
+            if num_forced >= cap:
+                raise RolloutError(
+                    f"prompt {request.prompt_id}: {num_forced} forced tokens leave none of max_new_tokens = {cap} to "
+                    f"be sampled; force fewer, or raise the cap"
+                )
+            for ids in (request.prompt_ids, request.forced_ids):
+                unknown = ids[(ids < 0) | (ids >= limit)] if limit is not None else ids[:0]
+                if len(unknown):
                     raise RolloutError(
-                        f"prompt {request.prompt.id}: input id {token} is outside the model's vocabulary of {limit}; "
-                        f"the tokenizer is another model's"
+                        f"prompt {request.prompt_id}: input id {unknown[0]} is outside the model's vocabulary of "
+                        f"{limit}; the tokenizer is another model's"
                     )
 
     def revive(self) -> None:
@@ -174,7 +181,7 @@ class Fleet:
         for attempt in itertools.count():
             server = None if stream.is_aborting else await self._serving(home, busy)
             if server is None or stream.is_aborting:
-                return begun or segments.empty(request)
+                return begun or segments.unsampled(request)
             try:
                 return await self._attempt(request, attempt, server, stream, begun)
             except ServerBusy as error:

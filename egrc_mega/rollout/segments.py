@@ -1,16 +1,18 @@
 """Rollouts in segments: generation stops where an environment may write tokens, then goes on. Works on every server.
 
-A token of the environment has mask 0 and log-prob 0. Each segment is a request of its own, with a seed derived from the
-sample's; the cap counts all segments together with the environment's tokens.
+A token of the environment is not `sampled` and has log-prob 0. Each segment is a request of its own, with a seed that
+is derived from the sample's; the cap counts all segments together with the environment's tokens and the forced ones.
 """
 
 import random
 from dataclasses import replace
 from typing import Protocol
 
+import numpy as np
+
 from egrc_mega.rollout.client import ServerClient
 from egrc_mega.seeds import derive_seed
-from egrc_mega.types import Completion, FinishReason, RolloutRequest, VersionSpan
+from egrc_mega.types import Completion, FinishReason, RolloutRequest, VersionSpan, token_array
 
 
 class Environment(Protocol):
@@ -19,7 +21,7 @@ class Environment(Protocol):
     stop_token_ids: tuple[int, ...]
     """Where it may write: generation stops after one of these."""
 
-    def write(self, prompt_ids: tuple[int, ...], output_ids: tuple[int, ...], rng: random.Random) -> list[int]:
+    def write(self, prompt_ids: np.ndarray, output_ids: np.ndarray, rng: random.Random) -> list[int]:
         """Token ids to append after `output_ids`; a pure function of its arguments."""
 
 
@@ -27,33 +29,33 @@ async def generate(
     client: ServerClient, request: RolloutRequest, environment: Environment | None, begun: Completion | None = None
 ) -> Completion:
     """One sample, in as many segments as the environment asks for, after what an earlier step has begun."""
-    stop_ids = list(request.sampling.stop_token_ids)
     if environment is None and begun is None:
-        return await client.generate(request, request.prompt.token_ids, stop_ids)
-    whole = begun or empty(request)
+        return await client.generate(request)
+    whole = begun or unsampled(request)
+    extra_stops = environment.stop_token_ids if environment else ()
     rng = random.Random(derive_seed(request.seed, "environment", *_place(begun)))
     for index in range(request.sampling.max_new_tokens):
-        segment_request = _segment_request(request, [*_place(begun), index], len(whole.output_ids))
-        if environment is None:
-            text = request.prompt.token_ids + whole.output_ids
-            return _joined(whole, await client.generate(segment_request, text, stop_ids))
-        text = request.prompt.token_ids + whole.output_ids
-        segment = await client.generate(segment_request, text, stop_ids + list(environment.stop_token_ids))
+        segment = await client.generate(_rest(request, whole, extra_stops, [*_place(begun), index]))
         whole = _joined(whole, segment)
-        if not _continues(segment, environment):
+        if environment is None or not _continues(segment, environment):
             return whole
         room = request.sampling.max_new_tokens - len(whole.output_ids)
-        written = environment.write(request.prompt.token_ids, whole.output_ids, rng)[:room]
-        whole = _with_written(whole, written)
+        whole = _with_written(whole, environment.write(request.prompt_ids, whole.output_ids, rng)[:room])
         if len(whole.output_ids) >= request.sampling.max_new_tokens:
             break
     return replace(whole, finish_reason=FinishReason.LENGTH)
 
 
-def empty(request: RolloutRequest) -> Completion:
-    """A response of which nothing is there."""
+def unsampled(request: RolloutRequest) -> Completion:
+    """A response that was aborted before its first token was sampled: it has what is forced, and no more."""
+    num_forced = len(request.forced_ids)
     return Completion(
-        rid=request.rid, output_ids=(), logprobs=(), mask=(), finish_reason=FinishReason.ABORT, weight_versions=()
+        rid=request.rid,
+        output_ids=request.forced_ids,
+        logprobs=np.zeros(num_forced, np.float32),
+        sampled=np.zeros(num_forced, bool),
+        finish_reason=FinishReason.ABORT,
+        weight_versions=(),
     )
 
 
@@ -62,15 +64,26 @@ def _place(begun: Completion | None) -> list[int]:
     return [len(begun.output_ids)] if begun else []
 
 
-def _segment_request(request: RolloutRequest, place: list[int], used: int) -> RolloutRequest:
-    sampling = replace(request.sampling, max_new_tokens=request.sampling.max_new_tokens - used)
-    rid = "-".join([request.rid, "segment", *(f"{number:04d}" for number in place)])
-    return replace(request, rid=rid, sampling=sampling, seed=derive_seed(request.seed, "segment", *place))
+def _rest(request: RolloutRequest, whole: Completion, extra_stops: tuple[int, ...], place: list[int]) -> RolloutRequest:
+    """The request for what is missing from a response: the text so far is its prompt."""
+    sampling = replace(
+        request.sampling,
+        max_new_tokens=request.sampling.max_new_tokens - len(whole.output_ids),
+        stop_token_ids=request.sampling.stop_token_ids + extra_stops,
+    )
+    return replace(
+        request,
+        rid="-".join([request.rid, "segment", *(f"{number:04d}" for number in place)]),
+        prompt_ids=np.concatenate([request.prompt_ids, whole.output_ids]),
+        forced_ids=token_array(),
+        sampling=sampling,
+        seed=derive_seed(request.seed, "segment", *place),
+    )
 
 
 def _continues(segment: Completion, environment: Environment) -> bool:
     is_stopped = segment.finish_reason is FinishReason.STOP
-    return is_stopped and segment.output_ids[-1] in environment.stop_token_ids
+    return is_stopped and int(segment.output_ids[-1]) in environment.stop_token_ids
 
 
 def _joined(whole: Completion, segment: Completion) -> Completion:
@@ -78,23 +91,23 @@ def _joined(whole: Completion, segment: Completion) -> Completion:
     moved = [replace(s, start=s.start + offset, end=s.end + offset) for s in segment.weight_versions]
     return replace(
         whole,
-        output_ids=whole.output_ids + segment.output_ids,
-        logprobs=whole.logprobs + segment.logprobs,
-        mask=whole.mask + segment.mask,
+        output_ids=np.concatenate([whole.output_ids, segment.output_ids]),
+        logprobs=np.concatenate([whole.logprobs, segment.logprobs]),
+        sampled=np.concatenate([whole.sampled, segment.sampled]),
         finish_reason=segment.finish_reason,
         weight_versions=_merged([*whole.weight_versions, *moved]),
     )
 
 
 def _with_written(whole: Completion, written: list[int]) -> Completion:
-    """The environment's tokens belong to the version span before them, so that spans cover the output."""
+    """The environment's tokens belong to the version span before them: it writes after a sampled token only."""
     count = len(written)
     last = whole.weight_versions[-1]
     return replace(
         whole,
-        output_ids=whole.output_ids + tuple(written),
-        logprobs=whole.logprobs + (0.0,) * count,
-        mask=whole.mask + (0,) * count,
+        output_ids=np.concatenate([whole.output_ids, token_array(written)]),
+        logprobs=np.concatenate([whole.logprobs, np.zeros(count, np.float32)]),
+        sampled=np.concatenate([whole.sampled, np.zeros(count, bool)]),
         weight_versions=(*whole.weight_versions[:-1], replace(last, end=last.end + count)),
     )
 

@@ -54,9 +54,9 @@ class Stream:
         """Send requests; those in `begun` (by rid) go on where they were aborted.
 
         Raises:
-            RolloutError: a prompt has an id beyond the vocabulary.
+            RolloutError: a request has an id beyond the vocabulary, or forces all of its tokens.
         """
-        self.fleet.check_ids(requests)
+        self.fleet.check(requests)
         homes = [self._home(request) for request in requests]
         order = list(range(len(requests)))
         if armed("rollout.shuffle_requests"):
@@ -73,9 +73,9 @@ class Stream:
 
     def _home(self, request: RolloutRequest) -> Server:
         """The server that has the prompt's prefix; for a new prompt the one with the fewest requests."""
-        home = self._homes.get(request.prompt.id)
+        home = self._homes.get(request.prompt_id)
         if home is None:
-            home = self._homes[request.prompt.id] = min(self._assigned, key=self._assigned.__getitem__)
+            home = self._homes[request.prompt_id] = min(self._assigned, key=self._assigned.__getitem__)
         self._assigned[home] += 1
         return home
 

@@ -2,12 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 
-from egrc_mega.types import Completion, FinishReason, Grade, Group, Prompt, Sample, TrainSample, VersionSpan
+from egrc_mega.types import (
+    Completion,
+    FinishReason,
+    Grade,
+    Group,
+    Prompt,
+    Sample,
+    TrainSample,
+    VersionSpan,
+    token_array,
+)
 
-PROMPT = Prompt(id="test:1", text="9 a + 1 = ?", token_ids=(1, 12, 13, 20, 4, 23, 25, 26), answer="0")
+PROMPT_IDS = token_array([1, 12, 13, 20, 4, 23, 25, 26])
+PROMPT = Prompt(id="test:1", text="9 a + 1 = ?", token_ids=PROMPT_IDS, answer="0")
 
 
 def make_sample(
@@ -19,13 +31,13 @@ def make_sample(
     mask: Sequence[int] | None = None,
     version: str = "v0",
 ) -> Sample:
-    """A sample with log-prob -1 on every token that the policy chose."""
-    mask = tuple(mask) if mask is not None else (1,) * len(output_ids)
+    """A sample with log-prob -1 on every token that the policy sampled: where `mask` is 1."""
+    sampled = np.ones(len(output_ids), bool) if mask is None else np.array(mask, bool)
     completion = Completion(
         rid="test",
-        output_ids=tuple(output_ids),
-        logprobs=tuple(-1.0 * bit for bit in mask),
-        mask=mask,
+        output_ids=token_array(output_ids),
+        logprobs=np.where(sampled, -1.0, 0.0).astype(np.float32),
+        sampled=sampled,
         finish_reason=finish,
         weight_versions=(VersionSpan(version=version, start=0, end=len(output_ids)),),
     )
@@ -73,3 +85,18 @@ def same_bits(a: TrainSample, b: TrainSample) -> bool:
         or (x is not None and y is not None and x.dtype == y.dtype and x.tobytes() == y.tobytes())
         for x, y in pairs
     )
+
+
+def contents(completions: Sequence[Completion]) -> list[tuple[Any, ...]]:
+    """Everything in completions, in a form that `==` compares: arrays as bytes, so log-probs bit by bit."""
+    return [
+        (
+            completion.rid,
+            completion.output_ids.tolist(),
+            completion.logprobs.tobytes(),
+            completion.sampled.tolist(),
+            completion.finish_reason,
+            completion.weight_versions,
+        )
+        for completion in completions
+    ]

@@ -54,7 +54,7 @@ def _part(
     """Kept and dropped samples of one update. Ungraded samples count in no mean."""
     graded = [(s, a) for s, a in rows if s.grade is not Grade.UNGRADED]
     ungraded = [s for s, _a in rows if s.grade is Grade.UNGRADED]
-    chosen = [np.asarray(s.completion.mask, np.bool_) for s, _a in graded]
+    chosen = [s.completion.sampled for s, _a in graded]
     weights = token_weights(chosen, [a != 0.0 for _s, a in graded], method.loss)
     kept: list[TrainSample] = []
     dropped: list[TrainSample] = []
@@ -69,14 +69,14 @@ def _part(
 def _train_sample(sample: Sample, advantage: float, weights: NDArray[np.float32], version: str) -> TrainSample:
     """The record of one sample; its advantage is spread over all tokens."""
     completion = sample.completion
-    sampled = np.asarray(completion.mask, np.bool_)
+    sampled = completion.sampled
     return TrainSample(
-        prompt_ids=np.asarray(sample.prompt.token_ids, np.int32),
-        output_ids=np.asarray(completion.output_ids, np.int32),
+        prompt_ids=sample.prompt.token_ids,
+        output_ids=completion.output_ids,
         sampled=sampled,
         loss_weights=weights,
         advantages=np.full(len(sampled), advantage, np.float32),
-        rollout_logprobs=np.where(sampled, np.asarray(completion.logprobs, np.float32), np.float32(np.nan)),
+        rollout_logprobs=np.where(sampled, completion.logprobs, np.float32(np.nan)),
         compared=_compared(completion, version) & sampled,
     )
 

@@ -30,6 +30,7 @@ class OpenGroup:
 
     place: int
     """The prompt's number since the start of the run."""
+    prompt: Prompt
     requests: Sequence[RolloutRequest]
     done: dict[str, Completion] = field(default_factory=dict)
     """Finished responses, by rid."""
@@ -99,7 +100,7 @@ class Collector:
         requests = method.plan(
             [prompt], step=step.index, run_seed=self.run_seed, stop_token_ids=self.stop_token_ids, first=number
         )
-        return OpenGroup(place, requests)
+        return OpenGroup(place, prompt, requests)
 
     def take_waiting(self, position: Position, step: Step, method: Method) -> list[OpenGroup]:
         """The groups that an earlier step left; after a restart or in another stage, from the start."""
@@ -221,11 +222,11 @@ class _Collection:
         while whole := [group for group in self.open if group.is_whole][: self.wanted - len(self.kept)]:
             self.open = [group for group in self.open if group not in whole]
             started = time.monotonic()
-            samples = self.collector.judge([(r.prompt, g.done[r.rid]) for g in whole for r in g.requests])
+            samples = self.collector.judge([(g.prompt, g.done[r.rid]) for g in whole for r in g.requests])
             self.grade_s += time.monotonic() - started
             for group in whole:
                 own, samples = samples[: len(group.requests)], samples[len(group.requests) :]
-                self._keep(group.place, Group(prompt=group.requests[0].prompt, samples=tuple(own)))
+                self._keep(group.place, Group(prompt=group.prompt, samples=tuple(own)))
 
     def _keep(self, place: int, group: Group) -> None:
         if self.section.dynamic_sampling and not any(self.method.advantages([group])[0]):
@@ -239,7 +240,7 @@ class _Collection:
             for part in (group.done, group.begun):
                 for rid, completion in list(part.items()):
                     is_fresh = oldest_lag([completion], self.step.index + 1) <= self.section.max_version_lag
-                    if not (self.section.partial_rollouts and is_fresh and completion.output_ids):
+                    if not (self.section.partial_rollouts and is_fresh and completion.sampled.any()):
                         del part[rid]
         self.counts["carried_groups"] = len(self.open)
         return self.open

@@ -95,7 +95,7 @@ class Coordinator:
 
     def judge(self, pairs: Sequence[tuple[Prompt, Completion]]) -> list[Sample]:
         """Decode and grade completions, in order."""
-        texts = [str(self.tokenizer.decode(list(completion.output_ids))) for _prompt, completion in pairs]
+        texts = [str(self.tokenizer.decode(completion.output_ids.tolist())) for _prompt, completion in pairs]
         answers = [extract_answer(text) for text in texts]
         golds = [prompt.answer for prompt, _completion in pairs]
         grades = self.graders.grade(list(zip(answers, golds, strict=True)))

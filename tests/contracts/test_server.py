@@ -4,17 +4,21 @@ Runs against the embedded server, and with EGRC_CONTRACT_SERVER=sglang against t
 What the embedded server promises beyond SGLang is marked. Not covered: optional endpoints, which it answers with 404.
 """
 
+import asyncio
 import os
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from egrc_mega.rollout.client import ServerClient, new_session
 from egrc_mega.testing.http import call, call_all
+from egrc_mega.types import Completion, FinishReason, RolloutRequest, Sampling, token_array
 
 PROMPT = [1, 5, 9, 12]
 IS_EMBEDDED = os.environ.get("EGRC_CONTRACT_SERVER", "embedded") == "embedded"
@@ -31,6 +35,23 @@ def generate(server: str, **changes: Any) -> dict[str, Any]:
     status, reply = call(server + "/generate", request(**changes))
     assert status == 200, reply
     return reply
+
+
+def wanted(**changes: Any) -> RolloutRequest:
+    """A request as a run makes it."""
+    sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=12, stop_token_ids=())
+    asked = RolloutRequest(rid="ours", prompt_id="p", prompt_ids=token_array(PROMPT), sampling=sampling, seed=7)
+    return replace(asked, **changes)
+
+
+def complete(server: str, asked: RolloutRequest) -> Completion:
+    """What our own client makes of the server's answer."""
+
+    async def ask() -> Completion:
+        async with new_session() as session:
+            return await ServerClient(session, server, 60.0).generate(asked)
+
+    return asyncio.run(ask())
 
 
 def outcome(reply: dict[str, Any]) -> tuple[list[int], list[list[float]]]:
@@ -147,6 +168,41 @@ def test_a_matched_stop_token_is_part_of_the_output(server: str) -> None:
     assert reply["meta_info"]["completion_tokens"] == first + 1
 
 
+def test_a_stop_token_on_the_cap_finishes_the_response(server: str) -> None:
+    free = generate(server, sampling_params={"ignore_eos": False})["output_ids"]
+    first = free.index(free[5])
+    params = {"stop_token_ids": [free[5]], "ignore_eos": False, "max_new_tokens": first + 1}
+    raw = generate(server, sampling_params=params)
+    assert raw["output_ids"] == free[: first + 1]
+    if IS_EMBEDDED:  # SGLang looks at the length first, and says "length"
+        assert raw["meta_info"]["finish_reason"] == {"type": "stop", "matched": free[5]}
+    sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=first + 1, stop_token_ids=(free[5],))
+    completion = complete(server, wanted(sampling=sampling))
+    assert completion.output_ids.tolist() == free[: first + 1]
+    assert completion.finish_reason is FinishReason.STOP
+
+
+@pytest.mark.every_server
+def test_forced_tokens_are_read_before_the_first_sampled_one_and_count_in_the_cap(server: str) -> None:
+    completion = complete(server, wanted(forced_ids=token_array([3, 4])))
+    assert completion.output_ids.tolist()[:2] == [3, 4]
+    assert completion.sampled.tolist() == [False, False, *[True] * (len(completion.output_ids) - 2)]
+    assert len(completion.output_ids) <= 12
+    assert [(s.version, s.start) for s in completion.weight_versions] == [("a", 2)]
+    sampling = replace(wanted().sampling, max_new_tokens=10)
+    as_prompt = complete(server, wanted(prompt_ids=token_array([*PROMPT, 3, 4]), sampling=sampling))
+    assert completion.output_ids.tolist()[2:] == as_prompt.output_ids.tolist()
+
+
+@pytest.mark.every_server
+def test_every_sampling_parameter_that_we_send_is_taken_and_changes_nothing_where_it_is_neutral(server: str) -> None:
+    bare = {"temperature": 0.8, "top_p": 0.9, "max_new_tokens": 12, "stop_token_ids": [], "sampling_seed": 5}
+    expected = call(server + "/generate", {"input_ids": PROMPT, "sampling_params": bare, "rid": "bare"})
+    assert expected[0] == 200, expected
+    sampling = Sampling(temperature=0.8, top_p=0.9, max_new_tokens=12, stop_token_ids=())
+    assert complete(server, wanted(sampling=sampling, seed=5)).output_ids.tolist() == expected[1]["output_ids"]
+
+
 def test_the_end_of_sequence_stops_unless_it_is_ignored(server: str) -> None:
     def ended(seed: int) -> bool:
         params = {"ignore_eos": False, "max_new_tokens": 100, "sampling_seed": seed}
@@ -190,6 +246,11 @@ def test_a_request_that_makes_no_sense_is_refused_and_the_server_lives(server: s
         {"top_p": 0},
         {"max_new_tokens": -3},
         pytest.param({"n": 2}, marks=embedded_only),
+        pytest.param({"min_p": 0.1}, marks=embedded_only),
+        pytest.param({"min_new_tokens": 3}, marks=embedded_only),
+        pytest.param({"frequency_penalty": 0.5}, marks=embedded_only),
+        pytest.param({"presence_penalty": 0.5}, marks=embedded_only),
+        pytest.param({"repetition_penalty": 1.1}, marks=embedded_only),
         {"top_k": 0},
     ],
 )

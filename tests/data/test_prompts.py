@@ -10,6 +10,7 @@ from egrc_mega.data.chat import render_prompt
 from egrc_mega.data.prompts import PromptSource, load_prompts
 from egrc_mega.data.tokenizer import load_tokenizer
 from egrc_mega.miniature.tokenizer import write_tokenizer
+from egrc_mega.types import Prompt
 
 NUM_ROWS = 7
 
@@ -29,6 +30,10 @@ def section(tmp_path: Path) -> DataSection:
     return DataSection(train=path)
 
 
+def facts(prompts: list[Prompt]) -> list[tuple]:
+    return [(p.id, p.text, p.token_ids.tolist(), p.answer) for p in prompts]
+
+
 def test_the_template_renders_one_user_message_with_the_generation_prompt(tokenizer: PreTrainedTokenizerBase) -> None:
     ids = render_prompt(tokenizer, "9 a - 3 = ?", "")
     assert tokenizer.decode(ids) == "<bos> 9 a - 3 = ? <think>"
@@ -42,9 +47,9 @@ def test_the_template_renders_one_user_message_with_the_generation_prompt(tokeni
 def test_any_cut_of_the_positions_gives_the_same_prompts(
     section: DataSection, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
-    whole = PromptSource(section, tokenizer, 3, tmp_path / "q").take(0, 20)
+    whole = facts(PromptSource(section, tokenizer, 3, tmp_path / "q").take(0, 20))
     again = PromptSource(section, tokenizer, 3, tmp_path / "q")
-    assert [p for start in (15, 0, 5, 10) for p in again.take(start, 5)] == whole[15:] + whole[:15]
+    assert [p for start in (15, 0, 5, 10) for p in facts(again.take(start, 5))] == whole[15:] + whole[:15]
     assert again.take(4, 0) == []
 
 
@@ -80,7 +85,7 @@ def test_without_shuffling_the_files_order_is_kept(
         ("train.jsonl:1#1", "0 a + 1 = ?", "1"),
         ("train.jsonl:2#1", "1 a + 1 = ?", "2"),
     ]
-    assert taken[0].token_ids == render_prompt(tokenizer, "5 a + 1 = ?", "")
+    assert taken[0].token_ids.tolist() == list(render_prompt(tokenizer, "5 a + 1 = ?", ""))
 
 
 def test_evaluation_takes_the_first_good_problems_in_order(

@@ -19,9 +19,9 @@ from egrc_mega.rollout import server as server_module
 from egrc_mega.rollout.fleet import Fleet
 from egrc_mega.rollout.weights import FolderWeights
 from egrc_mega.testing.fake_server import GARBAGE, FakeServer
-from egrc_mega.testing.samples import PROMPT
+from egrc_mega.testing.samples import PROMPT_IDS, contents
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
-from egrc_mega.types import FinishReason, Prompt, RolloutRequest, Sampling
+from egrc_mega.types import FinishReason, RolloutRequest, Sampling
 
 pytestmark = pytest.mark.long_file
 
@@ -40,8 +40,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def requests(count: int, tokens: int = 4, prompts: int = 2) -> list[RolloutRequest]:
     sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=tokens, stop_token_ids=())
-    homes = [Prompt(id=f"p{i}", text="", token_ids=PROMPT.token_ids, answer="1") for i in range(prompts)]
-    return [RolloutRequest(rid=f"r{i:03d}", prompt=homes[i % prompts], sampling=sampling, seed=i) for i in range(count)]
+    return [
+        RolloutRequest(rid=f"r{i:03d}", prompt_id=f"p{i % prompts}", prompt_ids=PROMPT_IDS, sampling=sampling, seed=i)
+        for i in range(count)
+    ]
 
 
 def losses(fleet: Fleet) -> dict[str, int]:
@@ -73,7 +75,7 @@ def test_a_server_killed_mid_generation_costs_nothing_but_time(undisturbed: tupl
     process = fleet.servers[1].process
     pid = process.process.pid
     disturb(fleet, 1, signal.SIGKILL, 0.1)
-    assert fleet.generate(requests(120, tokens=150)) == expected  # tokens and log-probs, bit by bit
+    assert contents(fleet.generate(requests(120, tokens=150))) == contents(expected)  # tokens and log-probs, bit by bit
     counters = losses(fleet)
     assert counters["lost_requests"] > 0 and counters["server_restarts"] == 1
     deadline = time.monotonic() + 60
@@ -90,15 +92,15 @@ def test_a_server_that_comes_back_gets_the_current_weights_before_it_serves(
     other = write_tiny_qwen2(tmp_path / "other", seed=3)
     fleet.update_weights(FolderWeights(other, "v1"))
     changed = fleet.generate(requests(120, tokens=150))
-    assert [c.output_ids for c in changed] != [c.output_ids for c in expected]
+    assert contents(changed) != contents(expected)
     disturb(fleet, 0, signal.SIGKILL, 0.1)
     disturb(fleet, 1, signal.SIGKILL, 0.1)  # both: somebody must come back first
     again = fleet.generate(requests(120, tokens=150))
-    assert again == changed
+    assert contents(again) == contents(changed)
     assert {span.version for c in again for span in c.weight_versions} == {"v1"}
     fleet.update_weights(FolderWeights(model, "v0"))
     back = fleet.generate(requests(120, tokens=150))
-    assert [(c.output_ids, c.logprobs) for c in back] == [(c.output_ids, c.logprobs) for c in expected]
+    assert contents(back) == contents(expected)
 
 
 def test_a_server_that_hangs_is_replaced_after_the_deadline(
@@ -112,7 +114,7 @@ def test_a_server_that_hangs_is_replaced_after_the_deadline(
         process = fleet.servers[0].process
         assert process is not None
         process.process.send_signal(signal.SIGSTOP)
-        assert fleet.generate(requests(8)) == expected
+        assert contents(fleet.generate(requests(8))) == contents(expected)
         assert losses(fleet) == {"lost_requests": 8, "server_restarts": 1}
 
 
@@ -128,7 +130,7 @@ def test_a_server_that_falls_silent_is_replaced_long_before_its_requests_deadlin
         server = fleet.servers[0]
         url = server.client.url
         server.process.process.send_signal(signal.SIGSTOP)  # type: ignore[union-attr]
-        assert fleet.generate(requests(8)) == expected
+        assert contents(fleet.generate(requests(8))) == contents(expected)
         assert losses(fleet) == {"lost_requests": 8, "server_restarts": 1}
     assert re.match(rf"server 0 is fenced: {url} fell silent while it had request r00\d", lines[0])
     assert lines[1:] == [f"server 0 serves again, at {url}"]
@@ -155,7 +157,7 @@ def test_a_restart_that_fails_is_tried_again_while_the_budget_lasts(model: Path,
     with Fleet.start(RolloutSection(), model, "v0", tmp_path, note=take_the_port) as fleet:
         expected = fleet.generate(requests(8))
         disturb(fleet, 0, signal.SIGKILL, 0.0).join()
-        assert fleet.generate(requests(8)) == expected
+        assert contents(fleet.generate(requests(8))) == contents(expected)
         assert losses(fleet)["server_restarts"] == 2
 
 
@@ -172,7 +174,7 @@ def test_a_reply_that_makes_no_sense_is_asked_for_again_and_never_used(kind: str
     with FakeServer() as fake, attach([fake], tmp_path) as fleet:
         fake.faults = [GARBAGE[kind]]
         completions = fleet.generate(requests(4))
-        assert [c.output_ids for c in completions] == [(7, 7, 7, 7)] * 4
+        assert [c.output_ids.tolist() for c in completions] == [[7, 7, 7, 7]] * 4
         assert fake.num_requests == 5
         assert losses(fleet) == {"lost_requests": 1, "server_restarts": 0}
 
@@ -250,7 +252,7 @@ def test_requests_that_a_server_does_not_abort_are_left_to_it(tmp_path: Path, mo
             stream.add(requests(4))
             ended = stream.abort()
         assert time.monotonic() - started < 20
-        assert [(c.finish_reason, c.output_ids) for c in ended] == [(FinishReason.ABORT, ())] * 4
+        assert [(c.finish_reason, c.output_ids.tolist()) for c in ended] == [(FinishReason.ABORT, [])] * 4
 
 
 @pytest.mark.parametrize("info", [[], "a text", {"weight_version": ["v1"]}])
@@ -452,7 +454,7 @@ def test_an_input_id_beyond_the_vocabulary_is_never_sent(tmp_path: Path) -> None
     with FakeServer() as fake:
         section = RolloutSection(server="external", urls=(fake.url,))
         with (
-            Fleet.start(section, tmp_path, "v0", tmp_path, vocab_size=max(PROMPT.token_ids)) as fleet,
+            Fleet.start(section, tmp_path, "v0", tmp_path, vocab_size=int(PROMPT_IDS.max())) as fleet,
             pytest.raises(RolloutError, match=r"prompt p0: input id \d+ is outside the model's vocabulary of \d+"),
         ):
             fleet.generate(requests(1))

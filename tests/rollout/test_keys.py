@@ -14,14 +14,15 @@ from egrc_mega.rollout.keys import Keys, url_problem
 from egrc_mega.rollout.process import ServerProcess
 from egrc_mega.rollout.weights import FolderWeights
 from egrc_mega.testing.http import call
-from egrc_mega.testing.samples import PROMPT
+from egrc_mega.testing.samples import PROMPT_IDS
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
 from egrc_mega.types import RolloutRequest, Sampling
 
 API, ADMIN = "api-4711-secret", "admin-0815-secret"
 REQUEST = RolloutRequest(
     rid="r",
-    prompt=PROMPT,
+    prompt_id="p",
+    prompt_ids=PROMPT_IDS,
     sampling=Sampling(temperature=1.0, top_p=1.0, max_new_tokens=4, stop_token_ids=()),
     seed=1,
 )

@@ -26,15 +26,18 @@ from egrc_mega.sync.stream import StreamSync
 from egrc_mega.sync.transport import Verified
 from egrc_mega.testing.http import call
 from egrc_mega.testing.runs import events, finish_run, kill_after_a_step, progress, start_run
-from egrc_mega.types import Completion, FinishReason, Prompt, RolloutRequest, Sampling
+from egrc_mega.types import Completion, FinishReason, RolloutRequest, Sampling, token_array
 
 PROMPT_IDS = tuple(range(5, 14))
 
 
 def requests(count: int, tokens: int = 60) -> list[RolloutRequest]:
     sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=tokens, stop_token_ids=())
-    homes = [Prompt(id=f"p{i}", text="", token_ids=(*PROMPT_IDS, i), answer="1") for i in range(4)]
-    return [RolloutRequest(rid=f"r{i:03d}", prompt=homes[i % 4], sampling=sampling, seed=i) for i in range(count)]
+    prompts = [token_array([*PROMPT_IDS, i]) for i in range(4)]
+    return [
+        RolloutRequest(rid=f"r{i:03d}", prompt_id=f"p{i % 4}", prompt_ids=prompts[i % 4], sampling=sampling, seed=i)
+        for i in range(count)
+    ]
 
 
 @pytest.mark.parametrize("transport", ["disk", "distributed"])
@@ -82,8 +85,8 @@ def fleet(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield running
 
 
-def tokens(completions: list[Completion]) -> list[tuple[int, ...]]:
-    return [completion.output_ids for completion in completions]
+def tokens(completions: list[Completion]) -> list[list[int]]:
+    return [completion.output_ids.tolist() for completion in completions]
 
 
 def num_parted(found: list[Completion], expected: list[Completion]) -> int:
@@ -157,14 +160,14 @@ def test_aborted_requests_come_back_with_what_they_have_and_go_on(fleet: Fleet) 
         ended += stream.abort()
         aborted = {c.rid: c for c in ended if c.finish_reason is FinishReason.ABORT}  # type: ignore[union-attr]
         assert len(ended) == 24 and aborted
-    begun = {rid: completion for rid, completion in aborted.items() if completion.output_ids}
+    begun = {rid: completion for rid, completion in aborted.items() if completion.sampled.any()}
     with fleet.stream() as stream:
         stream.add([request for request in asked if request.rid in begun], begun)
         whole: dict[str, Completion] = {}
         while stream.num_open:
             whole |= {c.rid: c for c in stream.take()}  # type: ignore[union-attr]
     for rid, completion in begun.items():
-        assert whole[rid].output_ids[: len(completion.output_ids)] == completion.output_ids
+        assert whole[rid].output_ids[: len(completion.output_ids)].tolist() == completion.output_ids.tolist()
         assert len(whole[rid].output_ids) > len(completion.output_ids)
 
 
@@ -191,7 +194,7 @@ def test_one_server_on_two_devices_with_keys_samples_what_one_device_does(
         found = one_by_one(split, requests(8))
         publish_and_verify(split, base_model)
         again = one_by_one(split, requests(8))
-    assert [c.logprobs for c in again] == [c.logprobs for c in found]
+    assert [c.logprobs.tolist() for c in again] == [c.logprobs.tolist() for c in found]
     assert tokens(found) == tokens(expected)
     for one, other in zip(found, expected, strict=True):
         assert max(abs(a - b) for a, b in zip(one.logprobs, other.logprobs, strict=True)) <= 1e-4

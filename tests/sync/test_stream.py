@@ -23,9 +23,9 @@ from egrc_mega.sync.stream import StreamSync
 from egrc_mega.sync.transport import Verified
 from egrc_mega.testing.fake_server import FakeServer
 from egrc_mega.testing.http import call
-from egrc_mega.testing.samples import PROMPT
+from egrc_mega.testing.samples import PROMPT_IDS
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
-from egrc_mega.types import Completion, Prompt, RolloutRequest, Sampling
+from egrc_mega.types import Completion, RolloutRequest, Sampling
 
 pytestmark = pytest.mark.long_file
 
@@ -34,12 +34,14 @@ BUCKET_BYTES = 4096
 
 def requests(count: int) -> list[RolloutRequest]:
     sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=4, stop_token_ids=())
-    homes = [Prompt(id=f"p{i}", text="", token_ids=PROMPT.token_ids, answer="1") for i in range(2)]
-    return [RolloutRequest(rid=f"r{i:03d}", prompt=homes[i % 2], sampling=sampling, seed=i) for i in range(count)]
+    return [
+        RolloutRequest(rid=f"r{i:03d}", prompt_id=f"p{i % 2}", prompt_ids=PROMPT_IDS, sampling=sampling, seed=i)
+        for i in range(count)
+    ]
 
 
-def tokens(completions: list[Completion]) -> list[tuple[int, ...]]:
-    return [completion.output_ids for completion in completions]
+def tokens(completions: list[Completion]) -> list[list[int]]:
+    return [completion.output_ids.tolist() for completion in completions]
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from aiohttp import web
@@ -23,7 +24,7 @@ from egrc_mega.testing.fake_server import FakeServer
 from egrc_mega.training.batch import build_batch
 from egrc_mega.training.collection import Collected, Collector, Position
 from egrc_mega.training.schedule import schedule
-from egrc_mega.types import Completion, FinishReason, Grade, Prompt, RolloutRequest, Sample, TrainSample
+from egrc_mega.types import Completion, FinishReason, Grade, Prompt, RolloutRequest, Sample, TrainSample, token_array
 
 N = 2
 STAGE = ExploreStage(name="explore", steps=5, clip_len=8, rollout={"n": N, "max_new_tokens": 6}, loss={"tis_cap": 2.0})
@@ -37,7 +38,8 @@ class Prompts:
 
     def take(self, position: int, count: int) -> list[Prompt]:
         return [
-            Prompt(id=f"p{p}", text="", token_ids=(1, p + 10), answer="7") for p in range(position, position + count)
+            Prompt(id=f"p{p}", text="", token_ids=token_array([1, p + 10]), answer="7")
+            for p in range(position, position + count)
         ]
 
 
@@ -119,7 +121,7 @@ def test_aborted_prompts_come_first_in_the_next_step_and_start_again(collector: 
     second = collector.collect(STEPS[1], METHOD, first.position)
     assert "p1" in prompts_of(second) and "p3" in prompts_of(second)
     for group in second.groups:
-        assert all(s.completion.output_ids == (7,) * 6 for s in group.samples)
+        assert all(s.completion.output_ids.tolist() == [7] * 6 for s in group.samples)
     # a run that starts again from a checkpoint asks for the same prompts
     collector._waiting = []
     fake.holds = lambda body: number_of(body) not in (1, 3, 5)
@@ -141,7 +143,7 @@ def test_a_sample_that_spans_two_versions_carries_both_and_its_importance_weight
     for sample in group.samples:
         spans = [(span.version, span.start, span.end) for span in sample.completion.weight_versions]
         assert spans == [("v0", 0, 2), ("v1", 2, 6)]
-        assert sample.completion.output_ids == (7,) * 6
+        assert sample.completion.output_ids.tolist() == [7] * 6
     # the server was asked for the rest only
     continued = next(body for body in fake.bodies if number_of(body) == 1)
     assert (continued["input_ids"], continued["sampling_params"]["max_new_tokens"]) == ([1, 11, 7, 7], 4)
@@ -252,9 +254,9 @@ class SmallHelpings:
         return [
             Completion(
                 rid=request.rid,
-                output_ids=(7,),
-                logprobs=(-0.5,),
-                mask=(1,),
+                output_ids=token_array([7]),
+                logprobs=np.array([-0.5], np.float32),
+                sampled=np.array([True]),
                 finish_reason=FinishReason.STOP,
                 weight_versions=(),
             )
@@ -318,7 +320,7 @@ def test_a_request_that_somebody_else_aborts_is_sent_again(collector: Collector,
     timer.start()
     collected = collector.collect(STEPS[0], METHOD, START)
     assert prompts_of(collected) == ["p0", "p1", "p2"]
-    assert all(s.completion.output_ids == (7,) * 6 for group in collected.groups for s in group.samples)
+    assert all(s.completion.output_ids.tolist() == [7] * 6 for group in collected.groups for s in group.samples)
     assert collector.fleet.take_stats()["lost_requests"] == 1
 
 

@@ -99,7 +99,7 @@ def paper_loss(
             count += 1
             a = advantage(sample, group)
             logp = torch.log_softmax(logits[id(sample)] / stage.rollout.temperature, -1)
-            own = [t for t, chosen in enumerate(sample.completion.mask) if chosen]
+            own = [t for t, chosen in enumerate(sample.completion.sampled) if chosen]
             for t in own:
                 lp = logp[t, sample.completion.output_ids[t]]
                 if stage.loss.ratio == "none":
@@ -120,10 +120,10 @@ def product_loss(
     assert len(batch.updates) <= 1
     if not batch.updates:
         return None
-    by_ids = {tuple(s.completion.output_ids): s for group in groups for s in group.samples}
+    by_ids = {tuple(s.completion.output_ids.tolist()): s for group in groups for s in group.samples}
     samples = [by_ids[tuple(s.output_ids.tolist())] for s in batch.updates[0]]
     rows = torch.cat([logits[id(s)] for s in samples])
-    targets = torch.tensor([i for s in samples for i in s.completion.output_ids])
+    targets = torch.tensor([i for s in samples for i in s.completion.output_ids.tolist()])
     logprob, _entropy, _one = logprob_entropy(rows, targets, temperature=stage.rollout.temperature)
     flat_old = None if old is None else torch.cat([old[id(s)] for s in samples]).float()
     sizes = [len(s.output_ids) for s in batch.updates[0]]
@@ -145,7 +145,7 @@ def assert_same_loss_and_gradient(groups: list[Group], stage: Stage, advantage, 
     old = {}
     for s in samples:
         logp = torch.log_softmax(exact[id(s)].detach() / stage.rollout.temperature, -1)
-        chosen = logp.gather(1, torch.tensor(s.completion.output_ids)[:, None])[:, 0]
+        chosen = logp.gather(1, torch.tensor(s.completion.output_ids.tolist())[:, None])[:, 0]
         # far enough apart that some tokens are clipped on either side
         old[id(s)] = chosen + (0.4 * torch.randn(s.length, generator=generator).double() if off_policy else 0.0)
     expected = paper_loss(groups, exact, old, advantage, stage)
@@ -202,7 +202,7 @@ def test_token_mean_weighs_every_token_of_the_policy_alike() -> None:
     stage = CompressStage(name="compress", clip_len=CLIP, loss={"agg": "token-mean"})
     groups = ragged_groups(1)
     graded = [s for group in groups for s in group.samples if s.grade is not Grade.UNGRADED]
-    num_tokens = sum(sum(s.completion.mask) for s in graded)
+    num_tokens = sum(int(s.completion.sampled.sum()) for s in graded)
     for sample in build_batch(groups, build_method(stage), "v0").updates[0]:
         assert sample.loss_weights == pytest.approx([sampled / num_tokens for sampled in sample.sampled])
 
@@ -223,4 +223,4 @@ def test_log_probs_of_another_weight_version_are_not_compared() -> None:
     assert np.isnan(first.rollout_logprobs).tolist() == [False, True, False]
     assert (first.compared.tolist(), second.compared.tolist()) == ([True, False, True], [False])
     # but they are what importance sampling weighs by
-    assert second.rollout_logprobs.tolist() == list(group.samples[1].completion.logprobs)
+    assert second.rollout_logprobs.tolist() == group.samples[1].completion.logprobs.tolist()

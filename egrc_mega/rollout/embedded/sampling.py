@@ -7,6 +7,8 @@ import numpy as np
 import torch
 
 GREEDY_BELOW = 1e-6
+UNSUPPORTED = ("n", "min_p", "min_new_tokens", "frequency_penalty", "presence_penalty", "repetition_penalty")
+"""Taken at the values that change nothing, which are their defaults, and refused at any other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +23,11 @@ class SamplingParams:
     sampling_seed: int = 42
     ignore_eos: bool = False
     n: int = 1
+    min_p: float = 0.0
+    min_new_tokens: int = 0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
 
     @classmethod
     def parse(cls, raw: dict[str, Any]) -> "SamplingParams":
@@ -40,7 +47,10 @@ class SamplingParams:
         _require(isinstance(params.top_k, int) and (params.top_k == -1 or params.top_k >= 1), "top_k", params)
         _require(all(isinstance(i, int) for i in params.stop_token_ids), "stop_token_ids", params)
         _require(isinstance(params.sampling_seed, int) and params.sampling_seed >= 0, "sampling_seed", params)
-        _require(params.n == 1, "n", params)
+        for name in UNSUPPORTED:
+            neutral = cls.__dataclass_fields__[name].default
+            if getattr(params, name) != neutral:
+                raise ValueError(f"sampling parameter {name} is not supported by this server; send {neutral!r}")
         return params
 
     @property
