@@ -11,10 +11,13 @@ from egrc_mega.cli.options import ConfigFile, Overrides
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Hugging Face folder to measure.")],
     config: ConfigFile,
-    out: Annotated[Path, typer.Option("--out", help="Folder for evaluation.json.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for evaluation.json; several models may share one.")],
     overrides: Overrides = None,
 ) -> None:
-    """Measure a model's accuracy and length with a run's evaluation section and servers."""
+    """Measure a model's accuracy and length with a run's evaluation section and servers.
+
+    The same weights are measured by the same protocol once; the training data need not be there.
+    """
     from egrc_mega.config.load import load_config
     from egrc_mega.training.standalone import evaluate_model
 

@@ -375,7 +375,13 @@ class EvaluationSection(Section):
     """The table of base / compress / explore."""
 
     data: Path
-    """JSONL or parquet of problems never trained on; same keys as the training data."""
+    """JSONL or parquet of problems never trained on."""
+    prompt_key: str | None = None
+    """Field that holds the problem's text; None: data.prompt_key."""
+    answer_key: str | None = None
+    """Field that holds the gold answer; None: data.answer_key."""
+    instruction: str | None = None
+    """Text appended to every problem; None: data.instruction."""
     num_problems: PositiveInt = 256
     """Problems taken from the start of the file."""
     temperatures: tuple[PositiveFloat, ...] = (0.6, 1.0)

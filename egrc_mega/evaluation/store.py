@@ -1,14 +1,14 @@
-"""`evaluation.json`: the table of a run, with the protocol that makes its rows comparable."""
+"""`evaluation.json`: every point that a folder has measured, and the protocols by which it was done."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from egrc_mega.config.schema import EvaluationSection
 from egrc_mega.errors import RunError
-from egrc_mega.evaluation.runner import Measurement
+from egrc_mega.evaluation.records import Point, Protocol, Response, Subject
 from egrc_mega.evaluation.statistics import l_acc
 
 TABLE = "evaluation.json"
@@ -16,52 +16,82 @@ RESPONSES = "evaluation_responses.json"
 BASE = "base"
 
 
-def read_table(run_dir: Path) -> dict[str, Any]:
-    """The table, empty when nothing has been measured yet."""
-    path = run_dir / TABLE
-    table: dict[str, Any] = orjson.loads(path.read_bytes()) if path.exists() else {"points": [], "protocol": None}
-    return table
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What has been measured, in the order in which it was."""
+
+    points: tuple[Point, ...] = ()
+    protocols: Mapping[str, Protocol] = field(default_factory=dict)
+    """By their hash."""
+
+    def find(self, subject: Subject, protocol: Protocol) -> Point | None:
+        """What these weights gave under this protocol: the subject's own row before others', or None."""
+        same = [p for p in self.points if (p.weights, p.protocol) == (subject.weights, protocol.key)]
+        own = [p for p in same if (p.label, p.ordinal, p.step) == (subject.label, subject.ordinal, subject.step)]
+        return next(iter(own or same), None)
+
+    def base_of(self, point: Point) -> Point | None:
+        """The base that was measured by the same protocol."""
+        bases = (p for p in self.points if (p.label, p.ordinal, p.protocol) == (BASE, 0, point.protocol))
+        return next(bases, None)
 
 
-def has_stage(run_dir: Path, stage: str, temperatures: Sequence[float]) -> bool:
-    """True when every temperature of a stage has been measured."""
-    measured = {(point["stage"], point["temperature"]) for point in read_table(run_dir)["points"]}
-    return {(stage, temperature) for temperature in temperatures} <= measured
-
-
-def add_points(run_dir: Path, section: EvaluationSection, measurements: Sequence[Measurement]) -> None:
-    """Add rows (replacing those of the same stage and temperature) and give each its L-Acc.
+def read_table(run_dir: Path) -> Table:
+    """The table, empty when nothing has been measured yet.
 
     Raises:
-        RunError: the table's rows were measured by another protocol.
+        RunError: the file is torn, or of another version of this package.
     """
+    stored = _read(run_dir / TABLE, {"points": [], "protocols": {}})
+    try:
+        protocols = {key: Protocol.of_json(fields) for key, fields in stored["protocols"].items()}
+        return Table(tuple(map(Point.of_json, stored["points"])), protocols)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _unreadable(run_dir / TABLE, error) from error
+
+
+def read_responses(run_dir: Path) -> list[Response]:
+    """The responses that were kept of every measurement.
+
+    Raises:
+        RunError: see `read_table`.
+    """
+    try:
+        return [Response(**fields) for fields in _read(run_dir / RESPONSES, [])]
+    except TypeError as error:
+        raise _unreadable(run_dir / RESPONSES, error) from error
+
+
+def add_point(run_dir: Path, protocol: Protocol, point: Point, responses: Sequence[Response] = ()) -> Point:
+    """Add a row, in the place of an earlier one of the same place; returns it with its L-Acc."""
     table = read_table(run_dir)
-    protocol = section.model_dump(mode="json", exclude={"temperatures"})
-    if table["protocol"] not in (None, protocol):
-        raise RunError(
-            f"{run_dir / TABLE} was measured as {table['protocol']}, now the protocol is {protocol}: "
-            f"use the same evaluation section, or another run folder"
-        )
-    points = {(p["stage"], p["temperature"]): p for p in table["points"]}
-    points |= {(m.point["stage"], m.point["temperature"]): m.point for m in measurements}
-    for (_stage, temperature), point in points.items():
-        base = points.get((BASE, temperature))
-        known = base is not None and point["accuracy"] is not None
-        point["l_acc"] = l_acc(point["accuracy"], point["mean_length"], base["mean_length"]) if base and known else None
-    _add_responses(run_dir, measurements)
-    _write(run_dir / TABLE, {"points": list(points.values()), "protocol": protocol})
+    points = {old.place: old for old in table.points} | {point.place: point}
+    table = Table(tuple(points.values()), {**table.protocols, protocol.key: protocol})
+    table = replace(table, points=tuple(_with_l_acc(table, each) for each in table.points))
+    named = {(each.weights, each.protocol) for each in table.points}
+    replaced = {(each.weights, each.protocol) for each in responses}
+    kept = [r for r in read_responses(run_dir) if (r.weights, r.protocol) in named - replaced]
+    _write(run_dir / RESPONSES, [*kept, *responses])
+    _write(run_dir / TABLE, {"points": table.points, "protocols": table.protocols})
+    return next(each for each in table.points if each.place == point.place)
 
 
-def read_responses(run_dir: Path) -> list[dict[str, Any]]:
-    """Sample responses of every point, empty when there are none."""
-    path = run_dir / RESPONSES
-    return list(orjson.loads(path.read_bytes())) if path.exists() else []
+def _with_l_acc(table: Table, point: Point) -> Point:
+    base = table.base_of(point)
+    if base is None or point.accuracy is None:
+        return replace(point, l_acc=None)
+    return replace(point, l_acc=l_acc(point.accuracy, point.mean_length, base.mean_length))
 
 
-def _add_responses(run_dir: Path, measurements: Sequence[Measurement]) -> None:
-    replaced = {(m.point["stage"], m.point["temperature"]) for m in measurements}
-    kept = [r for r in read_responses(run_dir) if (r["stage"], r["temperature"]) not in replaced]
-    _write(run_dir / RESPONSES, kept + [response for m in measurements for response in m.responses])
+def _read(path: Path, empty: Any) -> Any:
+    try:
+        return orjson.loads(path.read_bytes()) if path.exists() else empty
+    except orjson.JSONDecodeError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> RunError:
+    return RunError(f"{path} is torn, or was written by another version ({error!r}); move it aside and measure again")
 
 
 def _write(path: Path, value: Any) -> None:

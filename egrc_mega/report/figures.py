@@ -94,7 +94,7 @@ def _decorate(axes: Axes, curve: Curve, steps: Sequence[dict[str, Any]]) -> None
     axes.grid(color=GREY, alpha=0.18, linewidth=0.6)
     axes.set_xlabel("step", color=GREY)
     for before, after in pairwise(steps):
-        if before["stage"] != after["stage"]:
+        if opens_stage(before, after):
             axes.axvline(before["step"] + 0.5, color=GREY, linestyle="--", linewidth=1)
             axes.annotate(
                 f"{after['stage']} →",
@@ -107,6 +107,12 @@ def _decorate(axes: Axes, curve: Curve, steps: Sequence[dict[str, Any]]) -> None
             )
     if len(curve.fields) > 1:
         axes.legend(frameon=False, labelcolor=GREY, fontsize=8)
+
+
+def opens_stage(before: dict[str, Any], after: dict[str, Any]) -> bool:
+    """True when another stage begins between two steps: by its label, or, where it has the same one, by its count."""
+    count = "step_in_stage"
+    return bool(before["stage"] != after["stage"] or after.get(count, 1) < before.get(count, 0))
 
 
 def _inline(svg: str, curve: Curve) -> str:

@@ -9,10 +9,9 @@ from dataclasses import replace
 
 from egrc_mega.config.schema import Config, EnvironmentSection
 from egrc_mega.convert.families.registry import read_architecture
-from egrc_mega.data.prompts import PromptSource, load_prompts
+from egrc_mega.data.prompts import PromptSource
 from egrc_mega.data.tokenizer import Tokenizer, check_vocabulary, load_tokenizer, stop_token_ids
-from egrc_mega.evaluation.runner import evaluate
-from egrc_mega.evaluation.store import add_points, has_stage
+from egrc_mega.evaluation.evaluator import Evaluator
 from egrc_mega.grading.extract import extract_answer, is_well_formed
 from egrc_mega.grading.pool import GraderPool
 from egrc_mega.methods.base import Method
@@ -27,10 +26,15 @@ from egrc_mega.types import Completion, FinishReason, Prompt, RolloutRequest, Sa
 
 
 class Coordinator:
-    """Turns steps into graded groups and weights into evaluation points."""
+    """Turns steps into graded groups, and has the evaluator."""
 
-    def __init__(self, config: Config, folder: RunFolder, stack: ExitStack, note: Callable[[str], None]) -> None:
+    def __init__(
+        self, config: Config, folder: RunFolder, stack: ExitStack, note: Callable[[str], None], *, trains: bool = True
+    ) -> None:
         """Read the data and start servers and graders; `stack` stops them. `note` gets a line about lost servers.
+
+        Args:
+            trains: without, no training data is read, and nothing can be collected.
 
         Raises:
             EgrcError: data, model folder or server cannot be used.
@@ -40,26 +44,26 @@ class Coordinator:
         self.tokenizer = load_tokenizer(model_path)
         check_vocabulary(self.tokenizer, model_path)
         self.stop_token_ids = stop_token_ids(self.tokenizer, model_path)
-        self.prompts = PromptSource(config.data, self.tokenizer, config.run.seed, folder.quarantine)
-        self.evaluation_prompts = load_prompts(
-            config.evaluation.data, config.data, self.tokenizer, config.evaluation.num_problems, folder.quarantine
-        )
+        if trains:
+            self.prompts = PromptSource(config.data, self.tokenizer, config.run.seed, folder.quarantine)
+        self.evaluator = Evaluator(config, self.tokenizer, self.stop_token_ids, folder.path, self.generate, self.judge)
         self.environment = build_environment(config.rollout.environment, self.tokenizer)
         self.graders = stack.enter_context(GraderPool(config.grading.num_workers, config.grading.timeout_s))
         vocab_size = read_architecture(model_path).vocab_size
         fleet = Fleet.start(config.rollout, model_path, first_version(), folder.logs, vocab_size=vocab_size, note=note)
         self.fleet = stack.enter_context(fleet)
-        self.collector = Collector(
-            config.rollout,
-            self.prompts,
-            self.fleet,
-            self.environment,
-            self.judge,
-            config.run.seed,
-            self.stop_token_ids,
-        )
         self.position = Position(0, ())
         self._ahead: Future[Collected] | None = None
+        if trains:
+            self.collector = Collector(
+                config.rollout,
+                self.prompts,
+                self.fleet,
+                self.environment,
+                self.judge,
+                config.run.seed,
+                self.stop_token_ids,
+            )
 
     def collect(self, step: Step, method: Method) -> Collected:
         """The step's prompts, sampled and graded: those that were sampled ahead, else now."""
@@ -109,15 +113,6 @@ class Coordinator:
             )
             for (prompt, completion), text, grade in zip(pairs, texts, grades, strict=True)
         ]
-
-    def evaluate(self, point: str) -> list[str]:
-        """Measure the weights that the servers hold, and say so; nothing when the run has this point already."""
-        section = self.config.evaluation
-        if has_stage(self.folder.path, point, section.temperatures):
-            return []
-        measurements = evaluate(self.evaluation_prompts, section, point, self.stop_token_ids, self.generate, self.judge)
-        add_points(self.folder.path, section, measurements)
-        return [measurement.line() for measurement in measurements]
 
 
 def build_environment(section: EnvironmentSection | None, tokenizer: Tokenizer) -> Environment | None:

@@ -15,6 +15,8 @@ from egrc_mega.checkpoint.store import CheckpointStore, load
 from egrc_mega.config.schema import Config
 from egrc_mega.convert.hf_folder import write_folder
 from egrc_mega.errors import RunError
+from egrc_mega.evaluation.fingerprint import fingerprint
+from egrc_mega.evaluation.records import Subject
 from egrc_mega.faults import fault_point
 from egrc_mega.methods.base import Method
 from egrc_mega.methods.registry import build_method
@@ -114,16 +116,18 @@ class Run:
             self.accounting = Accounting()
             yield step
 
-    def evaluate(self, point: str) -> None:
-        """Measure the current weights on rank 0, once per point."""
+    def evaluate(self, point: tuple[str, int]) -> None:
+        """Measure the current weights on rank 0, unless the run folder has their numbers already."""
+        label, ordinal = point
+        hashes: list[str] = []
+        self._hand_out_weights(lambda tensors: hashes.append(fingerprint(tensors, self.policy.dtype)))
 
         def measure() -> bytes:
             assert self.coordinator is not None
-            lines = self.coordinator.evaluate(point)
-            for line in lines:
-                self.printer.note(line)
-            if lines:
-                self.events.write("evaluation", point=point, step=self.done)
+            subject = Subject(label=label, ordinal=ordinal, step=self.done, weights=hashes[0])
+            for outcome in self.coordinator.evaluator.evaluate(subject):
+                self.printer.note(outcome.line())
+                self.events.write("evaluation", kept_from=outcome.kept_from, **asdict(outcome.point))
             return b""
 
         distributed.on_rank_0(measure)
@@ -196,7 +200,7 @@ class Run:
 
     def finish(self) -> None:
         """Measure the last point and export the Hugging Face folder."""
-        self.evaluate(self.steps[-1].stage.name)
+        self.evaluate((self.steps[-1].stage.name, len(self.config.stages)))
 
         def export(tensors: HfTensors) -> None:
             architecture, source = self.policy.architecture, self.policy.companions

@@ -18,17 +18,17 @@ class Step:
     stage: Stage
     opens_stage: bool
     closes_stage: bool
-    point: str
-    """The evaluation point reached just before this step: `base`, or the stage that has just ended."""
+    point: tuple[str, int]
+    """The evaluation point reached just before this step: `base` or the stage that has just ended, and its ordinal."""
 
 
 def schedule(stages: Sequence[Stage]) -> list[Step]:
     """Every step of the run."""
     total = sum(stage.steps for stage in stages)
     steps: list[Step] = []
-    point = "base"
-    for stage in stages:
+    point = ("base", 0)
+    for ordinal, stage in enumerate(stages, start=1):
         for i in range(stage.steps):
             steps.append(Step(len(steps), total, i, stage, i == 0, i == stage.steps - 1, point))
-        point = stage.name
+        point = (stage.name, ordinal)
     return steps

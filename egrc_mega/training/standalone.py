@@ -4,23 +4,34 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from egrc_mega.config.schema import Config
+from egrc_mega.errors import ModelError
+from egrc_mega.evaluation.fingerprint import fingerprint_of_folder
+from egrc_mega.evaluation.records import Subject
 from egrc_mega.rollout.weights import FolderWeights
 from egrc_mega.run_folder import RunFolder
 from egrc_mega.training.coordinator import Coordinator
 
 
 def evaluate_model(model: Path, config: Config, out: Path) -> None:
-    """Have the configuration's servers serve `model`, measure it, write `evaluation.json` into `out`, print the rows.
+    """Have the configuration's servers serve `model`, measure it, add its rows to `out`/evaluation.json, print them.
+
+    What has been measured before, the same weights by the same protocol, is not measured again, and its line says so.
 
     Raises:
         EgrcError: the model, the data or a server cannot be used.
     """
+    if not model.is_dir():
+        raise ModelError(f"{model} is not a folder; give a local Hugging Face model folder")
+    if (model / ".metadata").exists():
+        raise ModelError(f"{model} is a Megatron checkpoint; measure what `egrc convert megatron-to-hf` makes of it")
     section = config.model.model_copy(update={"path": model})
     config = config.model_copy(update={"model": section})
+    subject = Subject(label=str(model), ordinal=0, step=None, weights=fingerprint_of_folder(model))
+    print(f"evaluating {subject}, into {out}", flush=True)
     with ExitStack() as stack:
         folder = stack.enter_context(RunFolder.claim(out, resume=False))
-        coordinator = Coordinator(config, folder, stack, print)
+        coordinator = Coordinator(config, folder, stack, print, trains=False)
         if config.rollout.server == "external":  # who knows what they serve
             coordinator.fleet.update_weights(FolderWeights(model, "evaluated"))
-        for line in coordinator.evaluate("model"):
-            print(line)
+        for outcome in coordinator.evaluator.evaluate(subject):
+            print(outcome.line(), flush=True)

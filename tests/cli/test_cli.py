@@ -217,29 +217,54 @@ def test_inspect_shows_names_shapes_and_the_parameters_of_each_rank(base_model: 
     assert wrong.stderr.count("egrc: error: ") == 3
 
 
-def test_eval_measures_a_model_folder(root: Path, base_model: Path, tmp_path: Path) -> None:
-    sets = ["--set", "evaluation.num_problems=8", "--set", "evaluation.max_new_tokens=60"]
-    config = root / "configs/quickstart.yaml"
-    result = egrc("eval", base_model, "-c", config, "--out", tmp_path / "out", *sets)
-    assert result.returncode == 0, result.stderr
-    for temperature in ("0.6", "1"):
-        assert f"evaluation of model at T {temperature}: accuracy " in result.stdout
-    assert (tmp_path / "out" / "evaluation.json").exists()
+def rows_of(result: subprocess.CompletedProcess[str]) -> list[str]:
+    """The lines of `egrc eval` that tell numbers, without the model's name."""
+    return [line.split(" at T ")[1] for line in result.stdout.splitlines() if line.startswith("evaluation of ")]
 
-    # a server that somebody left with other weights is given the model's first
+
+def test_eval_measures_what_it_is_given_once_and_without_training_data(
+    root: Path, base_model: Path, tmp_path: Path
+) -> None:
+    sets = ["--set", "evaluation.num_problems=8", "--set", "evaluation.max_new_tokens=60"]
+    sets += ["--set", "data.train=/missing.jsonl"]
+    config, out = root / "configs/quickstart.yaml", tmp_path / "out"
+    result = egrc("eval", base_model, "-c", config, "--out", out, *sets)
+    assert result.returncode == 0, result.stderr
+    assert [row.split(":")[0] for row in rows_of(result)] == ["0.6", "1"]
+    again = egrc("eval", base_model, "-c", config, "--out", out, *sets)
+    assert [row.split(" (kept: measured before")[0] for row in rows_of(again)] == rows_of(result)
+    assert again.stdout.count("(kept: measured before, with the same weights") == 2
+
     other = tmp_path / "other"
     shutil.copytree(base_model, other)
     tensors = load_file(other / "model.safetensors")
     save_file({name: -tensor for name, tensor in tensors.items()}, other / "model.safetensors", {"format": "pt"})
+    second = egrc("eval", other, "-c", config, "--out", out, *sets)
+    assert f"evaluation of {other} at T 0.6: accuracy " in second.stdout
+    assert "kept" not in second.stdout and rows_of(second) != rows_of(result)
+    points = json.loads((out / "evaluation.json").read_bytes())["points"]
+    assert [point["label"] for point in points] == [str(base_model)] * 2 + [str(other)] * 2
+    page = egrc("report", out)
+    assert page.returncode == 0, page.stderr
+    assert "missing: metrics.jsonl (no curves)" in page.stderr
+
+    # a server that somebody left with other weights is given the model's first
     server = embedded_server(other, port=0, weight_version="v7", max_batch_size=64, log=tmp_path / "log")
     try:
         sets += ["--set", "rollout.server=external", "--set", f"rollout.urls=[{server.wait_until_ready(60)}]"]
-        again = egrc("eval", base_model, "-c", config, "--out", tmp_path / "again", *sets)
+        external = egrc("eval", base_model, "-c", config, "--out", tmp_path / "again", *sets)
     finally:
         server.stop()
-    assert again.returncode == 0, again.stderr
-    lines = [[line for line in r.stdout.splitlines() if "evaluation of model" in line] for r in (result, again)]
-    assert lines[0] == lines[1]
+    assert external.returncode == 0, external.stderr
+    assert rows_of(external) == rows_of(result)
+
+
+def test_eval_of_a_megatron_checkpoint_says_how_to_convert_it(root: Path, tmp_path: Path) -> None:
+    (tmp_path / ".metadata").touch()
+    result = egrc("eval", tmp_path, "-c", root / "configs/quickstart.yaml", "--out", tmp_path / "out")
+    assert result.returncode == 4
+    assert "egrc convert megatron-to-hf" in result.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_make_data_remakes_the_shipped_files(root: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 Not covered: quality of the trained model (the quickstart's table is), several machines.
 """
 
+import shutil
 import signal
 import socket
 import time
@@ -12,6 +13,7 @@ import orjson
 import pytest
 from safetensors.torch import load_file
 
+from egrc_mega.evaluation.fingerprint import fingerprint_of_folder
 from egrc_mega.testing.fake_server import FakeServer
 from egrc_mega.testing.runs import assert_same_weights, events, finish_run, start_run
 
@@ -71,8 +73,9 @@ def test_two_tensor_parallel_ranks_roll_out_the_same_first_batch(runs: dict[str,
 
 def test_every_stage_is_measured_at_every_temperature(runs: dict[str, Path]) -> None:
     points = orjson.loads((runs["undisturbed"] / "evaluation.json").read_bytes())["points"]
-    rows = [(point["stage"], point["temperature"]) for point in points]
-    assert rows == [(stage, t) for stage in ("base", "compress", "explore") for t in (0.6, 1.0)]
+    rows = [(point["label"], point["ordinal"], point["step"], point["temperature"]) for point in points]
+    places = [("base", 0, 0), ("compress", 1, 3), ("explore", 2, 6)]
+    assert rows == [(*place, t) for place in places for t in (0.6, 1.0)]
     for point in points:
         assert point["n"] == 8
         assert point["accuracy_ci"][0] <= point["accuracy"] <= point["accuracy_ci"][1]
@@ -80,7 +83,26 @@ def test_every_stage_is_measured_at_every_temperature(runs: dict[str, Path]) -> 
 
 
 def test_an_interrupted_run_measures_each_point_once(runs: dict[str, Path]) -> None:
-    assert [event["point"] for event in events(runs["killed"], "evaluation")] == ["base", "compress", "explore"]
+    found = events(runs["killed"], "evaluation")
+    measured = [(event["label"], event["temperature"]) for event in found if event["kept_from"] is None]
+    assert measured == [(label, t) for label in ("base", "compress", "explore") for t in (0.6, 1.0)]
+    # resumed where the second stage opens, it came to that point again
+    assert [event["label"] for event in found if event["kept_from"] == "compress"] == ["compress"] * 2
+
+
+def test_an_extended_run_is_measured_again_with_its_new_weights(
+    runs: dict[str, Path], root: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(runs["killed"], tmp_path / "run")
+    output = finish_run(start_run(root, tmp_path / "run", "--resume", overrides=("stages.explore.steps=4",)))
+    points = orjson.loads((tmp_path / "run" / "evaluation.json").read_bytes())["points"]
+    ends = [point for point in points if point["label"] == "explore" and point["temperature"] == 1.0]
+    assert [point["step"] for point in ends] == [6, 7]
+    assert ends[0]["weights"] != ends[1]["weights"] == fingerprint_of_folder(tmp_path / "run" / "export")
+    assert "kept" not in "".join(line for line in output.splitlines() if line.startswith("evaluation of "))
+    # a run that has ended is resumed: its last point is known, and that is said
+    again = finish_run(start_run(root, tmp_path / "run", "--resume", overrides=("stages.explore.steps=4",)))
+    assert again.count("(kept: measured before, with the same weights") == 2
 
 
 def test_the_export_loads_with_transformers_and_generates(runs: dict[str, Path]) -> None:

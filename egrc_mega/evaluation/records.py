@@ -1,0 +1,126 @@
+"""What an evaluation is: weights, known by their content, measured by a protocol, known by all that moves a number."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+SHOWN_DIGITS = 12
+"""Of a hash, where people read it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """Weights to measure, and their place in the table."""
+
+    label: str
+    """`base`, the label of the stage that has just ended, or the model folder that `egrc eval` was given."""
+    ordinal: int
+    """0 for the base, then the number of stages that have ended: a label may stand twice in a run."""
+    step: int | None
+    """Training steps that the weights have seen; None where nobody knows."""
+    weights: str
+    """Hash of the weights' content: see `fingerprint`."""
+
+    def __str__(self) -> str:
+        seen = "" if self.step is None else f" (step {self.step})"
+        return f"{self.label}{seen}, weights {self.weights[:SHOWN_DIGITS]}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Protocol:
+    """All that decides about the numbers besides the weights. Equal protocols make rows comparable."""
+
+    benchmark: str
+    """Name of the file with the problems."""
+    benchmark_sha256: str
+    """Of the file's content."""
+    prompt_key: str
+    answer_key: str
+    instruction: str
+    prompts_sha256: str
+    """Of the rendered prompts' token ids and the gold answers: the tokenizer and its chat template are in it."""
+    num_problems: int
+    samples_per_problem: int
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    stop_token_ids: tuple[int, ...]
+    seed: int
+    grading: Mapping[str, Any]
+    """The grading section's values that can move a verdict."""
+    environment: Mapping[str, Any] | None
+    """Who else writes tokens; None: the policy writes all."""
+
+    @property
+    def key(self) -> str:
+        """The protocol's hash."""
+        return hashlib.sha256(orjson.dumps(self, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+    @classmethod
+    def of_json(cls, fields: dict[str, Any]) -> "Protocol":
+        """Undo `orjson.dumps`."""
+        return cls(**fields | {"stop_token_ids": tuple(fields["stop_token_ids"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One row of the table: a subject's figures under one protocol."""
+
+    label: str
+    ordinal: int
+    step: int | None
+    weights: str
+    protocol: str
+    """The protocol's hash."""
+    temperature: float
+    accuracy: float | None
+    """Over the graded responses; None when there is none."""
+    accuracy_ci: tuple[float, float]
+    mean_length: float
+    """Output tokens, the stop token included; a response cut by the cap counts at its full length."""
+    mean_length_ci: tuple[float, float]
+    n: int
+    """Responses."""
+    num_ungraded: int
+    num_truncated: int
+    well_formed: float
+    """Share of the responses."""
+    l_acc: float | None = None
+    """Against the base measured by the same protocol; None without one."""
+
+    @property
+    def place(self) -> tuple[str, int, int | None, str]:
+        """A point of the same place stands instead of this one."""
+        return self.label, self.ordinal, self.step, self.protocol
+
+    @classmethod
+    def of_json(cls, fields: dict[str, Any]) -> "Point":
+        """Undo `orjson.dumps`."""
+        intervals = {name: tuple(fields[name]) for name in ("accuracy_ci", "mean_length_ci")}
+        return cls(**fields | intervals)
+
+    def line(self) -> str:
+        """The row in words."""
+        accuracy = "-" if self.accuracy is None else f"{100 * self.accuracy:.1f}%"
+        return (
+            f"evaluation of {self.label} at T {self.temperature:g}: accuracy {accuracy}, "
+            f"mean length {self.mean_length:.1f} on {self.n} responses"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """One response of a measurement, kept to be looked at."""
+
+    weights: str
+    protocol: str
+    """With the weights' hash it names the measurement."""
+    problem: str
+    gold: str
+    text: str
+    grade: str
+    length: int
+    truncated: bool

@@ -1,0 +1,137 @@
+"""What is measured, what is kept and said, and with whose keys the benchmark is read."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from egrc_mega.config.load import load_config
+from egrc_mega.config.schema import Config
+from egrc_mega.data.tokenizer import load_tokenizer
+from egrc_mega.evaluation.evaluator import Evaluator, evaluation_data
+from egrc_mega.evaluation.store import read_responses, read_table
+from egrc_mega.testing.points import make_subject
+from egrc_mega.testing.samples import make_sample
+from egrc_mega.types import Completion, Prompt, RolloutRequest, Sample
+
+
+class Bench:
+    """An evaluator whose servers are counted."""
+
+    def __init__(self, config: Config, folder: Path) -> None:
+        self.num_asked = 0
+        tokenizer = load_tokenizer(config.model.path)
+        self.evaluator = Evaluator(config, tokenizer, (2,), folder, self.generate, self.judge)
+
+    def generate(self, requests: Sequence[RolloutRequest]) -> list[Completion]:
+        self.num_asked += len(requests)
+        return [make_sample(range(5)).completion for _ in requests]
+
+    def judge(self, pairs: Sequence[tuple[Prompt, Completion]]) -> list[Sample]:
+        return [make_sample(range(5)) for _ in pairs]
+
+    def lines(self, *place: Any) -> list[str]:
+        return [outcome.line() for outcome in self.evaluator.evaluate(make_subject(*place))]
+
+
+@pytest.fixture
+def configure(root: Path, tmp_path: Path) -> Any:
+    def build(*overrides: str) -> Config:
+        sets = ["evaluation.num_problems=4", "data.train=/missing.jsonl", *overrides]
+        return load_config(root / "configs" / "quickstart.yaml", sets).config
+
+    return build
+
+
+def test_the_same_weights_by_the_same_protocol_are_measured_once_and_that_is_said(
+    configure: Any, tmp_path: Path
+) -> None:
+    first, again = Bench(configure(), tmp_path), Bench(configure(), tmp_path)
+    lines = first.lines("base", 0, 0, "w1")
+    assert first.num_asked == 8
+    assert not any("kept" in line for line in lines)
+    kept = again.lines("base", 0, 0, "w1")
+    assert again.num_asked == 0
+    assert all("(kept: measured before, with the same weights w1 and protocol " in line for line in kept)
+    assert [line.split(" (kept")[0] for line in kept] == lines
+    assert len(read_table(tmp_path).points) == 2
+
+
+def test_other_weights_in_the_same_folder_are_measured(configure: Any, tmp_path: Path) -> None:
+    bench = Bench(configure(), tmp_path)
+    bench.lines("models/a", 0, None, "w1")
+    bench.lines("models/b", 0, None, "w2")
+    bench.lines("models/a", 0, None, "w3")
+    assert bench.num_asked == 24
+    assert {(p.label, p.weights) for p in read_table(tmp_path).points} == {("models/a", "w3"), ("models/b", "w2")}
+
+
+def test_equal_weights_of_another_place_get_a_row_of_their_own_without_being_measured(
+    configure: Any, tmp_path: Path
+) -> None:
+    bench = Bench(configure(), tmp_path)
+    bench.lines("base", 0, 0, "w1")
+    lines = bench.lines("compress", 1, 5, "w1")
+    assert bench.num_asked == 8
+    assert all("evaluation of compress" in line and "measured before as base" in line for line in lines)
+    assert [(p.label, p.step) for p in read_table(tmp_path).points] == [("base", 0)] * 2 + [("compress", 5)] * 2
+    assert len(read_responses(tmp_path)) == 8
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "evaluation.seed=7",
+        "evaluation.num_problems=3",
+        "evaluation.max_new_tokens=9",
+        "evaluation.top_p=0.5",
+        "evaluation.temperatures=[0.5,0.9]",
+        "evaluation.instruction=9 a",
+        "grading.timeout_s=9",
+        "rollout.environment={name: noisy_arithmetic, probability: 0.2}",
+    ],
+)
+def test_another_protocol_is_measured(configure: Any, tmp_path: Path, override: str) -> None:
+    Bench(configure(), tmp_path).lines("base", 0, 0, "w1")
+    bench = Bench(configure(override), tmp_path)
+    bench.lines("base", 0, 0, "w1")
+    assert bench.num_asked == 2 * bench.evaluator.protocols[0].num_problems
+
+
+def test_another_benchmark_of_the_same_name_is_measured(configure: Any, tmp_path: Path) -> None:
+    benchmark = tmp_path / "own.jsonl"
+    for answer in ("1", "2"):
+        benchmark.write_text(json.dumps({"problem": "1 + 1 = ?", "answer": answer}))
+        bench = Bench(configure(f"evaluation.data={benchmark}"), tmp_path / "out")
+        (tmp_path / "out").mkdir(exist_ok=True)
+        bench.lines("base", 0, 0, "w1")
+        assert bench.num_asked == 2
+
+
+def test_how_many_graders_there_are_is_no_part_of_the_protocol(configure: Any, tmp_path: Path) -> None:
+    Bench(configure(), tmp_path).lines("base", 0, 0, "w1")
+    bench = Bench(configure("grading.num_workers=7"), tmp_path)
+    bench.lines("base", 0, 0, "w1")
+    assert bench.num_asked == 0
+
+
+def test_the_benchmark_is_read_with_its_own_keys_and_instruction(configure: Any, tmp_path: Path) -> None:
+    benchmark = tmp_path / "aime.jsonl"
+    benchmark.write_text(json.dumps({"Problem": "1 + 1 = ?", "Answer": 2}))
+    keys = ("evaluation.prompt_key=Problem", "evaluation.answer_key=Answer", "evaluation.instruction=9 a")
+    bench = Bench(configure(f"evaluation.data={benchmark}", *keys), tmp_path)
+    [prompt] = bench.evaluator.prompts
+    assert (prompt.text, prompt.answer) == ("1 + 1 = ?", "2")
+    plain = Bench(configure(f"evaluation.data={benchmark}", *keys[:2]), tmp_path)
+    assert prompt.token_ids != plain.evaluator.prompts[0].token_ids
+
+
+def test_keys_that_the_evaluation_does_not_state_are_the_training_datas(configure: Any) -> None:
+    config = configure(
+        "data.prompt_key=question", "data.answer_key=gold", "data.instruction=8 a", "evaluation.answer_key=a"
+    )
+    section = evaluation_data(config)
+    assert (section.prompt_key, section.answer_key, section.instruction) == ("question", "a", "8 a")
+    assert section.train == config.evaluation.data
