@@ -125,7 +125,7 @@ def test_the_benchmark_is_read_with_its_own_keys_and_instruction(configure: Any,
     [prompt] = bench.evaluator.prompts
     assert (prompt.text, prompt.answer) == ("1 + 1 = ?", "2")
     plain = Bench(configure(f"evaluation.data={benchmark}", *keys[:2]), tmp_path)
-    assert prompt.token_ids != plain.evaluator.prompts[0].token_ids
+    assert list(prompt.token_ids) != list(plain.evaluator.prompts[0].token_ids)
 
 
 def test_keys_that_the_evaluation_does_not_state_are_the_training_datas(configure: Any) -> None:
