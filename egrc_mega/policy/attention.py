@@ -1,7 +1,9 @@
 """Causal attention over packed sequences, for the local layer spec (megatron's own refuses packed input)."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -21,8 +23,8 @@ try:
 except ImportError:
     HAVE_VARLEN = False
 else:
-    # earlier forms of it cannot share keys between heads
-    HAVE_VARLEN = "enable_gqa" in inspect.signature(varlen_attn).parameters
+    # earlier forms of it have no window, and would not be causal
+    HAVE_VARLEN = "window_size" in inspect.signature(varlen_attn).parameters
 
 Part = tuple[int, int, int]
 """(start, begin, end): queries begin..end of a sequence that starts at `start`; they see keys start..end."""
@@ -86,11 +88,23 @@ def attention_by_sequence(
 ) -> torch.Tensor:
     """[T, heads, dim]: the parts' queries, one part after the other, each with torch's scaled dot product."""
     queries = query_TND.split([end - begin for _start, begin, end in parts])
-    outputs = [
-        _causal_attention(query, key_WGD[start:end], value_WGD[start:end], scale)
-        for query, (start, _begin, end) in zip(queries, parts, strict=True)
-    ]
+    with _without_plans_per_length():
+        outputs = [
+            _causal_attention(query, key_WGD[start:end], value_WGD[start:end], scale)
+            for query, (start, _begin, end) in zip(queries, parts, strict=True)
+        ]
     return torch.cat(outputs)
+
+
+@contextmanager
+def _without_plans_per_length() -> Iterator[None]:
+    """Without cuDNN's attention, which makes a plan for every length that it has not met: a batch has hundreds."""
+    was_enabled = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(was_enabled)
 
 
 def _causal_attention(
@@ -121,6 +135,7 @@ def flash_attention(
     cu_queries, cu_keys = (
         torch.tensor([0, *accumulate(sizes)], dtype=torch.int32, device=device) for sizes in (num_queries, num_keys)
     )
+    extra = {"enable_gqa": query_TND.shape[1] != key_WGD.shape[1]} if _wants_to_be_told(varlen_attn) else {}
     output = varlen_attn(
         query_TND,
         key_WGD,
@@ -131,7 +146,13 @@ def flash_attention(
         max(num_keys),
         scale=scale,
         window_size=(-1, 0),
-        enable_gqa=query_TND.shape[1] != key_WGD.shape[1],
+        **extra,
     )
     assert isinstance(output, torch.Tensor)
     return output
+
+
+@cache
+def _wants_to_be_told(attend: Callable[..., Any]) -> bool:
+    """Whether it asks if keys are shared between heads: torch 2.11's shares them unasked, later forms ask."""
+    return "enable_gqa" in inspect.signature(attend).parameters

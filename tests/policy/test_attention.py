@@ -6,6 +6,7 @@ Not covered: its speed and its rounding.
 """
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -37,10 +38,21 @@ def varlen_double(query, key, value, cu_q, cu_k, max_q, max_k, *, scale, window_
     return torch.cat(outputs)
 
 
+def varlen_of_torch_2_11(query, key, value, cu_q, cu_k, max_q, max_k, *, scale, window_size):
+    """It shares keys between heads without being told, and refuses to be told."""
+    shares = query.shape[1] != key.shape[1]
+    return varlen_double(
+        query, key, value, cu_q, cu_k, max_q, max_k, scale=scale, window_size=window_size, enable_gqa=shares
+    )
+
+
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("rank", [None, 0, 1])
-def test_flash_and_sequence_by_sequence_agree(monkeypatch: pytest.MonkeyPatch, groups: int, rank: int | None) -> None:
-    monkeypatch.setattr(attention, "varlen_attn", varlen_double)
+@pytest.mark.parametrize("form", [varlen_double, varlen_of_torch_2_11])
+def test_flash_and_sequence_by_sequence_agree(
+    monkeypatch: pytest.MonkeyPatch, groups: int, rank: int | None, form: Callable[..., torch.Tensor]
+) -> None:
+    monkeypatch.setattr(attention, "varlen_attn", form)
     parts = WHOLE if rank is None else chunks(BOUNDARIES, 2, rank)
     generator = torch.Generator().manual_seed(3)
     num_queries = sum(end - begin for _start, begin, end in parts)
@@ -53,6 +65,20 @@ def test_flash_and_sequence_by_sequence_agree(monkeypatch: pytest.MonkeyPatch, g
         results.append((output, *torch.autograd.grad(output, tensors, upstream)))
     for flash, plain in zip(*results, strict=True):
         torch.testing.assert_close(flash, plain, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("was_enabled", [True, False])
+def test_sequence_by_sequence_cudnn_makes_no_plan_for_every_length(
+    monkeypatch: pytest.MonkeyPatch, was_enabled: bool
+) -> None:
+    backends, seen = torch.backends.cuda, []
+    monkeypatch.setattr(attention, "_causal_attention", lambda query, *_rest: seen.append(backends.cudnn_sdp_enabled()))
+    before = backends.cudnn_sdp_enabled()
+    backends.enable_cudnn_sdp(was_enabled)
+    with pytest.raises(TypeError):  # the double returns nothing that could be joined
+        attention_by_sequence(*[torch.zeros(44, 1, 1)] * 3, WHOLE, None)
+    assert (seen, backends.cudnn_sdp_enabled()) == ([False] * len(WHOLE), was_enabled)
+    backends.enable_cudnn_sdp(before)
 
 
 def test_flash_is_for_16_bit_queries_on_a_gpu_only() -> None:
