@@ -135,7 +135,7 @@ def flash_attention(
     cu_queries, cu_keys = (
         torch.tensor([0, *accumulate(sizes)], dtype=torch.int32, device=device) for sizes in (num_queries, num_keys)
     )
-    extra = {"enable_gqa": query_TND.shape[1] != key_WGD.shape[1]} if _wants_to_be_told(varlen_attn) else {}
+    extra: Any = {"enable_gqa": query_TND.shape[1] != key_WGD.shape[1]} if _wants_to_be_told(varlen_attn) else {}
     output = varlen_attn(
         query_TND,
         key_WGD,

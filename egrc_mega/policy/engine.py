@@ -139,10 +139,7 @@ class Policy:
     def sharded_state(self, *, is_loading: bool) -> dict[str, Any]:
         """Model and optimizer as megatron's sharded state dict; a checkpoint of it loads under any other layout."""
         model = self.sharded_model()
-        optimizer = self.optimizer.sharded_state_dict(
-            model, is_loading=is_loading, metadata={"distrib_optim_sharding_type": "fully_reshardable"}
-        )
-        return {"model": model, "optimizer": optimizer}
+        return {"model": model, "optimizer": optim.sharded_state(self.optimizer, model, is_loading=is_loading)}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take over what was loaded into `sharded_state(is_loading=True)`."""

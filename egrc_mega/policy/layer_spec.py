@@ -17,6 +17,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from egrc_mega.policy.attention import HAVE_VARLEN, PackedAttention
 from egrc_mega.policy.kernel_parts import RMSNorm, SwiGLU, replaces_megatrons
+from egrc_mega.policy.optimizer import takes_fused_adam
 
 
 def uses_transformer_engine(transformer_impl: str) -> bool:
@@ -79,7 +80,7 @@ def parts_in_use(transformer_impl: str) -> dict[str, str]:
         "weight gradients": "added up inside the product" if is_fused else "added up after the product",
         "log-probs and loss": f"egrc_kernels, {'Triton' if replaces_megatrons() else 'PyTorch references'}",
         "optimizer": {"transformer_engine": "Transformer Engine's FusedAdam", "apex": "apex's FusedAdam"}.get(
-            adam, "torch's AdamW"
+            adam, "torch's AdamW" + (", fused" if takes_fused_adam() else "")
         ),
     }
 

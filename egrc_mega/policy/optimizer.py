@@ -14,6 +14,8 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from egrc_mega.config.schema import MegatronSection
 from egrc_mega.errors import PolicyError
+from egrc_mega.policy.distributed import device
+from egrc_mega.policy.gradients import clip, install_multi_tensor_operations
 
 MOMENT_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -53,22 +55,43 @@ def build_optimizer(model: list[DistributedDataParallel], section: MegatronSecti
         exp_avg_sq_dtype=MOMENT_DTYPES[section.exp_avg_sq_dtype],
     )
     optimizer = get_megatron_optimizer(config, model)
-    _allocate_moments(optimizer)
+    install_multi_tensor_operations()
+    for inner in _torch_optimizers(optimizer):
+        _keep_step_on_load(inner)
+        _allocate_moments(inner.optimizer)
+        _choose_kernel(inner.optimizer)
     return optimizer
 
 
-def _allocate_moments(optimizer: MegatronOptimizer) -> None:
-    """Give torch's AdamW its state before the first step: megatron's checkpoints read the step count from it."""
-    for inner in optimizer.chained_optimizers:
-        if not isinstance(inner.optimizer, torch.optim.AdamW):
-            continue
-        _keep_step_on_load(inner)
-        for parameter in (p for group in inner.optimizer.param_groups for p in group["params"]):
-            inner.optimizer.state[parameter] = {
-                "step": torch.zeros(()),
-                "exp_avg": torch.zeros_like(parameter),
-                "exp_avg_sq": torch.zeros_like(parameter),
-            }
+def _torch_optimizers(optimizer: MegatronOptimizer) -> list[MegatronOptimizer]:
+    """Those around torch's AdamW; Transformer Engine's and apex's need none of what is done for it here."""
+    return [inner for inner in optimizer.chained_optimizers if isinstance(inner.optimizer, torch.optim.AdamW)]
+
+
+def _allocate_moments(adam: torch.optim.AdamW) -> None:
+    """Give AdamW its state before the first step: megatron's checkpoints read the step count from it."""
+    for parameter in (p for group in adam.param_groups for p in group["params"]):
+        adam.state[parameter] = {
+            "step": torch.zeros(()),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+
+
+def takes_fused_adam() -> bool:
+    """Whether torch's AdamW is its fused one: on a CPU it rounds otherwise than the plain one."""
+    return torch.cuda.is_available()
+
+
+def _choose_kernel(adam: torch.optim.AdamW) -> None:
+    """On a GPU all weights in a few launches, with the step counts beside them, so that nobody waits for the host."""
+    is_fused = takes_fused_adam()
+    for group in adam.param_groups:
+        # checkpoints bring the choice of the machine that wrote them
+        group["fused"], group["foreach"] = is_fused, None
+    for state in adam.state.values():
+        # megatron hands one loaded tensor to every parameter: each step would count once per parameter
+        state["step"] = state["step"].to(device() if is_fused else "cpu", copy=True)
 
 
 def step(optimizer: MegatronOptimizer, lr: float, section: MegatronSection) -> float:
@@ -84,7 +107,8 @@ def step(optimizer: MegatronOptimizer, lr: float, section: MegatronSection) -> f
     grad_norm = float(optimizer.get_grad_norm())
     if not math.isfinite(grad_norm):
         raise PolicyError(f"gradient norm is {grad_norm}: the step is not taken; look at the last batch's log-probs")
-    optimizer.step()
+    clip(optimizer, grad_norm, section.clip_grad)
+    optimizer.step_with_ready_grads()
     return grad_norm
 
 
@@ -100,14 +124,29 @@ def _keep_step_on_load(inner: MegatronOptimizer) -> None:
     inner._set_main_param_and_optimizer_states = copy_states_and_step
 
 
+def sharded_state(optimizer: MegatronOptimizer, model: dict[str, Any], *, is_loading: bool) -> dict[str, Any]:
+    """megatron's sharded state dict of the optimizer, `model` being that of the weights."""
+    state: dict[str, Any] = optimizer.sharded_state_dict(
+        model, is_loading=is_loading, metadata={"distrib_optim_sharding_type": "fully_reshardable"}
+    )
+    _put_steps_on_host(state)
+    return state
+
+
+def _put_steps_on_host(state: dict[str, Any]) -> None:
+    """Another process may write the checkpoint, and cannot read the device."""
+    for name, value in state.items():
+        if isinstance(value, dict):
+            _put_steps_on_host(value)
+        elif name == "common_step" and isinstance(value, torch.Tensor):
+            state[name] = value.cpu()
+
+
 def load_state(optimizer: MegatronOptimizer, state: dict[str, Any]) -> None:
     """Load what `optimizer.sharded_state_dict` described."""
     optimizer.load_state_dict(state)
-    for inner in optimizer.chained_optimizers:
-        for moments in inner.optimizer.state.values():
-            if "step" in moments:
-                # megatron hands one tensor to every parameter: each step would count once per parameter
-                moments["step"] = moments["step"].clone()
+    for inner in _torch_optimizers(optimizer):
+        _choose_kernel(inner.optimizer)
 
 
 def forget_moments(optimizer: MegatronOptimizer) -> None:
