@@ -1,22 +1,20 @@
 """Causal attention over packed sequences, for the local layer spec (megatron's own refuses packed input)."""
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from megatron.core import parallel_state
-from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch.nn.attention.bias import causal_lower_right
 
-from egrc_mega.policy.context import chunks, places_after_gathering
+from egrc_mega.policy.packed import PackedSequences, Parts
 
 try:
     from torch.nn.attention.varlen import varlen_attn
@@ -25,9 +23,6 @@ except ImportError:
 else:
     # earlier forms of it have no window, and would not be causal
     HAVE_VARLEN = "window_size" in inspect.signature(varlen_attn).parameters
-
-Part = tuple[int, int, int]
-"""(start, begin, end): queries begin..end of a sequence that starts at `start`; they see keys start..end."""
 
 
 class PackedAttention(torch.nn.Module):
@@ -49,7 +44,6 @@ class PackedAttention(torch.nn.Module):
         assert attn_mask_type == AttnMaskType.causal, "packed attention is causal"
         self.scale = config.softmax_scale
         self.group = parallel_state.get_context_parallel_group(check_initialized=False)
-        self.context_size = config.context_parallel_size
 
     def forward(
         self,
@@ -58,21 +52,18 @@ class PackedAttention(torch.nn.Module):
         value_TGD: torch.Tensor,
         attention_mask: torch.Tensor | None,
         *,
-        packed_seq_params: PackedSeqParams,
+        packed_seq_params: PackedSequences,
         **_unused: Any,
     ) -> torch.Tensor:
         """[T, heads, dim], [T, groups, dim] twice -> [T, heads * dim]; the whole packs sequences at `cu_seqlens_q`.
 
         With context parallelism T is this rank's share: keys and values of the whole are gathered.
         """
-        boundaries = packed_seq_params.cu_seqlens_q.tolist()
-        if self.context_size == 1:
-            parts = [(start, start, end) for start, end in pairwise(boundaries)]
-        else:
-            parts = chunks(boundaries, self.context_size, self.group.rank())
-            places = torch.from_numpy(places_after_gathering(boundaries, self.context_size)).to(query_TND.device)
+        parts = packed_seq_params.parts
+        assert parts is not None, "packed attention needs the parts that `packed.pack` makes"
+        if parts.places_W is not None:
             key_TGD, value_TGD = (
-                gather_from_sequence_parallel_region(x.contiguous(), group=self.group)[places]
+                gather_from_sequence_parallel_region(x.contiguous(), group=self.group)[parts.places_W]
                 for x in (key_TGD, value_TGD)
             )
         attend = flash_attention if _takes_flash(query_TND) else attention_by_sequence
@@ -84,14 +75,14 @@ def _takes_flash(query_TND: torch.Tensor) -> bool:
 
 
 def attention_by_sequence(
-    query_TND: torch.Tensor, key_WGD: torch.Tensor, value_WGD: torch.Tensor, parts: Sequence[Part], scale: float | None
+    query_TND: torch.Tensor, key_WGD: torch.Tensor, value_WGD: torch.Tensor, parts: Parts, scale: float | None
 ) -> torch.Tensor:
     """[T, heads, dim]: the parts' queries, one part after the other, each with torch's scaled dot product."""
-    queries = query_TND.split([end - begin for _start, begin, end in parts])
+    queries = query_TND.split([end - begin for _start, begin, end in parts.spans])
     with _without_plans_per_length():
         outputs = [
             _causal_attention(query, key_WGD[start:end], value_WGD[start:end], scale)
-            for query, (start, _begin, end) in zip(queries, parts, strict=True)
+            for query, (start, _begin, end) in zip(queries, parts.spans, strict=True)
         ]
     return torch.cat(outputs)
 
@@ -121,29 +112,23 @@ def _causal_attention(
 
 
 def flash_attention(
-    query_TND: torch.Tensor, key_WGD: torch.Tensor, value_WGD: torch.Tensor, parts: Sequence[Part], scale: float | None
+    query_TND: torch.Tensor, key_WGD: torch.Tensor, value_WGD: torch.Tensor, parts: Parts, scale: float | None
 ) -> torch.Tensor:
     """The same in one launch of torch's flash attention for ragged batches; no mask exists in memory.
 
     Its causal mask is aligned at the end of queries and keys, which is what parts of a sequence need.
     """
-    device = query_TND.device
-    num_queries, num_keys = [e - b for _s, b, e in parts], [e - s for s, _b, e in parts]
-    if sum(num_keys) != key_WGD.shape[0]:  # with context parallelism chunks of a sequence share keys
-        places = torch.cat([torch.arange(start, end, device=device) for start, _begin, end in parts])
-        key_WGD, value_WGD = key_WGD[places], value_WGD[places]
-    cu_queries, cu_keys = (
-        torch.tensor([0, *accumulate(sizes)], dtype=torch.int32, device=device) for sizes in (num_queries, num_keys)
-    )
+    if parts.key_places is not None:
+        key_WGD, value_WGD = key_WGD[parts.key_places], value_WGD[parts.key_places]
     extra: Any = {"enable_gqa": query_TND.shape[1] != key_WGD.shape[1]} if _wants_to_be_told(varlen_attn) else {}
     output = varlen_attn(
         query_TND,
         key_WGD,
         value_WGD,
-        cu_queries,
-        cu_keys,
-        max(num_queries),
-        max(num_keys),
+        parts.cu_queries,
+        parts.cu_keys,
+        parts.max_queries,
+        parts.max_keys,
         scale=scale,
         window_size=(-1, 0),
         **extra,

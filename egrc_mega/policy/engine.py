@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import tee
 from pathlib import Path
 from typing import Any
 
@@ -190,14 +191,15 @@ class Policy:
         longest = max(packed_length(samples, bin_, self.split) for bin_ in bins)
         # see variable_seq_lengths in `transformer_config`
         length = None if self.config.variable_seq_lengths else longest
-        batches = [build_micro_batch(samples, bin_, baselines, device(), self.split, length) for bin_ in bins]
+        # built when the schedule asks for them, while the device is busy with those before; virtual stages share them
+        batches = (build_micro_batch(samples, bin_, baselines, device(), self.split, length) for bin_ in bins)
         num_outputs = int(flat_offsets(samples)[-1])
         collected = Collected(num_outputs)
         get_forward_backward_func()(
             forward_step_func=partial(self._forward_step, temperature=temperature, loss=loss, collected=collected),
-            data_iterator=[iter(batches) for _piece in self.pieces],
+            data_iterator=list(tee(batches, len(self.pieces))),
             model=self.model,
-            num_microbatches=len(batches),
+            num_microbatches=len(bins),
             seq_length=longest,
             micro_batch_size=1,
             forward_only=forward_only,

@@ -12,6 +12,7 @@ from egrc_kernels.rope import rope
 from egrc_kernels.swiglu import swiglu
 from megatron.core.models.common.embeddings import rope_utils
 from megatron.core.transformer.transformer_config import TransformerConfig
+from torch.utils.weak import WeakTensorKeyDictionary
 
 
 class RMSNorm(torch.nn.RMSNorm):
@@ -55,13 +56,23 @@ def install_rope() -> None:
     rope_utils.fused_apply_rotary_pos_emb_thd = _packed_rope
 
 
+_ROPE_TABLES: Any = WeakTensorKeyDictionary()
+"""Boundaries of a micro-batch -> cosines, sines and positions, for queries and keys of all layers and recomputation.
+
+megatron hands the boundaries to every layer as they are; angles it makes anew for every recomputed layer.
+"""
+
+
 def _packed_rope(
     x_TND: torch.Tensor, cu_seqlens: torch.Tensor, freqs_P11D: torch.Tensor, cp_size: int = 1, cp_rank: int = 0
 ) -> torch.Tensor:
     """megatron hands over angles twice, for both halves of a head."""
-    angles_PE = freqs_P11D[:, 0, 0, : freqs_P11D.shape[-1] // 2].float()
-    positions_T = packed_positions(cu_seqlens, x_TND.shape[0], cp_size, cp_rank)
-    return rope(x_TND, angles_PE.cos(), angles_PE.sin(), positions_T)
+    table = _ROPE_TABLES.get(cu_seqlens)
+    if table is None:
+        angles_PE = freqs_P11D[:, 0, 0, : freqs_P11D.shape[-1] // 2].float()
+        positions_T = packed_positions(cu_seqlens, x_TND.shape[0], cp_size, cp_rank)
+        table = _ROPE_TABLES[cu_seqlens] = (angles_PE.cos(), angles_PE.sin(), positions_T)
+    return rope(x_TND, *table)
 
 
 def packed_positions(cu_seqlens: torch.Tensor, num_tokens: int, cp_size: int = 1, cp_rank: int = 0) -> torch.Tensor:

@@ -10,7 +10,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from egrc_mega.convert.family import Architecture
 from egrc_mega.policy.distributed import device
 from egrc_mega.policy.model import PolicyModel
-from egrc_mega.policy.packing import packed_params
+from egrc_mega.policy.packed import pack
 
 
 def packed_logits(
@@ -29,7 +29,7 @@ def packed_logits(
     padded = [*map(list, sequences), [0] * padding] if padding else [*map(list, sequences)]
     ids = torch.tensor([[token for sequence in padded for token in sequence]], device=device())
     positions = torch.tensor([[i for sequence in padded for i in range(len(sequence))]], device=device())
-    packed = packed_params([sum(map(len, padded[:i])) for i in range(len(padded) + 1)], device())
+    packed = pack([sum(map(len, padded[:i])) for i in range(len(padded) + 1)], device())
     outputs: list[torch.Tensor] = []
 
     def keep(hidden_TH: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

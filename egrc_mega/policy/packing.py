@@ -11,15 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from megatron.core.packed_seq_params import PackedSeqParams
 from numpy.typing import DTypeLike, NDArray
 
 from egrc_mega.policy.balance import Bin
 from egrc_mega.policy.context import TokenSplit, held_tokens, ranges
 from egrc_mega.policy.loss import LossRows
+from egrc_mega.policy.packed import WHOLE, PackedSequences, on_device, pack
 from egrc_mega.types import TrainSample
-
-WHOLE = TokenSplit()
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +29,7 @@ class MicroBatch:
 
     input_ids_1T: torch.Tensor
     position_ids_1T: torch.Tensor
-    packed: PackedSeqParams
+    packed: PackedSequences
     rows_R: torch.Tensor
     """Positions in T whose logits predict the output tokens."""
     targets_R: torch.Tensor
@@ -89,17 +87,15 @@ def build_micro_batch(
     places_W[held_T] = np.arange(len(held_T))
     is_here_W = places_W[rows_W] >= 0
 
-    def on_device(array: NDArray[Any]) -> torch.Tensor:
-        return torch.from_numpy(array).to(device)
-
+    positions_W = ranges(np.zeros_like(boundaries[1:]), np.diff(boundaries))
     return MicroBatch(
-        input_ids_1T=on_device(ids_W[held_T][None]),
-        position_ids_1T=on_device(ranges(np.zeros_like(boundaries[1:]), np.diff(boundaries))[held_T][None]),
-        packed=packed_params(boundaries.tolist(), device),
-        rows_R=on_device(places_W[rows_W][is_here_W]),
-        targets_R=on_device(ids_W[rows_W + 1][is_here_W]),
+        input_ids_1T=on_device(ids_W[held_T][None], device),
+        position_ids_1T=on_device(positions_W[held_T][None], device),
+        packed=pack(boundaries.tolist(), device, split),
+        rows_R=on_device(places_W[rows_W][is_here_W], device),
+        targets_R=on_device(ids_W[rows_W + 1][is_here_W], device),
         rows=_loss_rows(samples, bin_, baselines, is_here_W, device),
-        flat_R=on_device(_flat_positions(samples, bin_)[is_here_W]),
+        flat_R=on_device(_flat_positions(samples, bin_)[is_here_W], device),
         is_filler=bin_.is_filler,
     )
 
@@ -136,20 +132,20 @@ def _loss_rows(
 ) -> LossRows:
     """What the loss knows of the bin's output tokens that are here."""
     own = [samples[index] for index in bin_.indices]
-    flat_R = torch.from_numpy(_flat_positions(samples, bin_)[is_here_W])
+    flat_R = _flat_positions(samples, bin_)[is_here_W]
 
     def floats(name: str) -> torch.Tensor:
-        return torch.from_numpy(joined(own, name, np.float32)[is_here_W]).to(device)
+        return on_device(joined(own, name, np.float32)[is_here_W], device)
 
     def of_baseline(flat: torch.Tensor | None) -> torch.Tensor | None:
-        return None if flat is None else flat[flat_R].to(device)
+        return None if flat is None else on_device(flat.numpy()[flat_R], device)
 
     weights_R = floats("loss_weights")
     here_before = np.concatenate([[0], np.cumsum(is_here_W)])
     return LossRows(
         advantages_R=floats("advantages"),
         weights_R=torch.zeros_like(weights_R) if bin_.is_filler else weights_R,
-        boundaries_S=torch.from_numpy(here_before[flat_offsets(own)].astype(np.int32)).to(device),
+        boundaries_S=on_device(here_before[flat_offsets(own)].astype(np.int32), device),
         rollout_logprobs_R=floats("rollout_logprobs"),
         old_logprobs_R=of_baseline(baselines.old),
         stated_old_logprobs_R=_stated(own, is_here_W, device),
@@ -163,17 +159,4 @@ def _stated(own: Sequence[TrainSample], is_here_W: NDArray[np.bool_], device: to
         return None
     nothing = np.float32(np.nan)
     stated = [np.full(len(s.output_ids), nothing) if s.old_logprobs is None else s.old_logprobs for s in own]
-    return torch.from_numpy(np.concatenate(stated)[is_here_W]).to(device)
-
-
-def packed_params(boundaries: list[int], device: torch.device) -> PackedSeqParams:
-    """Megatron's description of packed sequences; `boundaries` starts with 0 and ends with the number of tokens."""
-    cu_seqlens = torch.tensor(boundaries, dtype=torch.int32, device=device)
-    longest = int(np.diff(boundaries).max())
-    return PackedSeqParams(
-        qkv_format="thd",
-        cu_seqlens_q=cu_seqlens,
-        cu_seqlens_kv=cu_seqlens,
-        max_seqlen_q=longest,
-        max_seqlen_kv=longest,
-    )
+    return on_device(np.concatenate(stated)[is_here_W], device)

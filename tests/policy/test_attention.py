@@ -16,10 +16,11 @@ from egrc_mega.policy import distributed  # noqa: F401  (first: it points megatr
 # isort: split
 from egrc_mega.policy import attention
 from egrc_mega.policy.attention import attention_by_sequence, flash_attention
-from egrc_mega.policy.context import chunks
+from egrc_mega.policy.context import TokenSplit
+from egrc_mega.policy.packed import pack
 
 BOUNDARIES = [0, 8, 12, 40, 44]
-WHOLE = [(0, 0, 8), (8, 8, 12), (12, 12, 40), (40, 40, 44)]
+CPU = torch.device("cpu")
 
 
 def varlen_double(query, key, value, cu_q, cu_k, max_q, max_k, *, scale, window_size, enable_gqa):
@@ -53,9 +54,10 @@ def test_flash_and_sequence_by_sequence_agree(
     monkeypatch: pytest.MonkeyPatch, groups: int, rank: int | None, form: Callable[..., torch.Tensor]
 ) -> None:
     monkeypatch.setattr(attention, "varlen_attn", form)
-    parts = WHOLE if rank is None else chunks(BOUNDARIES, 2, rank)
+    split = TokenSplit() if rank is None else TokenSplit(context_size=2, context_rank=rank)
+    parts = pack(BOUNDARIES, CPU, split).parts
     generator = torch.Generator().manual_seed(3)
-    num_queries = sum(end - begin for _start, begin, end in parts)
+    num_queries = sum(end - begin for _start, begin, end in parts.spans)
     shapes = [(num_queries, 4, 8), (44, groups, 8), (44, groups, 8)]
     tensors = [torch.randn(s, generator=generator, dtype=torch.float64, requires_grad=True) for s in shapes]
     upstream = torch.randn(num_queries, 4, 8, generator=generator, dtype=torch.float64)
@@ -76,8 +78,8 @@ def test_sequence_by_sequence_cudnn_makes_no_plan_for_every_length(
     before = backends.cudnn_sdp_enabled()
     backends.enable_cudnn_sdp(was_enabled)
     with pytest.raises(TypeError):  # the double returns nothing that could be joined
-        attention_by_sequence(*[torch.zeros(44, 1, 1)] * 3, WHOLE, None)
-    assert (seen, backends.cudnn_sdp_enabled()) == ([False] * len(WHOLE), was_enabled)
+        attention_by_sequence(*[torch.zeros(44, 1, 1)] * 3, pack(BOUNDARIES, CPU).parts, None)
+    assert (seen, backends.cudnn_sdp_enabled()) == ([False] * 4, was_enabled)
     backends.enable_cudnn_sdp(before)
 
 
