@@ -1,6 +1,5 @@
 """Which implementation makes each part of a layer: Transformer Engine's where it is, else megatron's and our own."""
 
-import importlib.util
 from importlib.metadata import version
 
 import torch
@@ -25,10 +24,9 @@ def uses_transformer_engine(transformer_impl: str) -> bool:
     return transformer_impl == "transformer_engine" or (transformer_impl == "auto" and HAVE_TE)
 
 
-def fuses_weight_gradients(transformer_impl: str) -> bool:
-    """Whether products add weight gradients straight into DDP's buffer: Transformer Engine does, else apex's kernel."""
-    has_apex_kernel = importlib.util.find_spec("fused_weight_gradient_mlp_cuda") is not None
-    return torch.cuda.is_available() and (uses_transformer_engine(transformer_impl) or has_apex_kernel)
+def fuses_weight_gradients() -> bool:
+    """Whether products add weight gradients straight into DDP's buffer: not on a CPU, where they round otherwise."""
+    return torch.cuda.is_available()
 
 
 def block_spec(config: TransformerConfig, transformer_impl: str, piece: int | None) -> TransformerBlockSubmodules:
@@ -75,9 +73,8 @@ def parts_in_use(transformer_impl: str) -> dict[str, str]:
             "rope": "egrc_kernels" if replaces_megatrons() else "megatron-core",
             "swiglu": "egrc_kernels" if replaces_megatrons() else "megatron-core",
         }
-    is_fused = fuses_weight_gradients(transformer_impl)
     return layers | {
-        "weight gradients": "added up inside the product" if is_fused else "added up after the product",
+        "weight gradients": f"added up {'inside' if fuses_weight_gradients() else 'after'} the product",
         "log-probs and loss": f"egrc_kernels, {'Triton' if replaces_megatrons() else 'PyTorch references'}",
         "optimizer": {"transformer_engine": "Transformer Engine's FusedAdam", "apex": "apex's FusedAdam"}.get(
             adam, "torch's AdamW" + (", fused" if takes_fused_adam() else "")

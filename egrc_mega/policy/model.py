@@ -14,6 +14,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from egrc_mega.config.schema import MegatronSection
 from egrc_mega.convert.family import Architecture
+from egrc_mega.policy import wgrad
 from egrc_mega.policy.kernel_parts import install_rope, replaces_megatrons
 from egrc_mega.policy.layer_spec import block_spec, fuses_weight_gradients, uses_transformer_engine
 
@@ -39,6 +40,8 @@ def transformer_config(architecture: Architecture, section: MegatronSection) -> 
     fuses = replaces_megatrons() and not uses_transformer_engine(section.transformer_impl)
     if fuses:
         install_rope()
+    if fuses_weight_gradients() and not uses_transformer_engine(section.transformer_impl):
+        wgrad.install()
     return TransformerConfig(
         **architecture.transformer_fields,
         **{name: getattr(section, name) for name in SECTION_FIELDS},
@@ -58,7 +61,7 @@ def transformer_config(architecture: Architecture, section: MegatronSection) -> 
         apply_rope_fusion=fuses,
         # the slot for an activation of one's own; experts have none in the local spec
         use_te_activation_func=fuses and not architecture.num_experts,
-        gradient_accumulation_fusion=fuses_weight_gradients(section.transformer_impl),
+        gradient_accumulation_fusion=fuses_weight_gradients(),
         # packed micro-batches differ in length, and the default dispatcher refuses that. Interleaved stages get them of
         # one length (engine): where sends wait for their receiver, as gloo's do, their exchange of shapes deadlocks
         variable_seq_lengths=section.virtual_pipeline_model_parallel_size is None,

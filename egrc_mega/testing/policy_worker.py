@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from egrc_mega.checkpoint.store import CheckpointStore, load
 from egrc_mega.config.schema import LossSection, MegatronSection, PolicySection
-from egrc_mega.policy import distributed
+from egrc_mega.policy import distributed, layer_spec, model
 from egrc_mega.policy.collected import TokenStats
 from egrc_mega.policy.engine import Policy
 from egrc_mega.policy.weights import gather_hf, local_parameters
@@ -65,6 +65,13 @@ def first_updates(model_path: Path, layouts: dict[str, tuple[dict[str, Any], int
         distributed.split_world(section, timeout_s=60)
         first_update(model_path, section, budget, BATCHES[batch](), out / f"{name}.safetensors")
     distributed.finalize()
+
+
+def first_fused_updates(model_path: Path, layouts: dict[str, tuple[dict[str, Any], int, str]], out: Path) -> None:
+    """The same with weight gradients added up inside the product, as on a GPU."""
+    for module in (layer_spec, model):
+        vars(module)["fuses_weight_gradients"] = lambda: True
+    first_updates(model_path, layouts, out)
 
 
 def resumed_updates(model_path: Path, megatron: dict[str, Any], out: Path) -> None:
