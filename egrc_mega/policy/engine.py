@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from egrc_kernels import registry
-from egrc_kernels.linear_logprob import linear_logprob
+from egrc_kernels.linear_logprob import linear_logprob, linear_token_loss
 from egrc_kernels.policy_loss import LossMetrics
 
 from egrc_mega.config.schema import LossSection, MegatronSection, PolicySection
@@ -35,6 +35,7 @@ from egrc_mega.policy.model import build_model, transformer_config
 from egrc_mega.policy.offload import OptimizerOnHost
 from egrc_mega.policy.packing import Baselines, MicroBatch, build_micro_batch, flat_offsets, packed_length
 from egrc_mega.policy.reference import Reference
+from egrc_mega.policy.token_loss import TokenLoss, takes_gradient_in_forward
 from egrc_mega.policy.weights import export_hf, import_hf
 from egrc_mega.types import TrainSample
 
@@ -232,17 +233,20 @@ class Policy:
         collected: Collected,
     ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
         weight_VH = self.pieces[-1].output_weight_VH
-        stats = linear_logprob(
-            hidden_TH[batch.rows_R].to(weight_VH.dtype),
-            weight_VH,
-            batch.targets_R,
-            temperature=temperature,
-            vocab_size=self.architecture.vocab_size,
-            group=parallel_state.get_tensor_model_parallel_group()
-            if self.config.tensor_model_parallel_size > 1
-            else None,
-        )
-        scalar, metrics = policy_loss(stats.logprob_T, batch.rows, loss)
+        hidden_RH = hidden_TH[batch.rows_R].to(weight_VH.dtype)
+        is_sharded = self.config.tensor_model_parallel_size > 1
+        how: dict[str, Any] = {
+            "temperature": temperature,
+            "vocab_size": self.architecture.vocab_size,
+            "group": parallel_state.get_tensor_model_parallel_group() if is_sharded else None,
+        }
+        if torch.is_grad_enabled() and takes_gradient_in_forward(loss, hidden_RH.device):
+            token_loss = TokenLoss(batch.rows, loss)
+            scalar, stats = linear_token_loss(hidden_RH, weight_VH, batch.targets_R, token_loss, **how)
+            metrics = token_loss.metrics()
+        else:
+            stats = linear_logprob(hidden_RH, weight_VH, batch.targets_R, **how)
+            scalar, metrics = policy_loss(stats.logprob_T, batch.rows, loss)
         collected.add(batch, scalar, metrics, stats)
         # the count is unused: the loss is normalised already (optimizer._sum_gradients)
         return scalar, torch.ones((), dtype=torch.int), {}

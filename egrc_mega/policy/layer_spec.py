@@ -75,11 +75,17 @@ def parts_in_use(transformer_impl: str) -> dict[str, str]:
         }
     return layers | {
         "weight gradients": f"added up {'inside' if fuses_weight_gradients() else 'after'} the product",
-        "log-probs and loss": f"egrc_kernels, {'Triton' if replaces_megatrons() else 'PyTorch references'}",
+        "log-probs and loss": f"egrc_kernels, {_which_kernels()}",
         "optimizer": {"transformer_engine": "Transformer Engine's FusedAdam", "apex": "apex's FusedAdam"}.get(
             adam, "torch's AdamW" + (", fused" if takes_fused_adam() else "")
         ),
     }
+
+
+def _which_kernels() -> str:
+    if not torch.cuda.is_available():
+        return "PyTorch references"
+    return f"{'Triton' if replaces_megatrons() else 'PyTorch references'}, a token loss's gradient made with its logits"
 
 
 def _has_flash() -> bool:

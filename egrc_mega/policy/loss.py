@@ -10,7 +10,7 @@ With A the advantage, w the token weight, lp the log-prob, and d = lp - old:
     KL         + coef w k(lp - ref)    k1 = x    k2 = x^2 / 2    k3 = exp(-x) - 1 + x      joschu.net/blog/kl-approx
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from egrc_kernels.policy_loss import LossSettings, PolicyLoss
@@ -36,6 +36,14 @@ class LossRows:
     """Old log-probs that the method states itself: they go before all others. NaN where it states none."""
     reference_logprobs_R: torch.Tensor | None = None
     """The reference model's, for the KL term."""
+
+    def part(self, place: slice, boundaries_S: torch.Tensor) -> "LossRows":
+        """The rows at `place`, in sequences at `boundaries_S`."""
+        own = {name: value for name in _PER_ROW if (value := getattr(self, name)) is not None}
+        return LossRows(boundaries_S=boundaries_S, **{name: value[place] for name, value in own.items()})
+
+
+_PER_ROW = [field.name for field in fields(LossRows) if field.name.endswith("_R")]
 
 
 def policy_loss(logprobs_R: torch.Tensor, rows: LossRows, loss: LossSection) -> PolicyLoss:

@@ -22,6 +22,24 @@ ADAM: dict[str, Any] = {"adam_eps": 1e-2, "weight_decay": 0.0, "clip_grad": 1.0}
 """A large epsilon: the step is smooth in the gradient, so float32 and float64 stay together."""
 
 
+LOSSES: dict[str, dict[str, Any]] = {
+    "none": {"ratio": "none"},
+    "token": {"ratio": "token"},
+    "token, tight clips": {"ratio": "token", "eps_clip": 1e-3, "eps_clip_high": 2e-3},
+    "token, dual clip": {"ratio": "token", "dual_clip": 1.5, "old_logprobs": "rollout"},
+    "sequence": {"ratio": "sequence", "eps_clip": 1e-3, "eps_clip_high": 2e-3},
+    "sequence, old from the rollout": {"ratio": "sequence", "old_logprobs": "rollout"},
+    "old from the rollout": {"ratio": "token", "old_logprobs": "rollout"},
+    "truncated importance sampling": {"ratio": "token", "tis_cap": 1.2},
+    "no ratio, truncated importance sampling": {"ratio": "none", "tis_cap": 0.9},
+    "k1": {"ratio": "token", "kl_coef": 0.3, "kl_kind": "k1"},
+    "k2": {"ratio": "token", "kl_coef": 0.3, "kl_kind": "k2"},
+    "k3": {"ratio": "none", "kl_coef": 0.3, "kl_kind": "k3"},
+    "everything": {"ratio": "sequence", "kl_coef": 0.2, "tis_cap": 1.1, "dual_clip": 2.0, "old_logprobs": "rollout"},
+}
+"""Every option of the loss, alone and with others."""
+
+
 def loss_batch(seed: int = 0) -> list[TrainSample]:
     """Ragged samples of which some have no advantage, with log-probs of a server that is a little off."""
     generator = torch.Generator().manual_seed(seed)
@@ -34,6 +52,19 @@ def loss_batch(seed: int = 0) -> list[TrainSample]:
         ]
         samples.append(replace(sample, rollout_logprobs=np.array(logprobs, np.float32)))
     return samples
+
+
+def with_forced_tokens(samples: list[TrainSample]) -> list[TrainSample]:
+    """The first token of every other sample is forced: trained though not sampled, its old log-prob the method's."""
+    forced = []
+    for i, sample in enumerate(samples):
+        stated, sampled = np.full(len(sample.output_ids), np.nan, np.float32), sample.sampled.copy()
+        stated[0], sampled[0] = -4.0 + 0.2 * i, False
+        server = np.where(sampled, sample.rollout_logprobs, np.float32(np.nan))
+        forced.append(
+            sample if i % 2 else replace(sample, sampled=sampled, rollout_logprobs=server, old_logprobs=stated)
+        )
+    return forced
 
 
 def two_updates(model: Path, reference: Path, megatron: dict[str, Any], losses: list[LossSection], out: Path) -> None:

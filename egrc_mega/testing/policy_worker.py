@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from egrc_kernels.linear_logprob.api import CHUNK_BYTES
 from safetensors.torch import save_file
 
 from egrc_mega.checkpoint.store import CheckpointStore, load
 from egrc_mega.config.schema import LossSection, MegatronSection, PolicySection
-from egrc_mega.policy import distributed, layer_spec, model
+from egrc_mega.policy import distributed, engine, layer_spec, model
 from egrc_mega.policy.collected import TokenStats
 from egrc_mega.policy.engine import Policy
 from egrc_mega.policy.weights import gather_hf, local_parameters
@@ -71,6 +72,15 @@ def first_fused_updates(model_path: Path, layouts: dict[str, tuple[dict[str, Any
     """The same with weight gradients added up inside the product, as on a GPU."""
     for module in (layer_spec, model):
         vars(module)["fuses_weight_gradients"] = lambda: True
+    first_updates(model_path, layouts, out)
+
+
+def first_updates_with_gradients_in_forward(
+    model_path: Path, layouts: dict[str, tuple[dict[str, Any], int, str]], out: Path
+) -> None:
+    """The same with gradients of the loss made with the logits, a few rows at a time, as on a GPU."""
+    vars(engine)["takes_gradient_in_forward"] = lambda loss, _device: loss.ratio != "sequence"
+    CHUNK_BYTES["cpu"] = 4 * 40 * 7
     first_updates(model_path, layouts, out)
 
 

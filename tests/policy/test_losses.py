@@ -1,7 +1,6 @@
 """Every option of the loss at TP2, over two optimizer steps, against float64 written from the formulas."""
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,25 +15,17 @@ from egrc_mega.policy.engine import Policy
 from egrc_mega.policy.packing import Baselines
 from egrc_mega.policy.weights import gather_hf, local_parameters
 from egrc_mega.testing.gloo import run_on_gloo
-from egrc_mega.testing.loss_worker import ADAM, LEARNING_RATE, TEMPERATURE, loss_batch, two_updates
+from egrc_mega.testing.loss_worker import (
+    ADAM,
+    LEARNING_RATE,
+    LOSSES,
+    TEMPERATURE,
+    loss_batch,
+    two_updates,
+    with_forced_tokens,
+)
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
 from egrc_mega.types import TrainSample
-
-LOSSES = {
-    "none": {"ratio": "none"},
-    "token": {"ratio": "token"},
-    "token, tight clips": {"ratio": "token", "eps_clip": 1e-3, "eps_clip_high": 2e-3},
-    "token, dual clip": {"ratio": "token", "dual_clip": 1.5, "old_logprobs": "rollout"},
-    "sequence": {"ratio": "sequence", "eps_clip": 1e-3, "eps_clip_high": 2e-3},
-    "sequence, old from the rollout": {"ratio": "sequence", "old_logprobs": "rollout"},
-    "old from the rollout": {"ratio": "token", "old_logprobs": "rollout"},
-    "truncated importance sampling": {"ratio": "token", "tis_cap": 1.2},
-    "no ratio, truncated importance sampling": {"ratio": "none", "tis_cap": 0.9},
-    "k1": {"ratio": "token", "kl_coef": 0.3, "kl_kind": "k1"},
-    "k2": {"ratio": "token", "kl_coef": 0.3, "kl_kind": "k2"},
-    "k3": {"ratio": "none", "kl_coef": 0.3, "kl_kind": "k3"},
-    "everything": {"ratio": "sequence", "kl_coef": 0.2, "tis_cap": 1.1, "dual_clip": 2.0, "old_logprobs": "rollout"},
-}
 
 
 @pytest.fixture(scope="module")
@@ -140,19 +131,6 @@ def test_the_swapped_reference_is_a_second_live_model_and_leaves_the_policy_as_i
 def test_the_options_differ(folders: tuple[Path, Path, Path]) -> None:
     values = [tuple(load_file(file)["losses"].tolist()) for file in folders[2].iterdir()]
     assert len(set(values)) == len(LOSSES)
-
-
-def with_forced_tokens(samples: list[TrainSample]) -> list[TrainSample]:
-    """The first token of every other sample is forced: trained though not sampled, its old log-prob the method's."""
-    forced = []
-    for i, sample in enumerate(samples):
-        stated, sampled = np.full(len(sample.output_ids), np.nan, np.float32), sample.sampled.copy()
-        stated[0], sampled[0] = -4.0 + 0.2 * i, False
-        server = np.where(sampled, sample.rollout_logprobs, np.float32(np.nan))
-        forced.append(
-            sample if i % 2 else replace(sample, sampled=sampled, rollout_logprobs=server, old_logprobs=stated)
-        )
-    return forced
 
 
 @pytest.mark.usefixtures("world_of_one")

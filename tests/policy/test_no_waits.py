@@ -91,8 +91,11 @@ def schedules_of(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
+@pytest.mark.parametrize("in_forward", [False, True])
 @pytest.mark.parametrize("has_flash", [False, True])
-def test_no_layer_and_no_micro_batch_waits(policy: Policy, has_flash: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_layer_and_no_micro_batch_waits(
+    policy: Policy, has_flash: bool, in_forward: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     boundaries: list[torch.Tensor] = []
 
     def flash(query, key, value, cu_q, cu_k, max_q, max_k, *, scale, window_size, enable_gqa):
@@ -102,6 +105,7 @@ def test_no_layer_and_no_micro_batch_waits(policy: Policy, has_flash: bool, monk
 
     monkeypatch.setattr(attention, "varlen_attn", flash)
     monkeypatch.setattr(attention, "_takes_flash", lambda _query: has_flash)
+    monkeypatch.setattr(engine, "takes_gradient_in_forward", lambda *_: in_forward)
     assert schedules_of(policy, monkeypatch) == []
     if has_flash:
         # one a micro-batch, in every layer, forward and recomputed; the micro-batches are scored, then trained on
