@@ -1,6 +1,7 @@
 """What a batch's forward passes leave behind, gathered over micro-batches and ranks."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -36,16 +37,19 @@ class Collected:
         self.extremes = torch.full((2,), -torch.inf, device=device())
         """The lowest ratio with its sign turned, and the highest."""
 
-    def add(self, batch: MicroBatch, loss: torch.Tensor, metrics: LossMetrics, stats: LogprobStats) -> None:
-        """A micro-batch on a rank of the last pipeline stage."""
+    def add_loss(self, loss: torch.Tensor, metrics: LossMetrics) -> None:
+        """Of a micro-batch, on a rank of the last pipeline stage."""
         self.sums[0] += loss.detach()
         self.sums[1 : 1 + NUM_SUMS] += torch.stack(metrics[:NUM_SUMS])
         self.extremes = torch.maximum(self.extremes, torch.stack([-metrics.ratio_min, metrics.ratio_max]))
+
+    def add(self, batch: MicroBatch, stats: LogprobStats) -> None:
+        """Of a micro-batch, on a rank of the last pipeline stage."""
         if not batch.is_filler:
             values = torch.stack([stats.logprob_T, stats.entropy_T, stats.entropy_at_one_T]).detach()
             self.sums[1 + NUM_SUMS :].view(3, self.num_outputs)[:, batch.flat_R] = values
 
-    def joined(self) -> tuple[float, TokenStats, LossMetrics]:
+    def joined(self) -> "Joined":
         """The same on every rank. Collective."""
         if parallel_state.get_tensor_model_parallel_rank() != 0:
             self.sums.zero_()
@@ -54,4 +58,12 @@ class Collected:
         sums, extremes = self.sums.cpu(), self.extremes.cpu()
         per_token = sums[1 + NUM_SUMS :].view(3, self.num_outputs)
         metrics = LossMetrics._make([*sums[1 : 1 + NUM_SUMS], -extremes[0], extremes[1]])
-        return float(sums[0]), TokenStats(*per_token), metrics
+        return Joined(float(sums[0]), TokenStats(*per_token), metrics)
+
+
+class Joined(NamedTuple):
+    """What a pass over a batch came to, on the host; loss and metrics are empty sums for a pass without a loss."""
+
+    loss: float
+    stats: TokenStats
+    metrics: LossMetrics

@@ -44,6 +44,17 @@ ForwardResult = tuple[torch.Tensor, partial[tuple[torch.Tensor, torch.Tensor, di
 
 
 @dataclass(frozen=True, slots=True)
+class Pass:
+    """One forward over samples, and with a loss one backward."""
+
+    samples: Sequence[TrainSample]
+    temperature: float
+    loss: LossSection | None = None
+    """None: log-probs and entropies are all that is wanted."""
+    baselines: Baselines = NO_BASELINES
+
+
+@dataclass(frozen=True, slots=True)
 class UpdateResult:
     """What one optimizer step did."""
 
@@ -94,8 +105,7 @@ class Policy:
         for piece in self.model:
             piece.eval()
         with torch.no_grad():
-            _loss, stats, _metrics = self._run(samples, temperature, LossSection(), NO_BASELINES, forward_only=True)
-        return stats
+            return self._run(Pass(samples, temperature)).joined().stats
 
     def score_reference(self, samples: Sequence[TrainSample], temperature: float) -> torch.Tensor:
         """Log-probs of the outputs under the reference model, flat. Its weights take the policy's place meanwhile."""
@@ -125,14 +135,17 @@ class Policy:
             piece.train()
             piece.zero_grad_buffer()
         self.optimizer.zero_grad()
-        total_loss, stats, metrics = self._run(samples, temperature, loss, baselines, forward_only=False)
-        if inspect is not None:
-            inspect(stats)
-        if not math.isfinite(total_loss):
-            raise PolicyError(f"loss is {total_loss}: the step is not taken; look at the batch's log-probs")
+        collected = self._run(Pass(samples, temperature, loss, baselines))
         with self.optimizer_on_host.on_device() if self.optimizer_on_host else nullcontext():
-            grad_norm = optim.step(self.optimizer, lr, self.megatron)
-        return UpdateResult(total_loss, grad_norm, stats, metrics)
+            # before the statistics are read: the host then waits for the device once, with all its work queued
+            grad_norm = optim.gradient_norm(self.optimizer)
+            found = collected.joined()
+            if inspect is not None:
+                inspect(found.stats)
+            if not math.isfinite(found.loss):
+                raise PolicyError(f"loss is {found.loss}: the step is not taken; look at the batch's log-probs")
+            optim.step(self.optimizer, grad_norm, lr, self.megatron)
+        return UpdateResult(found.loss, grad_norm, found.stats, found.metrics)
 
     def reset_optimizer(self) -> None:
         """Forget Adam's moments and step count."""
@@ -179,25 +192,19 @@ class Policy:
         multiple = self.config.pipeline_model_parallel_size if len(self.pieces) > 1 else 1
         return plan_bins(lengths, costs, self.section.max_tokens_per_micro_batch, ranks, multiple)[rank]
 
-    def _run(
-        self,
-        samples: Sequence[TrainSample],
-        temperature: float,
-        loss: LossSection,
-        baselines: Baselines,
-        forward_only: bool,
-    ) -> tuple[float, TokenStats, LossMetrics]:
-        """All micro-batches of this rank through megatron's schedule; loss and statistics joined over the world."""
+    def _run(self, pass_: Pass) -> Collected:
+        """All micro-batches of this rank through megatron's schedule; backward too where there is a loss."""
+        samples, forward_only = pass_.samples, pass_.loss is None
         bins = self._plan(samples)
         longest = max(packed_length(samples, bin_, self.split) for bin_ in bins)
         # see variable_seq_lengths in `transformer_config`
         length = None if self.config.variable_seq_lengths else longest
         # built when the schedule asks for them, while the device is busy with those before; virtual stages share them
-        batches = (build_micro_batch(samples, bin_, baselines, device(), self.split, length) for bin_ in bins)
+        batches = (build_micro_batch(samples, bin_, pass_.baselines, device(), self.split, length) for bin_ in bins)
         num_outputs = int(flat_offsets(samples)[-1])
         collected = Collected(num_outputs)
         get_forward_backward_func()(
-            forward_step_func=partial(self._forward_step, temperature=temperature, loss=loss, collected=collected),
+            forward_step_func=partial(self._forward_step, pass_=pass_, collected=collected),
             data_iterator=list(tee(batches, len(self.pieces))),
             model=self.model,
             num_microbatches=len(bins),
@@ -208,46 +215,39 @@ class Policy:
         lengths = [sample.num_tokens for sample in samples]
         count = self.flops.forward if forward_only else self.flops.training
         self.work += Work(sum(lengths), count(lengths, num_outputs))
-        return collected.joined()
+        return collected
 
     def _forward_step(
-        self,
-        data_iterator: Iterator[MicroBatch],
-        model: Any,
-        *,
-        temperature: float,
-        loss: LossSection,
-        collected: Collected,
+        self, data_iterator: Iterator[MicroBatch], model: Any, *, pass_: Pass, collected: Collected
     ) -> ForwardResult:
         batch = next(data_iterator)
         output = model(batch.input_ids_1T, batch.position_ids_1T, None, packed_seq_params=batch.packed)
-        return output, partial(self._loss, batch=batch, temperature=temperature, loss=loss, collected=collected)
+        return output, partial(self._loss, batch=batch, pass_=pass_, collected=collected)
 
     def _loss(
-        self,
-        hidden_TH: torch.Tensor,
-        *,
-        batch: MicroBatch,
-        temperature: float,
-        loss: LossSection,
-        collected: Collected,
+        self, hidden_TH: torch.Tensor, *, batch: MicroBatch, pass_: Pass, collected: Collected
     ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        """The scalar that backward starts from, in megatron's form; zero for a pass without a loss."""
+        scalar, metrics = hidden_TH.new_zeros(()), None
         weight_VH = self.pieces[-1].output_weight_VH
         hidden_RH = hidden_TH[batch.rows_R].to(weight_VH.dtype)
         is_sharded = self.config.tensor_model_parallel_size > 1
         how: dict[str, Any] = {
-            "temperature": temperature,
+            "temperature": pass_.temperature,
             "vocab_size": self.architecture.vocab_size,
             "group": parallel_state.get_tensor_model_parallel_group() if is_sharded else None,
         }
-        if torch.is_grad_enabled() and takes_gradient_in_forward(loss, hidden_RH.device):
-            token_loss = TokenLoss(batch.rows, loss)
+        if pass_.loss is not None and takes_gradient_in_forward(pass_.loss, hidden_RH.device):
+            token_loss = TokenLoss(batch.rows, pass_.loss)
             scalar, stats = linear_token_loss(hidden_RH, weight_VH, batch.targets_R, token_loss, **how)
             metrics = token_loss.metrics()
         else:
             stats = linear_logprob(hidden_RH, weight_VH, batch.targets_R, **how)
-            scalar, metrics = policy_loss(stats.logprob_T, batch.rows, loss)
-        collected.add(batch, scalar, metrics, stats)
+            if pass_.loss is not None:
+                scalar, metrics = policy_loss(stats.logprob_T, batch.rows, pass_.loss)
+        collected.add(batch, stats)
+        if metrics is not None:
+            collected.add_loss(scalar, metrics)
         # the count is unused: the loss is normalised already (optimizer._sum_gradients)
         return scalar, torch.ones((), dtype=torch.int), {}
 

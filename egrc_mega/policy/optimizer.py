@@ -94,8 +94,14 @@ def _choose_kernel(adam: torch.optim.AdamW) -> None:
         state["step"] = state["step"].to(device() if is_fused else "cpu", copy=True)
 
 
-def step(optimizer: MegatronOptimizer, lr: float, section: MegatronSection) -> float:
-    """One step; returns the gradient norm before clipping.
+def gradient_norm(optimizer: MegatronOptimizer) -> float:
+    """Norm of the gradients that backward has left, before clipping. Collective; waits for the device."""
+    optimizer.prepare_grads()
+    return float(optimizer.get_grad_norm())
+
+
+def step(optimizer: MegatronOptimizer, grad_norm: float, lr: float, section: MegatronSection) -> None:
+    """One step with the gradients whose norm this is.
 
     Raises:
         PolicyError: the norm is not finite. The same on every rank, and before any weight has moved.
@@ -103,13 +109,10 @@ def step(optimizer: MegatronOptimizer, lr: float, section: MegatronSection) -> f
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_mult", 1.0)
         group["weight_decay"] = section.weight_decay * group.get("wd_mult", 1.0)
-    optimizer.prepare_grads()
-    grad_norm = float(optimizer.get_grad_norm())
     if not math.isfinite(grad_norm):
         raise PolicyError(f"gradient norm is {grad_norm}: the step is not taken; look at the last batch's log-probs")
     clip(optimizer, grad_norm, section.clip_grad)
     optimizer.step_with_ready_grads()
-    return grad_norm
 
 
 def _keep_step_on_load(inner: MegatronOptimizer) -> None:

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from egrc_mega.config.schema import LossSection, MegatronSection, PolicySection
 from egrc_mega.errors import ConfigError, ModelError, PolicyError
-from egrc_mega.policy.collected import TokenStats
+from egrc_mega.policy import engine
 from egrc_mega.policy.engine import Policy
 from egrc_mega.policy.packing import Baselines
 from egrc_mega.testing.policy_worker import ragged_samples
@@ -84,6 +84,13 @@ def test_scoring_moves_no_weight_and_updating_moves_them_all(tmp_path: Path) -> 
     assert all(not torch.equal(tensor, before[name]) for name, tensor in policy.export_hf())
 
 
+def test_scoring_computes_no_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = build(write_tiny_qwen2(tmp_path / "model"))
+    monkeypatch.setattr(engine, "policy_loss", lambda *_: pytest.fail("a loss that nobody asked for"))
+    monkeypatch.setattr(engine, "TokenLoss", lambda *_: pytest.fail("a loss that nobody asked for"))
+    policy.score(ragged_samples(), 1.0)
+
+
 def test_old_log_probs_equal_to_the_current_ones_change_nothing(tmp_path: Path) -> None:
     folder, samples, loss = write_tiny_qwen2(tmp_path / "model"), ragged_samples(), LossSection(ratio="token")
     first, second = build(folder), build(folder)
@@ -112,11 +119,15 @@ def test_what_is_not_finite_stops_the_step_before_any_weight_moves(tmp_path: Pat
         policy.pieces[0].decoder.final_layernorm.weight.data[0] = math.nan
     before = {name: tensor.clone() for name, tensor in policy.export_hf()}
 
-    def spoil(_stats: TokenStats) -> None:
+    finalize = policy.config.finalize_model_grads_func
+
+    def spoil(*args: object, **kwargs: object) -> None:
+        finalize(*args, **kwargs)
         policy.model[0].buffers[0].grad_data[3] = math.inf
 
+    policy.config.finalize_model_grads_func = spoil
     with pytest.raises(PolicyError, match=f"{what} is (nan|inf): the step is not taken"):
-        policy.update(ragged_samples(), 1.0, LossSection(), lr=1e-3, inspect=spoil)
+        policy.update(ragged_samples(), 1.0, LossSection(), lr=1e-3)
     for name, tensor in policy.export_hf():
         assert torch.equal(tensor.view(torch.int32), before[name].view(torch.int32)), name
 

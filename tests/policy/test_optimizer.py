@@ -72,7 +72,7 @@ def test_the_step_waits_for_the_device_once_and_computes_one_norm(
     original = clip_grads.l2_norm_impl
     monkeypatch.setattr(clip_grads, "l2_norm_impl", lambda *args: norms.append(1) or original(*args))
     with Operations() as seen:
-        optim.step(policy.optimizer, 1e-3, policy.megatron)
+        optim.step(policy.optimizer, optim.gradient_norm(policy.optimizer), 1e-3, policy.megatron)
     assert seen.names.count("_local_scalar_dense.default") == 1
     assert not [name for name in seen.names if name.startswith(("nonzero", "masked_select"))]
     assert norms == [1]
