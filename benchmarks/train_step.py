@@ -1,6 +1,7 @@
-"""One training step of the policy against Hugging Face with torch.compile, side by side: time, operations, memory.
+"""One training step of the policy against Hugging Face with torch.compile: time, operations, memory.
 
-Also the same step with `policy.deterministic`, for its price.
+Ours is measured on responses of one length, on ragged ones (log-normal, other lengths in every round), and with
+`policy.deterministic`, for its price; then its memory is freed, and the peer takes the responses of one length.
 
 Random weights, one device, packed micro-batches of responses without prompts. On a GPU the default is
 R1-Distill-Qwen-1.5B with 16384 tokens in a micro-batch; on a CPU a toy model runs, and says so.
@@ -9,6 +10,7 @@ Usage: python benchmarks/train_step.py [--preset NAME] [--tokens 16384] [--lengt
 """
 
 import argparse
+import gc
 import json
 import platform
 import tempfile
@@ -32,6 +34,7 @@ from egrc_mega.policy import distributed
 from egrc_mega.policy.determinism import make_deterministic
 from egrc_mega.policy.engine import Policy
 from egrc_mega.policy.flops import FlopModel
+from egrc_mega.policy.layer_spec import parts_in_use
 from egrc_mega.types import TrainSample
 
 TOY = PRESETS["deepseek-r1-distill-qwen-1.5b"] | {
@@ -44,6 +47,8 @@ TOY = PRESETS["deepseek-r1-distill-qwen-1.5b"] | {
     "torch_dtype": "float32",
 }
 LR = 1e-6
+WARM_UP = 2
+"""Rounds that compile and are not counted."""
 
 
 def main() -> None:
@@ -57,22 +62,27 @@ def main() -> None:
     parser.add_argument("--peak-tflops", type=float, default=None)
     arguments = parser.parse_args()
     fields = TOY if arguments.preset == "toy" else PRESETS[arguments.preset]
-    samples = _samples(arguments.tokens // arguments.length, arguments.length, fields["vocab_size"])
+    even = [arguments.length] * (arguments.tokens // arguments.length)
+    ragged = [_ragged_lengths(seed, arguments.tokens, arguments.length) for seed in range(arguments.rounds + WARM_UP)]
+    batches = [_samples(lengths, fields["vocab_size"]) for lengths in (even, *ragged)]
+    flops = FlopModel.of(architecture_of(HfConfig(dict(fields))))
+    useful = [flops.training(lengths, sum(lengths) - len(lengths)) for lengths in (even, *ragged)]
     with tempfile.TemporaryDirectory() as name:
         folder = _write_random_model(Path(name) / "model", fields)
-        step = _our_step(folder, samples, fields)
-        ours, deterministic = _measure([step, _deterministically(step)], arguments.rounds)
-        (peer,) = _measure([_peer_step(folder, samples)], arguments.rounds)
-    flops = FlopModel.of(architecture_of(HfConfig(dict(fields))))
-    useful = flops.training([arguments.length] * len(samples), len(samples) * (arguments.length - 1))
+        ours, of_ragged, deterministic = _measure_ours(folder, batches, fields, arguments.rounds)
+        gc.collect()
+        peer = _measure_peer(folder, batches[0], arguments.rounds)
+    peak = arguments.peak_tflops
     result: dict[str, Any] = {
         "preset": arguments.preset,
         "tokens": arguments.tokens,
         "length": arguments.length,
-        "ours": _figures(ours, useful, arguments.peak_tflops),
+        "ours": _figures(ours, useful[0], peak),
+        "ours_ragged": _figures(of_ragged, median(useful[1 + WARM_UP :]), peak),
         "deterministic_time_over_ours": deterministic["seconds"] / ours["seconds"],
-        "hugging_face_compiled": _figures(peer, useful, arguments.peak_tflops),
-        "peer_time_over_ours": peer["seconds"] / ours["seconds"],
+        "hugging_face_compiled": _figures(peer, useful[0], peak) if peer else None,
+        "peer_time_over_ours": peer["seconds"] / ours["seconds"] if peer else None,
+        "parts": parts_in_use("auto"),
         "versions": {package: version(package) for package in ("torch", "megatron-core", "transformers")},
         "device": torch.cuda.get_device_name() if has_gpu else platform.machine(),
     }
@@ -81,19 +91,29 @@ def main() -> None:
     print(json.dumps(result, indent=1))
 
 
-def _samples(count: int, length: int, vocab_size: int) -> list[TrainSample]:
-    generator, outputs = np.random.default_rng(0), length - 1
+def _ragged_lengths(seed: int, tokens: int, mean: int) -> list[int]:
+    """Log-normal lengths that add up to `tokens`."""
+    generator, lengths = np.random.default_rng(seed), []
+    while (left := tokens - sum(lengths)) > 0:
+        drawn = round(generator.lognormal(np.log(mean / 2), 0.8))
+        # the last one takes what is left, so that none has no output
+        lengths.append(left if left - max(2, drawn) < 2 else max(2, drawn))
+    return lengths
+
+
+def _samples(lengths: list[int], vocab_size: int) -> list[TrainSample]:
+    generator, total = np.random.default_rng(0), sum(lengths) - len(lengths)
     return [
         TrainSample(
             prompt_ids=np.ones(1, np.int32),
             output_ids=generator.integers(vocab_size, size=outputs, dtype=np.int32),
             sampled=np.ones(outputs, np.bool_),
-            loss_weights=np.full(outputs, 1 / (count * outputs), np.float32),
+            loss_weights=np.full(outputs, 1 / total, np.float32),
             advantages=np.ones(outputs, np.float32),
             rollout_logprobs=np.zeros(outputs, np.float32),
             compared=np.zeros(outputs, np.bool_),
         )
-        for _ in range(count)
+        for outputs in (length - 1 for length in lengths)
     ]
 
 
@@ -112,12 +132,34 @@ def _write_random_model(folder: Path, fields: dict[str, Any]) -> Path:
     return folder
 
 
-def _our_step(folder: Path, samples: list[TrainSample], fields: dict[str, Any]) -> Callable[[], object]:
+def _measure_ours(
+    folder: Path, batches: list[list[TrainSample]], fields: dict[str, Any], rounds: int
+) -> list[dict[str, float]]:
+    """On the first batch, on each of the others in turn, and on the first deterministically."""
     section = MegatronSection(bf16=fields["torch_dtype"] == "bfloat16")
     distributed.initialize(section, timeout_s=600)
-    budget = sum(sample.num_tokens for sample in samples)
+    budget = sum(sample.num_tokens for sample in batches[0])
     policy = Policy(folder, section, PolicySection(max_tokens_per_micro_batch=budget))
-    return lambda: policy.update(samples, 1.0, LossSection(), LR)
+    others = iter(batches[1:])
+
+    def even() -> object:
+        return policy.update(batches[0], 1.0, LossSection(), LR)
+
+    def ragged() -> object:
+        return policy.update(next(others), 1.0, LossSection(), LR)
+
+    return _measure([even, ragged, _deterministically(even)], rounds)
+
+
+def _measure_peer(folder: Path, samples: list[TrainSample], rounds: int) -> dict[str, float] | None:
+    """None: its memory does not suffice, for its logits exist at once."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    try:
+        (peer,) = _measure([_peer_step(folder, samples)], rounds)
+    except torch.OutOfMemoryError:
+        return None
+    return peer
 
 
 def _peer_step(folder: Path, samples: list[TrainSample]) -> Callable[[], object]:
@@ -154,7 +196,7 @@ def _measure(steps: list[Callable[[], object]], rounds: int) -> list[dict[str, f
     """Median time and peak memory of each, taken in turn."""
     times: list[list[float]] = [[] for _ in steps]
     peaks = [float("nan")] * len(steps)
-    for number, (place, step) in product(range(rounds + 2), enumerate(steps)):
+    for number, (place, step) in product(range(rounds + WARM_UP), enumerate(steps)):
         if torch.cuda.is_available():
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
@@ -163,12 +205,12 @@ def _measure(steps: list[Callable[[], object]], rounds: int) -> list[dict[str, f
         if torch.cuda.is_available():
             torch.cuda.synchronize()
             peaks[place] = torch.cuda.max_memory_allocated() / 2**30
-        if number >= 2:  # the first rounds compile and warm up
+        if number >= WARM_UP:
             times[place].append(time.monotonic() - started)
     return [{"seconds": median(own), "peak_gib": peak} for own, peak in zip(times, peaks, strict=True)]
 
 
-def _figures(measured: dict[str, float], useful: int, peak_tflops: float | None) -> dict[str, float | None]:
+def _figures(measured: dict[str, float], useful: float, peak_tflops: float | None) -> dict[str, float | None]:
     tflops = useful / measured["seconds"] / 1e12
     memory = None if measured["peak_gib"] != measured["peak_gib"] else measured["peak_gib"]
     mfu = tflops / peak_tflops if peak_tflops else None
