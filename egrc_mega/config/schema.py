@@ -169,6 +169,10 @@ class MegatronSection(Section):
     """Layers of the last pipeline stage; None: as many as the others."""
     use_distributed_optimizer: bool = True
     """Shard the optimizer state over data-parallel ranks."""
+    overlap_grad_reduce: bool | None = None
+    """Add up gradients over data-parallel ranks while backward goes on; None: on NCCL, but for experts."""
+    overlap_param_gather: bool | None = None
+    """Gather weights over data-parallel ranks while forward goes on; with both of the above. None: on NCCL too."""
     bf16: bool = False
     """bf16 weights and activations with fp32 masters; False trains in fp32."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9

@@ -33,6 +33,7 @@ from egrc_mega.policy.flops import FlopModel, Work
 from egrc_mega.policy.loss import policy_loss
 from egrc_mega.policy.model import build_model, transformer_config
 from egrc_mega.policy.offload import OptimizerOnHost
+from egrc_mega.policy.overlap import gather_weight, gather_weights
 from egrc_mega.policy.packing import Baselines, MicroBatch, build_micro_batch, flat_offsets, packed_length
 from egrc_mega.policy.reference import Reference
 from egrc_mega.policy.token_loss import TokenLoss, takes_gradient_in_forward
@@ -110,6 +111,7 @@ class Policy:
     def score_reference(self, samples: Sequence[TrainSample], temperature: float) -> torch.Tensor:
         """Log-probs of the outputs under the reference model, flat. Its weights take the policy's place meanwhile."""
         assert self.reference is not None, "the policy was built without a reference"
+        gather_weights(self.model)
         with self.reference.in_place():
             return self.score(samples, temperature).logprobs
 
@@ -164,7 +166,8 @@ class Policy:
             self.optimizer_on_host.to_host()
 
     def sharded_model(self) -> dict[str, Any]:
-        """The weights alone as megatron's sharded state dict."""
+        """The weights alone as megatron's sharded state dict. Collective."""
+        gather_weights(self.model)
         return {str(place): piece.sharded_state_dict() for place, piece in enumerate(self.pieces)}
 
     def load_model(self, state: dict[str, Any]) -> None:
@@ -181,6 +184,7 @@ class Policy:
 
     def export_hf(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Hugging Face tensors of the current weights; see `weights.export_hf`."""
+        gather_weights(self.model)
         return export_hf(self.pieces, self.architecture)
 
     def _plan(self, samples: Sequence[TrainSample]) -> list[Bin]:
@@ -230,6 +234,7 @@ class Policy:
         """The scalar that backward starts from, in megatron's form; zero for a pass without a loss."""
         scalar, metrics = hidden_TH.new_zeros(()), None
         weight_VH = self.pieces[-1].output_weight_VH
+        gather_weight(self.model[-1], weight_VH)
         hidden_RH = hidden_TH[batch.rows_R].to(weight_VH.dtype)
         is_sharded = self.config.tensor_model_parallel_size > 1
         how: dict[str, Any] = {

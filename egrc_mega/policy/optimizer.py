@@ -16,6 +16,7 @@ from egrc_mega.config.schema import MegatronSection
 from egrc_mega.errors import PolicyError
 from egrc_mega.policy.distributed import device
 from egrc_mega.policy.gradients import clip, install_multi_tensor_operations
+from egrc_mega.policy.overlap import choose_overlap
 
 MOMENT_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -24,12 +25,21 @@ def wrap_model(
     model: Sequence[GPTModel], config: TransformerConfig, section: MegatronSection
 ) -> list[DistributedDataParallel]:
     """Megatron's DDP: one gradient buffer in fp32; sums over data-parallel ranks (see `calculate_per_token_loss`)."""
+    overlap = choose_overlap(config, section)
     ddp_config = DistributedDataParallelConfig(
-        grad_reduce_in_fp32=True, use_distributed_optimizer=section.use_distributed_optimizer
+        grad_reduce_in_fp32=True,
+        use_distributed_optimizer=section.use_distributed_optimizer,
+        overlap_grad_reduce=overlap.grad_reduce,
+        overlap_param_gather=overlap.param_gather,
     )
     config.finalize_model_grads_func = _sum_gradients
     modules = [Float16Module(config, piece) if section.bf16 else piece for piece in model]
-    return [DistributedDataParallel(config, ddp_config, module) for module in modules]
+    # as megatron's training does: buckets of later pieces would wait for each other in the interleaved schedule
+    wrapped = [DistributedDataParallel(config, ddp_config, m, disable_bucketing=i > 0) for i, m in enumerate(modules)]
+    if overlap.grad_reduce:
+        no_syncs = [module.no_sync for module in wrapped]
+        config.no_sync_func = no_syncs if len(no_syncs) > 1 else no_syncs[0]
+    return wrapped
 
 
 def _sum_gradients(model: list[DistributedDataParallel], _num_tokens: torch.Tensor, **kwargs: object) -> None:

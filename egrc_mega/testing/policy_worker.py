@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from safetensors.torch import save_file
 
 from egrc_mega.checkpoint.store import CheckpointStore, load
 from egrc_mega.config.schema import LossSection, MegatronSection, PolicySection
-from egrc_mega.policy import distributed, engine, layer_spec, model
+from egrc_mega.policy import distributed, engine, layer_spec, model, optimizer
 from egrc_mega.policy.collected import TokenStats
 from egrc_mega.policy.engine import Policy
 from egrc_mega.policy.weights import gather_hf, local_parameters
@@ -105,6 +106,39 @@ def resumed_updates(model_path: Path, megatron: dict[str, Any], out: Path) -> No
     if distributed.is_rank_0():
         for name, weights in ends.items():
             save_file({key: weight.contiguous() for key, weight in weights.items()}, out / f"{name}.safetensors")
+    distributed.finalize()
+
+
+def overlapping_updates(model_path: Path, out: Path) -> None:
+    """What each reader of weights sees right after steps, in many small buckets, with overlap and without."""
+    distributed.initialize(MegatronSection(), timeout_s=60)
+    original = optimizer.DistributedDataParallelConfig
+    vars(optimizer)["DistributedDataParallelConfig"] = partial(original, bucket_size=1000)
+    for overlaps in (False, True):
+        # no clipping: the ranks' shards of each bucket decide in which order the norm is added up
+        section = MegatronSection(overlap_grad_reduce=overlaps, overlap_param_gather=overlaps, clip_grad=0.0)
+        budget = PolicySection(max_tokens_per_micro_batch=45)
+        policy = Policy(model_path, section, budget, keeps_reference=True)
+        assert policy.model[0].use_forward_hook is overlaps
+        assert len(policy.model[0].bucket_groups) > 3 or not overlaps
+        found: dict[str, torch.Tensor] = {}
+
+        def step(times: int, policy: Policy = policy) -> None:
+            for _ in range(times):
+                policy.update(ragged_samples(), 1.0, LossSection(), lr=1e-2)
+
+        step(2)
+        found |= {f"exported/{name}": weight.clone() for name, weight in policy.export_hf()}
+        step(1)
+        found["reference"] = policy.score_reference(ragged_samples(), 1.0)
+        found["after the reference"] = policy.score(ragged_samples(), 1.0).logprobs
+        step(1)
+        stored = {name: getattr(value, "data", None) for name, value in policy.sharded_model()["0"].items()}
+        found |= {f"stored/{name}": value.clone() for name, value in stored.items() if value is not None}
+        step(1)
+        found["scored"] = policy.score(ragged_samples(), 1.0).logprobs
+        if dist.get_rank() == 1:
+            save_file({key: value.contiguous() for key, value in found.items()}, out / f"{overlaps}.safetensors")
     distributed.finalize()
 
 

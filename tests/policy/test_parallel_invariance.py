@@ -18,6 +18,7 @@ TP2 = {"tensor_model_parallel_size": 2}
 PP2 = {"pipeline_model_parallel_size": 2}
 SP = {"sequence_parallel": True}
 CP2 = {"context_parallel_size": 2}
+OVERLAP = {"overlap_grad_reduce": True, "overlap_param_gather": True}
 FULL = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
 VPP2 = {"pipeline_model_parallel_size": 4, "virtual_pipeline_model_parallel_size": 2}
 # ranks -> name -> (megatron section, budget, batch); a small budget: several micro-batches per rank
@@ -40,11 +41,17 @@ LAYOUTS: dict[int, dict[str, tuple[dict, int, str]]] = {
         "dp2-reversed": ({}, 64, "reversed"),
         "dp2-one-positive": ({}, 64, "one positive"),
         "dp2-plain-optimizer": ({"use_distributed_optimizer": False}, 64, "ragged"),
+        "dp2-overlap": (OVERLAP, 64, "ragged"),
+        "dp2-overlap-one-positive": (OVERLAP, 64, "one positive"),
+        "dp2-overlap-plain-optimizer": (OVERLAP | {"use_distributed_optimizer": False}, 64, "ragged"),
+        "cp2-overlap": (CP2 | OVERLAP, 64, "ragged"),
     },
     4: {
         "tp2-pp2-sp": (TP2 | PP2 | SP, 64, "ragged"),
         "tp2-sp-dp2": (TP2 | SP, 64, "ragged"),
         "pp2-dp2": (PP2, 64, "ragged"),
+        "pp2-dp2-overlap": (PP2 | OVERLAP, 64, "ragged"),
+        "tp2-sp-dp2-overlap": (TP2 | SP | OVERLAP, 64, "ragged"),
         "cp4": ({"context_parallel_size": 4}, 64, "ragged"),
         "cp2-tp2-sp": (CP2 | TP2 | SP, 64, "ragged"),
         "cp2-pp2": (CP2 | PP2, 64, "ragged"),
