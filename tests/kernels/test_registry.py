@@ -1,6 +1,9 @@
 """Which implementation runs, what torch knows of the ops, and their references against megatron's and transformers'."""
 
+import ast
 import warnings
+from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -56,6 +59,26 @@ def test_a_gpu_takes_kernels_and_an_old_one_warns_once(
     assert len(caught) == (0 if runs else 1)
     monkeypatch.setenv(registry.VARIABLE, "reference")
     assert not registry.uses_triton(gpu_tensor())
+
+
+def test_a_launch_takes_the_device_of_its_first_argument(monkeypatch: pytest.MonkeyPatch) -> None:
+    entered = []
+    monkeypatch.setattr(torch.cuda, "device", lambda device: entered.append(device) or nullcontext())
+    launch = registry.launches_on_its_device(lambda first, other, *, third: (other, third))
+    tensor = gpu_tensor()
+    tensor.device = torch.device("cuda", 1)
+    assert launch(tensor, 2, third=3) == (2, 3) and entered == [torch.device("cuda", 1)]
+    assert launch(torch.zeros(1), 2, third=3) == (2, 3) and len(entered) == 1
+
+
+@pytest.mark.parametrize("op", ["logprob", "linear_logprob", "policy_loss", "rmsnorm", "swiglu", "rope"])
+def test_every_launcher_does(op: str, root: Path) -> None:
+    source = (root / "kernels" / "egrc_kernels" / op / "triton.py").read_text()
+    for function in ast.parse(source).body:
+        if not isinstance(function, ast.FunctionDef) or "[(" not in ast.get_source_segment(source, function):
+            continue
+        decorators = {node.id for node in function.decorator_list if isinstance(node, ast.Name)}
+        assert decorators == {"launches_on_its_device"}, function.name
 
 
 def samples() -> list[tuple[object, tuple]]:

@@ -5,11 +5,15 @@ has the same tiles and the same order of sums whatever other rows there are. A s
 from left to right. Tiles are read through tensor descriptors (TMA from sm_90 on).
 """
 
+import contextvars
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import triton
 import triton.language as tl
+
+from egrc_kernels.registry import launches_on_its_device
 
 
 @triton.jit
@@ -131,6 +135,7 @@ INTERPRETED = Tiles(32, 64, 32, num_warps=4, num_stages=1)
 JOIN_BLOCK = 128
 
 
+@launches_on_its_device
 def fused_partials(
     hidden_TH: torch.Tensor,
     weight_VH: torch.Tensor,
@@ -148,27 +153,28 @@ def fused_partials(
     partials_6T = torch.empty(6, num_rows, dtype=torch.float32, device=device)
     num_tiles = triton.cdiv(num_columns, tiles.n)
     tiles_N6T = torch.empty(num_tiles, 6, num_rows, dtype=torch.float32, device=device)
-    if hidden_TH.is_cuda:
-        # descriptors are made on the device, in memory that Triton asks for
-        triton.set_allocator(lambda size, _align, _stream: torch.empty(size, dtype=torch.int8, device=device))
-    _tiles_kernel[(min(num_programs, triton.cdiv(num_rows, tiles.m) * num_tiles),)](
-        hidden_TH,
-        weight_VH,
-        targets_T,
-        tiles_N6T,
-        num_rows,
-        num_columns,
-        hidden_size,
-        start,
-        num_real,
-        1.0 / temperature,
-        AT_ONE=temperature == 1,
-        WARP_SPECIALIZE=tiles.warp_specialize,
-        BLOCK_M=tiles.m,
-        BLOCK_N=tiles.n,
-        BLOCK_K=tiles.k,
-        num_warps=tiles.num_warps,
-        num_stages=tiles.num_stages,
+    num_programs = min(num_programs, triton.cdiv(num_rows, tiles.m) * num_tiles)
+    _with_scratch(
+        device,
+        lambda: _tiles_kernel[(num_programs,)](
+            hidden_TH,
+            weight_VH,
+            targets_T,
+            tiles_N6T,
+            num_rows,
+            num_columns,
+            hidden_size,
+            start,
+            num_real,
+            1.0 / temperature,
+            AT_ONE=temperature == 1,
+            WARP_SPECIALIZE=tiles.warp_specialize,
+            BLOCK_M=tiles.m,
+            BLOCK_N=tiles.n,
+            BLOCK_K=tiles.k,
+            num_warps=tiles.num_warps,
+            num_stages=tiles.num_stages,
+        ),
     )
     _join_kernel[(triton.cdiv(num_rows, JOIN_BLOCK),)](
         tiles_N6T,
@@ -181,3 +187,16 @@ def fused_partials(
         num_warps=4,
     )
     return partials_6T
+
+
+def _with_scratch(device: torch.device, launch: Callable[[], object]) -> None:
+    """Launch a kernel that makes its descriptors on the device, in memory that Triton asks its allocator for.
+
+    The allocator belongs to a context: set in a copy of it, it does not replace that of the program around us.
+    """
+
+    def run() -> None:
+        triton.set_allocator(lambda size, _align, _stream: torch.empty(size, dtype=torch.int8, device=device))
+        launch()
+
+    contextvars.copy_context().run(run)

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from egrc_kernels.policy_loss.settings import KLS, RATIOS, LossSettings
+from egrc_kernels.registry import launches_on_its_device
 
 NONE, TOKEN, SEQUENCE = (tl.constexpr(i) for i in range(3))
 K1, K2, K3 = (tl.constexpr(i) for i in range(3))
@@ -176,6 +177,7 @@ def _policy_loss_kernel(
     tl.store(out + 8 * num_sequences, tl.max(highest, 0))
 
 
+@launches_on_its_device
 def loss_gradient_metrics(
     logprobs_R: torch.Tensor,
     advantages_R: torch.Tensor,

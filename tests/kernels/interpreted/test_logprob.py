@@ -6,6 +6,7 @@ Not covered: bfloat16, races, speed (the interpreter has none of them); the comp
 import pytest
 import torch
 from egrc_kernels.linear_logprob import fused, linear_logprob, linear_token_loss
+from egrc_kernels.linear_logprob import triton as fused_kernels
 from egrc_kernels.logprob import logprob_entropy, rows, shards
 from egrc_kernels.logprob import triton as row_kernels
 from egrc_kernels.logprob.shards import Shard, row_stats
@@ -106,6 +107,51 @@ def test_every_output_is_written() -> None:
     )
     assert poisoned.isfinite().all()
     assert poisoned[:, 70:].abs().max() == 0
+
+
+def test_a_logit_that_is_no_number_is_not_hidden() -> None:
+    logits = torch.randn(2, 100, generator=torch.Generator().manual_seed(0))
+    logits[1, 70] = torch.nan
+    live = logits.requires_grad_()
+    stats = logprob_entropy(live, torch.tensor([5, 5]))
+    for found in stats:
+        assert found[0].isfinite() and found[1].isnan()
+    stats.logprob_T.sum().backward()
+    assert live.grad is not None
+    assert live.grad[0].isfinite().all() and live.grad[1].isnan().all()
+
+
+@pytest.mark.parametrize("columns", [30, 200])
+def test_tokens_forbidden_by_minus_infinity_count_as_columns_that_are_not_there(columns: int) -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits, targets = 5 * torch.randn(4, columns, generator=generator), torch.tensor([0, 4, -100, 7])
+    forbidden = torch.arange(columns) % 3 == 2
+    forbidden[64:128] = True  # a whole block
+    masked = logits.masked_fill(forbidden, -torch.inf).requires_grad_()
+    double = logits.double().requires_grad_()
+    found = logprob_entropy(masked, targets, temperature=0.7)
+    places = forbidden.logical_not().cumsum(0)[targets.clamp(min=0)] - 1
+    expected = exact(double[:, ~forbidden], places.where(targets >= 0, -100), 0.7)
+    for value, exact_value in zip(found, expected, strict=True):
+        assert_close(value, exact_value, 20.0)
+    (found.logprob_T + 0.3 * found.entropy_T).sum().backward()
+    (expected[0] + 0.3 * expected[1]).sum().backward()
+    assert masked.grad is not None
+    assert_close(masked.grad, double.grad, 20.0)
+
+
+def test_the_fused_forward_leaves_tritons_allocator_to_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    import triton
+    from triton.runtime import _allocation
+
+    def own(size: int, _align: int, _stream: int | None) -> torch.Tensor:
+        raise AssertionError(size)
+
+    triton.set_allocator(own)
+    seen = []
+    fused_kernels._with_scratch(torch.device("cpu"), lambda: seen.append(_allocation._allocator.get()(8, 1, None)))
+    assert [x.numel() for x in seen] == [8]
+    assert _allocation._allocator.get() is own
 
 
 @pytest.mark.parametrize("has_entropy", [False, True])
