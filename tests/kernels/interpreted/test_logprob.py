@@ -20,6 +20,8 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several blocks a row at test sizes, the last one partly empty."""
     monkeypatch.setattr(row_kernels, "PARTIALS_BLOCK", 64)
     monkeypatch.setattr(row_kernels, "GRADIENTS_BLOCK", 64)
+    for name, value in (("GROUP_M", 2), ("JOIN_ROWS", 16), ("JOIN_TILES", 4)):
+        monkeypatch.setattr(fused_kernels, name, value)
 
 
 def exact(logits: torch.Tensor, targets: torch.Tensor, temperature: float) -> tuple[torch.Tensor, ...]:
@@ -186,7 +188,7 @@ def test_no_float32_gradient_is_made_beside_16_bit_states(monkeypatch: pytest.Mo
     assert written and set(written) == {torch.float16}
 
 
-@pytest.mark.parametrize(("num_rows", "columns", "size"), [(1, 1, 8), (37, 200, 32), (45, 336, 36)])
+@pytest.mark.parametrize(("num_rows", "columns", "size"), [(1, 1, 8), (37, 200, 32), (70, 336, 36)])
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
 def test_the_fused_forward_agrees_with_float64(num_rows: int, columns: int, size: int, temperature: float) -> None:
     generator = torch.Generator().manual_seed(columns)
@@ -207,7 +209,8 @@ def test_a_fused_row_does_not_depend_on_its_company() -> None:
     targets = torch.randint(100, (70,), generator=generator)
     shard = Shard(0, 100)
     whole = fused.fused_partials(hidden, weight, targets, shard, 0.7)
-    for chosen in ([3], [69, 3], list(range(64, 70))):
+    # three tiles of rows are a group of two and one of one; alone, a row has a group of its own
+    for chosen in ([3], [69, 3], list(range(64, 70)), list(range(40))):
         part = fused.fused_partials(hidden[chosen].contiguous(), weight, targets[chosen], shard, 0.7)
         assert torch.equal(part, whole[:, chosen])
 
