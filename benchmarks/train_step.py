@@ -1,7 +1,8 @@
 """One training step of the policy against Hugging Face with torch.compile: time, operations, memory.
 
-Ours is measured on responses of one length, on ragged ones (log-normal, other lengths in every round), and with
-`policy.deterministic`, for its price; then its memory is freed, and the peer takes the responses of one length.
+Responses of one length, then ragged ones of as many tokens, then the same step with `policy.deterministic`, for its
+price. The peer has a process of its own, for two models with their optimizers do not fit side by side; it keeps float32
+masters of its weights as the policy does, and takes its batch in two parts.
 
 Random weights, one device, packed micro-batches of responses without prompts. On a GPU the default is
 R1-Distill-Qwen-1.5B with 16384 tokens in a micro-batch; on a CPU a toy model runs, and says so.
@@ -10,14 +11,15 @@ Usage: python benchmarks/train_step.py [--preset NAME] [--tokens 16384] [--lengt
 """
 
 import argparse
-import gc
 import json
 import platform
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -34,7 +36,6 @@ from egrc_mega.policy import distributed
 from egrc_mega.policy.determinism import make_deterministic
 from egrc_mega.policy.engine import Policy
 from egrc_mega.policy.flops import FlopModel
-from egrc_mega.policy.layer_spec import parts_in_use
 from egrc_mega.types import TrainSample
 
 TOY = PRESETS["deepseek-r1-distill-qwen-1.5b"] | {
@@ -47,42 +48,44 @@ TOY = PRESETS["deepseek-r1-distill-qwen-1.5b"] | {
     "torch_dtype": "float32",
 }
 LR = 1e-6
-WARM_UP = 2
-"""Rounds that compile and are not counted."""
+RAGGED = (300, 2100, 999, 4096, 1777, 640, 3333, 1500, 1639)
+"""Of 16384 tokens: lengths as uneven as sampled responses."""
+Record = Callable[..., None]
+"""Of a name and figures."""
 
 
 def main() -> None:
     """Print one JSON object."""
     has_gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--preset", default="deepseek-r1-distill-qwen-1.5b" if has_gpu else "toy")
-    parser.add_argument("--tokens", type=int, default=16384 if has_gpu else 512)
-    parser.add_argument("--length", type=int, default=4096 if has_gpu else 128)
+    parser.add_argument("--preset", default=None)
+    parser.add_argument("--tokens", type=int, default=None)
+    parser.add_argument("--length", type=int, default=None)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peak-tflops", type=float, default=None)
+    parser.add_argument("--peer-of", type=Path, default=None, help="a model's folder: measure the peer alone")
     arguments = parser.parse_args()
-    fields = TOY if arguments.preset == "toy" else PRESETS[arguments.preset]
-    even = [arguments.length] * (arguments.tokens // arguments.length)
-    ragged = [_ragged_lengths(seed, arguments.tokens, arguments.length) for seed in range(arguments.rounds + WARM_UP)]
-    batches = [_samples(lengths, fields["vocab_size"]) for lengths in (even, *ragged)]
-    flops = FlopModel.of(architecture_of(HfConfig(dict(fields))))
-    useful = [flops.training(lengths, sum(lengths) - len(lengths)) for lengths in (even, *ragged)]
+    size = Size.of(arguments.preset, arguments.tokens, arguments.length, arguments.rounds)
+    figures: dict[str, dict[str, Any]] = {}
+
+    def record(name: str, **values: Any) -> None:
+        mfu = values["tflops"] / arguments.peak_tflops if arguments.peak_tflops else None
+        figures[name] = values | {"mfu": mfu}
+
+    if arguments.peer_of:
+        measure_peer(arguments.peer_of, record, size)
+        print(json.dumps(figures))
+        return
     with tempfile.TemporaryDirectory() as name:
-        folder = _write_random_model(Path(name) / "model", fields)
-        ours, of_ragged, deterministic = _measure_ours(folder, batches, fields, arguments.rounds)
-        gc.collect()
-        peer = _measure_peer(folder, batches[0], arguments.rounds)
-    peak = arguments.peak_tflops
-    result: dict[str, Any] = {
-        "preset": arguments.preset,
-        "tokens": arguments.tokens,
-        "length": arguments.length,
-        "ours": _figures(ours, useful[0], peak),
-        "ours_ragged": _figures(of_ragged, median(useful[1 + WARM_UP :]), peak),
-        "deterministic_time_over_ours": deterministic["seconds"] / ours["seconds"],
-        "hugging_face_compiled": _figures(peer, useful[0], peak) if peer else None,
-        "peer_time_over_ours": peer["seconds"] / ours["seconds"] if peer else None,
-        "parts": parts_in_use("auto"),
+        folder = write_random_model(Path(name) / "model", size.fields)
+        command = [sys.executable, *sys.argv, "--peer-of", str(folder)]
+        found = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+        measure_ours(folder, record, size, with_deterministic=True)
+    figures |= json.loads(found.splitlines()[-1])
+    result: dict[str, Any] = {"tokens": size.tokens, "length": size.length} | figures
+    result |= {
+        "deterministic_time_over_ours": figures["ours, deterministic"]["seconds"] / figures["ours"]["seconds"],
+        "peer_time_over_ours": figures["hugging_face_compiled"]["seconds"] / figures["ours"]["seconds"],
         "versions": {package: version(package) for package in ("torch", "megatron-core", "transformers")},
         "device": torch.cuda.get_device_name() if has_gpu else platform.machine(),
     }
@@ -91,14 +94,68 @@ def main() -> None:
     print(json.dumps(result, indent=1))
 
 
-def _ragged_lengths(seed: int, tokens: int, mean: int) -> list[int]:
-    """Log-normal lengths that add up to `tokens`."""
-    generator, lengths = np.random.default_rng(seed), []
-    while (left := tokens - sum(lengths)) > 0:
-        drawn = round(generator.lognormal(np.log(mean / 2), 0.8))
-        # the last one takes what is left, so that none has no output
-        lengths.append(left if left - max(2, drawn) < 2 else max(2, drawn))
-    return lengths
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What a step trains, and how often it is taken."""
+
+    fields: dict[str, Any]
+    """Of the model's config.json."""
+    tokens: int
+    length: int
+    rounds: int
+
+    @classmethod
+    def of(
+        cls, preset: str | None = None, tokens: int | None = None, length: int | None = None, rounds: int = 5
+    ) -> "Size":
+        """The defaults of a GPU, or a toy's."""
+        has_gpu = torch.cuda.is_available()
+        name = preset or ("deepseek-r1-distill-qwen-1.5b" if has_gpu else "toy")
+        sizes = (tokens or (16384 if has_gpu else 512), length or (4096 if has_gpu else 128))
+        return cls(TOY if name == "toy" else PRESETS[name], *sizes, rounds)
+
+    def uniform(self) -> list[TrainSample]:
+        """Responses of one length."""
+        return _samples([self.length] * (self.tokens // self.length), self.fields["vocab_size"])
+
+    def ragged(self) -> list[TrainSample]:
+        """As many tokens in responses of uneven lengths."""
+        lengths = [max(2, length * self.tokens // sum(RAGGED)) for length in RAGGED]
+        return _samples(lengths, self.fields["vocab_size"])
+
+    def operations(self, samples: list[TrainSample]) -> float:
+        """Useful ones of a step, in 1e12."""
+        flops = FlopModel.of(architecture_of(HfConfig(dict(self.fields))))
+        return flops.training([s.num_tokens for s in samples], sum(len(s.output_ids) for s in samples)) / 1e12
+
+
+def measure_ours(folder: Path, record: Record, size: Size | None = None, *, with_deterministic: bool = False) -> None:
+    """The policy's step on both batches."""
+    size = size or Size.of()
+    section = MegatronSection(bf16=size.fields["torch_dtype"] == "bfloat16")
+    distributed.initialize(section, timeout_s=600)
+    policy = Policy(folder, section, PolicySection(max_tokens_per_micro_batch=size.tokens))
+
+    def step(samples: list[TrainSample]) -> Callable[[], object]:
+        return lambda: policy.update(samples, 1.0, LossSection(), LR)
+
+    for name, samples in (("ours", size.uniform()), ("ours, ragged", size.ragged())):
+        _record(name, step(samples), samples, size, record)
+    if with_deterministic:
+        samples = size.uniform()
+        _record("ours, deterministic", _deterministically(step(samples)), samples, size, record)
+
+
+def measure_peer(folder: Path, record: Record, size: Size | None = None) -> None:
+    """Hugging Face's step on responses of one length."""
+    size = size or Size.of()
+    samples = size.uniform()
+    _record("hugging_face_compiled", _peer_step(folder, samples), samples, size, record)
+
+
+def _record(name: str, step: Callable[[], object], samples: list[TrainSample], size: Size, record: Record) -> None:
+    seconds, peak = _measure(step, size.rounds)
+    record(name, seconds=seconds, tflops=size.operations(samples) / seconds, peak_gib=peak)
 
 
 def _samples(lengths: list[int], vocab_size: int) -> list[TrainSample]:
@@ -117,7 +174,8 @@ def _samples(lengths: list[int], vocab_size: int) -> list[TrainSample]:
     ]
 
 
-def _write_random_model(folder: Path, fields: dict[str, Any]) -> Path:
+def write_random_model(folder: Path, fields: dict[str, Any]) -> Path:
+    """A checkpoint in Hugging Face's layout of random weights."""
     source = folder.with_name("source")
     source.mkdir(parents=True)
     (source / "config.json").write_text(json.dumps(fields))
@@ -132,51 +190,30 @@ def _write_random_model(folder: Path, fields: dict[str, Any]) -> Path:
     return folder
 
 
-def _measure_ours(
-    folder: Path, batches: list[list[TrainSample]], fields: dict[str, Any], rounds: int
-) -> list[dict[str, float]]:
-    """On the first batch, on each of the others in turn, and on the first deterministically."""
-    section = MegatronSection(bf16=fields["torch_dtype"] == "bfloat16")
-    distributed.initialize(section, timeout_s=600)
-    budget = sum(sample.num_tokens for sample in batches[0])
-    policy = Policy(folder, section, PolicySection(max_tokens_per_micro_batch=budget))
-    others = iter(batches[1:])
-
-    def even() -> object:
-        return policy.update(batches[0], 1.0, LossSection(), LR)
-
-    def ragged() -> object:
-        return policy.update(next(others), 1.0, LossSection(), LR)
-
-    return _measure([even, ragged, _deterministically(even)], rounds)
-
-
-def _measure_peer(folder: Path, samples: list[TrainSample], rounds: int) -> dict[str, float] | None:
-    """None: its memory does not suffice, for its logits exist at once."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    try:
-        (peer,) = _measure([_peer_step(folder, samples)], rounds)
-    except torch.OutOfMemoryError:
-        return None
-    return peer
-
-
-def _peer_step(folder: Path, samples: list[TrainSample]) -> Callable[[], object]:
+def _peer_step(folder: Path, samples: list[TrainSample], parts: int = 2) -> Callable[[], object]:
     from transformers import AutoModelForCausalLM
 
     device = distributed.device()
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), LR, fused=torch.cuda.is_available())
-    ids = torch.from_numpy(np.stack([np.concatenate([s.prompt_ids, s.output_ids]) for s in samples])).long().to(device)
+    weights = list(model.parameters())
+    masters = [weight.detach().float().clone() for weight in weights]
+    optimizer = torch.optim.AdamW(masters, LR, fused=torch.cuda.is_available())
+    ids = torch.tensor([sample.prompt_ids + sample.output_ids for sample in samples], device=device)
     compiled = torch.compile(model) if torch.cuda.is_available() else model
 
     def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        logits = compiled(ids).logits[:, :-1].flatten(0, 1)
-        torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:].flatten()).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for part in ids.chunk(parts):
+            logits = compiled(part).logits[:, :-1].flatten(0, 1)
+            loss = torch.nn.functional.cross_entropy(logits.float(), part[:, 1:].flatten())
+            (loss * len(part) / len(ids)).backward()
+        for master, weight in zip(masters, weights, strict=True):
+            master.grad, weight.grad = weight.grad.float(), None
+        torch.nn.utils.clip_grad_norm_(masters, 1.0)
         optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for master, weight in zip(masters, weights, strict=True):
+                weight.copy_(master)
 
     return step
 
@@ -192,29 +229,22 @@ def _deterministically(step: Callable[[], object]) -> Callable[[], object]:
     return run
 
 
-def _measure(steps: list[Callable[[], object]], rounds: int) -> list[dict[str, float]]:
-    """Median time and peak memory of each, taken in turn."""
-    times: list[list[float]] = [[] for _ in steps]
-    peaks = [float("nan")] * len(steps)
-    for number, (place, step) in product(range(rounds + WARM_UP), enumerate(steps)):
-        if torch.cuda.is_available():
+def _measure(step: Callable[[], object], rounds: int) -> tuple[float, float | None]:
+    """Median time and peak memory in GiB."""
+    has_gpu = torch.cuda.is_available()
+    if has_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    times = []
+    for number in range(rounds + 2):
+        if has_gpu:
             torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
         started = time.monotonic()
         step()
-        if torch.cuda.is_available():
+        if has_gpu:
             torch.cuda.synchronize()
-            peaks[place] = torch.cuda.max_memory_allocated() / 2**30
-        if number >= WARM_UP:
-            times[place].append(time.monotonic() - started)
-    return [{"seconds": median(own), "peak_gib": peak} for own, peak in zip(times, peaks, strict=True)]
-
-
-def _figures(measured: dict[str, float], useful: float, peak_tflops: float | None) -> dict[str, float | None]:
-    tflops = useful / measured["seconds"] / 1e12
-    memory = None if measured["peak_gib"] != measured["peak_gib"] else measured["peak_gib"]
-    mfu = tflops / peak_tflops if peak_tflops else None
-    return {"seconds_median": measured["seconds"], "tflops": tflops, "mfu": mfu, "peak_gib": memory}
+        if number >= 2:  # the first rounds compile and warm up
+            times.append(time.monotonic() - started)
+    return median(times), torch.cuda.max_memory_allocated() / 2**30 if has_gpu else None
 
 
 if __name__ == "__main__":

@@ -74,20 +74,24 @@ def _rows(op: str, sizes: Sizes, baselines: frozenset[str], limits: dict[str, fl
     scale = 1e12 if case.unit == "TFLOP/s" else 1e9
     rows = []
     for contender in case.contenders:
+        error = None
         try:
             error = contender.error() if contender.error else None
+            if error is not None and not error <= TOLERANCE[sizes.dtype]:
+                rows.append(Row(op, contender.name, contender.mode, error, "wrong"))
+                continue
+            measured = measure(contender.call, rounds)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
-            rows.append(Row(op, contender.name, contender.mode, None, "out of memory"))
+            rows.append(Row(op, contender.name, contender.mode, error, "out of memory"))
             continue
         except BackendCompilerFailed:
             # for one, torch's compiler for CPUs wants a path without spaces
-            rows.append(Row(op, contender.name, contender.mode, None, "does not compile"))
+            rows.append(Row(op, contender.name, contender.mode, error, "does not compile"))
             continue
-        if error is not None and not error <= TOLERANCE[sizes.dtype]:
-            rows.append(Row(op, contender.name, contender.mode, error, "wrong"))
+        except Exception as failure:  # a peer's own failure must not cost the others their figures
+            rows.append(Row(op, contender.name, contender.mode, error, f"failed: {type(failure).__name__}"))
             continue
-        measured = measure(contender.call, rounds)
         rate = case.work[contender.mode] / measured.seconds / scale
         peak = None if measured.peak_bytes is None else measured.peak_bytes / 2**20
         times = (measured.seconds * 1000, rate, case.unit, rate / limit, peak)

@@ -42,6 +42,23 @@ def measure(call: Callable[[], object], rounds: int) -> Measured:
     return Measured(seconds, torch.cuda.max_memory_allocated() - before)
 
 
+def measure_graphed(call: Callable[[], object], copies: int, rounds: int = 5) -> float:
+    """Seconds of one call on the device: `copies` of them in one CUDA graph, without the host's time to launch them."""
+    if not torch.cuda.is_available():
+        return measure(call, rounds).seconds
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(copies):
+            call()
+    return measure(graph.replay, rounds).seconds / copies
+
+
 def ceilings(dtype: torch.dtype) -> dict[str, float]:
     """What this device does at best: TFLOP/s of a square product, GB/s of a copy (bytes read and written together)."""
     has_gpu = torch.cuda.is_available()

@@ -1,6 +1,7 @@
 """The other implementations: plain torch, the same compiled, Liger-Kernel and megatron where they are installed."""
 
 import importlib.util
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -61,12 +62,22 @@ def has_liger() -> bool:
     return importlib.util.find_spec("liger_kernel") is not None and torch.cuda.is_available()
 
 
-def liger_linear() -> Function:
-    """Liger's fused linear cross entropy: no entropy, its gradients in forward."""
-    from liger_kernel.ops.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyFunction
+def liger_linear(*, float32_sums: bool = False, logit_bytes: int | None = None) -> Function:
+    """Liger's fused linear cross entropy: no entropy, its gradients in forward.
+
+    As it comes it adds the weight's gradient up in the weight's dtype, over chunks of few rows.
+    """
+    from liger_kernel.ops.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyFunction as Operation
+
+    parameters = dict(list(inspect.signature(Operation.forward).parameters.items())[4:])
 
     def call(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        result = LigerFusedLinearCrossEntropyFunction.apply(hidden, weight, targets)
+        options = {name: parameter.default for name, parameter in parameters.items()}
+        if float32_sums:
+            options["accum_dtype"] = torch.float32
+        if logit_bytes is not None:
+            options["chunk_mem_const"] = max(1, round(logit_bytes / 2 / hidden.numel()))
+        result = Operation.apply(hidden, weight, targets, *options.values())
         return result[0] if isinstance(result, tuple) else result
 
     return call

@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ class Variant:
     options: dict[str, Any]
     targets: tuple[str, ...] = ALL
     aligned: tuple[str, ...] = field(default=())
-    """Arguments that are multiples of 16."""
+    """Integers that are multiples of 16. Pointers are: torch allocates so, and the launchers pass whole tensors."""
 
 
 def variants() -> Iterator[Variant]:
@@ -59,18 +60,24 @@ def _row_variants() -> Iterator[Variant]:
             {"logits": f"*{dtype}", "targets": "*i64", "partials": "*fp32", "inverse_temperature": "fp32"},
             {"AT_ONE": at_one, "BLOCK": rows.PARTIALS_BLOCK, "GROUP": rows.PARTIALS_GROUP},
             {"num_warps": rows.PARTIALS_WARPS},
-            aligned=("logits", "row_stride"),
+            aligned=("row_stride",),
         )
-    for dtype, has_entropy in (("fp32", False), ("fp32", True), ("bf16", False)):
+    for dtype, out, has_entropy in (
+        ("fp32", "fp32", True),
+        ("fp32", "bf16", False),
+        ("fp32", "bf16", True),
+        ("fp32", "fp16", True),
+        ("bf16", "bf16", False),
+        ("bf16", "bf16", True),
+    ):
         per_row = dict.fromkeys(("log_sums", "grad_logprobs", "entropies", "grad_entropies"), "*fp32")
         yield Variant(
-            f"logprob/gradients/{dtype}/{'with' if has_entropy else 'without'} entropy",
+            f"logprob/gradients/{out} of {dtype}/{'with' if has_entropy else 'without'} entropy",
             ("logprob", "_gradients_kernel"),
-            {"logits": f"*{dtype}", "gradients": f"*{dtype}", "targets": "*i64", "inverse_temperature": "fp32"}
-            | per_row,
+            {"logits": f"*{dtype}", "gradients": f"*{out}", "targets": "*i64", "inverse_temperature": "fp32"} | per_row,
             {"HAS_ENTROPY": has_entropy, "BLOCK": rows.GRADIENTS_BLOCK},
             {"num_warps": rows.GRADIENTS_WARPS},
-            aligned=("logits", "gradients", "row_stride", "gradient_stride"),
+            aligned=("row_stride", "gradient_stride", "num_columns"),
         )
 
 
@@ -92,39 +99,54 @@ def _fused_variants() -> Iterator[Variant]:
             {
                 "AT_ONE": at_one,
                 "WARP_SPECIALIZE": tiles.warp_specialize,
+                "INTERPRETED": False,
+                "GROUP_M": fused.GROUP_M,
                 "BLOCK_M": tiles.m,
                 "BLOCK_N": tiles.n,
                 "BLOCK_K": tiles.k,
             },
             {"num_warps": tiles.num_warps, "num_stages": tiles.num_stages},
             targets=(f"sm_{major}0",),
-            aligned=("hidden", "weight", "hidden_size"),
+            aligned=("hidden_size",),
         )
     yield Variant(
         "linear_logprob/join",
         ("linear_logprob", "_join_kernel"),
         {"tiles": "*fp32", "partials": "*fp32", "inverse_temperature": "fp32"},
-        {"AT_ONE": False, "BLOCK": fused.JOIN_BLOCK},
-        {"num_warps": 4},
+        {"AT_ONE": False, "ROWS": fused.JOIN_ROWS, "TILES_AT_A_TIME": fused.JOIN_TILES},
+        {"num_warps": fused.JOIN_WARPS},
     )
 
 
 def _loss_variants() -> Iterator[Variant]:
+    """Every loss that the trainer can ask for: it always gives the server's log-probs, and never entropies."""
     from egrc_kernels.policy_loss import triton as loss
+    from egrc_kernels.policy_loss.settings import KLS, RATIOS
 
     tensors = ("logprobs", "advantages", "weights", "olds", "rollouts", "references", "entropies", "gradients", "sums")
     scalars = ("low", "high", "dual_clip", "tis_cap", "kl_coef")
     types = dict.fromkeys(tensors, "*fp32") | dict.fromkeys(scalars, "fp32") | {"boundaries": "*i32"}
-    plain = {"DUAL": False, "POSITIVE_ONLY": True, "HAS_TIS": False, "KL": 2, "HAS_KL": False, "HAS_ENTROPY": False}
-    full = {"DUAL": True, "POSITIVE_ONLY": False, "HAS_TIS": True, "KL": 2, "HAS_KL": True, "HAS_ENTROPY": True}
-    for ratio, constants in ((0, plain), (1, plain | {"POSITIVE_ONLY": False}), (1, full), (2, full)):
+    for ratio, dual, tis, kl in product(RATIOS, (False, True), (False, True), (None, *KLS)):
+        if dual and ratio == "none":
+            continue  # there is no ratio to clip
+        terms = [ratio, *["dual clip"] * dual, *["TIS"] * tis, *([kl] if kl else [])]
+        constants = {"RATIO": RATIOS.index(ratio), "DUAL": dual, "POSITIVE_ONLY": False, "HAS_TIS": tis}
+        constants |= {"KL": KLS.index(kl or "k3"), "HAS_KL": kl is not None, "HAS_ENTROPY": False, "BLOCK": loss.BLOCK}
         yield Variant(
-            f"policy_loss/{('none', 'token', 'sequence')[ratio]}/{'every term' if constants is full else 'plain'}",
+            f"policy_loss/{', '.join(terms)}",
             ("policy_loss", "_policy_loss_kernel"),
             types,
-            constants | {"RATIO": ratio, "BLOCK": loss.BLOCK},
+            constants,
             {"num_warps": loss.WARPS},
+            targets=ALL if terms == [ratio] else CUDA,
         )
+    yield Variant(
+        "policy_loss/totals",
+        ("policy_loss", "_totals_kernel"),
+        {"sums": "*fp32", "loss": "*fp32", "metrics": "*fp32"},
+        {"BLOCK": loss.TOTALS_BLOCK},
+        {"num_warps": loss.WARPS},
+    )
 
 
 def _layer_variants() -> Iterator[Variant]:
@@ -145,7 +167,7 @@ def _layer_variants() -> Iterator[Variant]:
                 types,
                 {"BLOCK": block},
                 {"num_warps": warps},
-                aligned=("x", "y", "grad", "grad_x", "weight", "row_stride", "grad_stride", "size"),
+                aligned=("row_stride", "grad_stride", "size"),
             )
     for kernel, types in (
         ("_forward_kernel", {"x": "*bf16", "y": "*bf16"}),
@@ -157,7 +179,7 @@ def _layer_variants() -> Iterator[Variant]:
             types,
             {"BLOCK": swiglu.BLOCK},
             {"num_warps": swiglu.WARPS},
-            aligned=("x", "y", "grad", "grad_x", "row_stride", "grad_stride", "size"),
+            aligned=("row_stride", "grad_stride", "size"),
         )
     yield Variant(
         "rope/28 heads of 128",
@@ -165,7 +187,7 @@ def _layer_variants() -> Iterator[Variant]:
         {"x": "*bf16", "y": "*bf16", "cosines": "*fp32", "sines": "*fp32", "positions": "*i64", "sign": "fp32"},
         {"HEADS": 32, "HALF": 64, "REST": 0},
         {"num_warps": rope.WARPS},
-        aligned=("x", "y", "token_stride", "head_stride", "head_dim", "half"),
+        aligned=("token_stride", "head_stride", "head_dim", "half"),
     )
 
 
@@ -204,7 +226,8 @@ def _compile(variant: Variant, target: str) -> dict[str, Any]:
     function = getattr(module, variant.kernel[1])
     names = function.arg_names
     signature = {name: "constexpr" if name in variant.constants else variant.types.get(name, "i32") for name in names}
-    divisible = {(names.index(name),): [["tt.divisibility", 16]] for name in variant.aligned if name in names}
+    aligned = {name for name, kind in signature.items() if kind.startswith("*") or name in variant.aligned}
+    divisible = {(names.index(name),): [["tt.divisibility", 16]] for name in aligned}
     source = ASTSource(function, signature=signature, constexprs=variant.constants, attrs=divisible)
     triton.knobs.nvidia.dump_ptxas_log = True
     log = io.StringIO()

@@ -8,8 +8,12 @@ import functools
 import importlib.util
 import os
 import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
+
+Launch = TypeVar("Launch", bound=Callable[..., Any])
 
 VARIABLE = "EGRC_KERNELS"
 CHOICES = ("auto", "reference", "triton")
@@ -50,6 +54,19 @@ def uses_triton(tensor: torch.Tensor) -> bool:
 def is_interpreting() -> bool:
     """Kernels run in Triton's interpreter."""
     return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def launches_on_its_device(launch: Launch) -> Launch:
+    """Makes the device of the first argument the current one for the call: Triton launches on the current one."""
+
+    @functools.wraps(launch)
+    def on_its_device(first: torch.Tensor, *rest: Any, **options: Any) -> Any:
+        if not first.is_cuda:
+            return launch(first, *rest, **options)
+        with torch.cuda.device(first.device):
+            return launch(first, *rest, **options)
+
+    return on_its_device  # type: ignore[return-value]
 
 
 def _obstacle(tensor: torch.Tensor) -> str | None:

@@ -42,6 +42,35 @@ def test_who_is_wrong_gets_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(row["milliseconds"] is None for row in rows)
 
 
+def test_a_wrong_gradient_of_the_weight_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wrong(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, weight):
+            return weight.view_as(weight)
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return 1.01 * gradient
+
+    right = peers.eager_linear_logprob
+    monkeypatch.setattr(peers, "eager_linear_logprob", lambda h, w, *rest: right(h, Wrong.apply(w), *rest))
+    rows = run(["linear_logprob"], SIZES, ["eager"], rounds=1)["rows"]
+    found = {(row["contender"], row["mode"]): row["verdict"] for row in rows}
+    assert found["eager", "forward"] == "ok"
+    assert found["eager", "backward"] == found["eager", "loss"] == "wrong"
+    assert found["egrc", "backward"] == found["egrc, gradients in forward", "loss"] == "ok"
+
+
+def test_a_peer_that_fails_costs_nobody_else_a_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(x: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("its own bug")
+
+    monkeypatch.setattr(peers, "eager_swiglu", lambda x: fails(x) if x.dtype == torch.float32 else x[:, :16])
+    monkeypatch.setattr("egrc_mega.bench.ops.swiglu", lambda x: x[:, :16])
+    rows = run(["swiglu"], SIZES, ["eager"], rounds=1)["rows"]
+    assert {row["contender"]: row["verdict"] for row in rows} == {"egrc": "ok", "eager": "failed: RuntimeError"}
+
+
 def test_who_does_not_compile_gets_no_figure_and_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(x: torch.Tensor) -> torch.Tensor:
         raise BackendCompilerFailed(inductor, RuntimeError("no linker"), None)

@@ -1,24 +1,22 @@
-"""The kernels on a GPU in bf16, against float64 on fresh random inputs; a row's bits whatever its company."""
-
-import secrets
+"""The kernels on a GPU in bf16, against float64; a row's bits whatever its company; under torch.compile."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from egrc_kernels.linear_logprob import linear_logprob, linear_token_loss
-from egrc_kernels.logprob import logprob_entropy
+from egrc_kernels.logprob import logprob_entropy, rows
 from egrc_kernels.policy_loss import LossSettings, policy_loss, reference
 from egrc_kernels.rmsnorm import rmsnorm
 from egrc_kernels.rope import rope
 from egrc_kernels.swiglu import swiglu
 
-SEED = secrets.randbits(31)
+REAL = 19990
+"""Columns of `head` that are no padding; all targets are among them."""
 
 
 @pytest.fixture(autouse=True)
-def fresh_inputs() -> None:
-    print("seed", SEED)
-    torch.manual_seed(SEED)
+def the_same_inputs_every_time() -> None:
+    torch.manual_seed(1)
 
 
 def assert_close(found: torch.Tensor, exact: torch.Tensor, bound: float) -> None:
@@ -29,7 +27,7 @@ def assert_close(found: torch.Tensor, exact: torch.Tensor, bound: float) -> None
 def head(rows: int = 300, hidden: int = 512, vocab: int = 20000) -> tuple[torch.Tensor, ...]:
     x = torch.randn(rows, hidden, device="cuda").bfloat16()
     weight = (2.5 / hidden**0.5 * torch.randn(vocab, hidden, device="cuda")).bfloat16()
-    targets = torch.randint(vocab, (rows,), device="cuda")
+    targets = torch.randint(REAL, (rows,), device="cuda")
     targets[7] = -100
     return x, weight, targets
 
@@ -38,17 +36,16 @@ def head(rows: int = 300, hidden: int = 512, vocab: int = 20000) -> tuple[torch.
 def test_linear_logprob_and_its_gradients(temperature: float) -> None:
     x, weight, targets = head()
     live = [t.clone().requires_grad_() for t in (x, weight)]
-    stats = linear_logprob(*live, targets, temperature=temperature, vocab_size=19990, chunk_bytes=2**22)
+    stats = linear_logprob(*live, targets, temperature=temperature, vocab_size=REAL, chunk_bytes=2**22)
     factors = torch.randn(2, len(x), device="cuda")
     (factors[0] * stats.logprob_T + factors[1] * stats.entropy_T).sum().backward()
     doubles = [t.double().requires_grad_() for t in (x, weight)]
-    logp = torch.log_softmax((doubles[0] @ doubles[1].T)[:, :19990] / temperature, -1)
-    chosen = logp.gather(1, targets.clamp(0, 19989)[:, None])[:, 0].where(targets != -100, 0.0)
+    logp = torch.log_softmax((doubles[0] @ doubles[1].T)[:, :REAL] / temperature, -1)
+    chosen = logp.gather(1, targets.clamp(min=0)[:, None])[:, 0].where(targets != -100, 0.0)
     entropy = -(logp.exp() * logp).sum(-1)
     (factors[0] * chosen + factors[1] * entropy).sum().backward()
-    is_real = targets < 19990
     # logits are float32: bf16 ones would be wrong by 1e-2
-    assert float((stats.logprob_T - chosen).abs()[is_real].max()) <= 2e-5
+    assert float((stats.logprob_T - chosen).abs().max()) <= 2e-5
     assert float((stats.entropy_T - entropy).abs().max()) <= 2e-5
     for found, exact in zip(live, doubles, strict=True):
         assert_close(found.grad, exact.grad, 6e-3)
@@ -81,15 +78,76 @@ def test_kernels_repeat_bit_by_bit() -> None:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-def test_gradients_in_forward() -> None:
+@pytest.mark.parametrize("chunk_bytes", [2**21, None])
+def test_gradients_in_forward(chunk_bytes: int | None) -> None:
+    """In one chunk, and in many, whose gradients make three products."""
     x, weight, targets = head()
+    slopes = torch.randn(len(x), device="cuda")
+
+    def by_row(logprobs: torch.Tensor, place: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        return (slopes[place] * logprobs).sum(), slopes[place]
+
     live = [t.clone().requires_grad_() for t in (x, weight)]
-    loss, _stats = linear_token_loss(*live, targets, lambda lp, _rows: (-lp.sum(), -torch.ones_like(lp)))
-    loss.backward()
-    other = [t.clone().requires_grad_() for t in (x, weight)]
-    (-linear_logprob(*other, targets).logprob_T.sum()).backward()
-    for a, b in zip(live, other, strict=True):
-        assert_close(a.grad, b.grad.double(), 6e-3)
+    loss, _stats = linear_token_loss(*live, targets, by_row, vocab_size=REAL, chunk_bytes=chunk_bytes)
+    (3 * loss).backward()
+    doubles = [t.double().requires_grad_() for t in (x, weight)]
+    logp = torch.log_softmax((doubles[0] @ doubles[1].T)[:, :REAL], -1)
+    exact = (slopes * logp.gather(1, targets.clamp(min=0)[:, None])[:, 0].where(targets != -100, 0.0)).sum()
+    (3 * exact).backward()
+    assert abs(float(loss - exact)) <= 5e-3
+    for found, expected in zip(live, doubles, strict=True):
+        assert_close(found.grad, expected.grad, 6e-3)
+
+
+def test_a_16_bit_gradient_has_the_bits_of_the_float32_one_rounded() -> None:
+    logits, targets = 5 * torch.randn(40, 30000, device="cuda"), torch.randint(30000, (40,), device="cuda")
+    per_row = torch.randn(4, 40, device="cuda").unbind()
+    apart, inside, kept = torch.empty_like(logits, dtype=torch.bfloat16), logits.clone(), logits.clone()
+    rows.row_gradients_(inside, targets, *per_row, 0, 29990, 0.7)
+    rows.row_gradients(logits, apart, targets, *per_row, 0, 29990, 0.7)
+    assert torch.equal(apart, inside.bfloat16()) and torch.equal(logits, kept)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_forbidden_tokens_and_logits_that_are_no_numbers(dtype: torch.dtype) -> None:
+    logits = torch.randn(3, 9000, device="cuda").to(dtype)
+    logits[0, 1000:6000], logits[2, 8999] = -torch.inf, torch.nan
+    live, targets = logits.clone().requires_grad_(), torch.tensor([7, 7, 7], device="cuda")
+    stats = logprob_entropy(live, targets, temperature=0.9)
+    (stats.logprob_T + stats.entropy_T).sum().backward()
+    kept = torch.cat([logits[0, :1000], logits[0, 6000:]]).double() / 0.9
+    p = kept.softmax(0)
+    assert abs(float(stats.entropy_T[0] + (p * p.log()).sum())) <= 2e-5
+    assert live.grad[:2].isfinite().all() and live.grad[0, 1000:6000].abs().max() == 0
+    assert all(x[2].isnan() for x in stats)
+
+
+def test_both_linear_ops_compile_without_a_graph_break() -> None:
+    x, weight, targets = head()
+
+    def two_pass(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return linear_logprob(x, weight, targets, temperature=0.9).logprob_T.sum()
+
+    def in_one(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        options = {"temperature": 0.9, "chunk_bytes": 2**23}
+        return linear_token_loss(x, weight, targets, lambda lp, _rows: (lp.sum(), torch.ones_like(lp)), **options)[0]
+
+    for function in (two_pass, in_one):
+        live = [t.clone().requires_grad_() for t in (x, weight)]
+        expected = torch.autograd.grad(function(*live), live)
+        found = torch.autograd.grad(torch.compile(function, backend="aot_eager", fullgraph=True)(*live), live)
+        for a, b in zip(found, expected, strict=True):
+            assert_close(a, b.double(), 6e-3)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU only")
+def test_kernels_run_where_their_tensors_are() -> None:
+    x, weight, targets = (t.to("cuda:1") for t in head())
+    with torch.no_grad():
+        stats = linear_logprob(x, weight, targets)
+        assert torch.cuda.current_device() == 0 and stats.logprob_T.device.index == 1
+        logp = torch.log_softmax(x.double() @ weight.double().T, -1).gather(1, targets.clamp(min=0)[:, None])[:, 0]
+    assert float((stats.logprob_T - logp.where(targets != -100, 0.0)).abs().max()) <= 2e-5
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -97,6 +97,35 @@ def test_a_gradient_apart_leaves_the_logits_and_has_the_bits_of_the_one_in_place
     rows.row_gradients_(inside, targets, *per_row, 0, 66, 0.7)
     kept = logits.clone()
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        apart = rows.row_gradients(logits, targets, *per_row, 0, 66, 0.7, dtype)
-        assert apart.dtype == dtype and torch.equal(apart, inside.to(dtype))
+        apart = torch.full_like(logits, torch.nan, dtype=dtype)
+        rows.row_gradients(logits, apart, targets, *per_row, 0, 66, 0.7)
+        assert torch.equal(apart, inside.to(dtype))
     assert torch.equal(logits, kept)
+
+
+def test_a_logit_that_is_no_number_is_not_hidden() -> None:
+    logits = torch.randn(2, 100, generator=torch.Generator().manual_seed(0))
+    logits[1, 70] = torch.nan
+    live = logits.requires_grad_()
+    stats = logprob_entropy(live, torch.tensor([5, 5]))
+    for found in stats:
+        assert found[0].isfinite() and found[1].isnan()
+    stats.logprob_T.sum().backward()
+    assert live.grad is not None
+    assert live.grad[0].isfinite().all() and live.grad[1].isnan().all()
+
+
+def test_tokens_forbidden_by_minus_infinity_count_as_columns_that_are_not_there() -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits, targets = 5 * torch.randn(4, 30, generator=generator), torch.tensor([0, 4, -100, 7])
+    forbidden = torch.arange(30) % 3 == 2
+    kept = torch.arange(30)[~forbidden]
+    masked = logits.masked_fill(forbidden, -torch.inf).requires_grad_()
+    fewer = logits[:, kept].clone().requires_grad_()
+    found = logprob_entropy(masked, targets, temperature=0.7)
+    expected = logprob_entropy(fewer, torch.tensor([0, 3, -100, 5]), temperature=0.7)
+    torch.testing.assert_close(tuple(found), tuple(expected))
+    for stats in (found, expected):
+        (stats.logprob_T + 0.3 * stats.entropy_T).sum().backward()
+    torch.testing.assert_close(masked.grad[:, kept], fewer.grad)
+    assert masked.grad[:, forbidden].abs().max() == 0

@@ -1,13 +1,16 @@
 """Which implementation runs, what torch knows of the ops, and their references against megatron's and transformers'."""
 
+import ast
 import warnings
+from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from egrc_kernels import registry
-from egrc_kernels.linear_logprob import linear_logprob
+from egrc_kernels.linear_logprob import linear_logprob, linear_token_loss, ops, products
 from egrc_kernels.logprob import logprob_entropy, rows
 from egrc_kernels.policy_loss import LossSettings, api, policy_loss, token_weights
 from egrc_kernels.rmsnorm import api as norm_api
@@ -16,6 +19,7 @@ from egrc_kernels.rope import api as rope_api
 from egrc_kernels.rope import rope
 from egrc_kernels.swiglu import api as swiglu_api
 from egrc_kernels.swiglu import swiglu
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 
 def gpu_tensor(dtype: torch.dtype = torch.float32) -> SimpleNamespace:
@@ -57,6 +61,26 @@ def test_a_gpu_takes_kernels_and_an_old_one_warns_once(
     assert not registry.uses_triton(gpu_tensor())
 
 
+def test_a_launch_takes_the_device_of_its_first_argument(monkeypatch: pytest.MonkeyPatch) -> None:
+    entered = []
+    monkeypatch.setattr(torch.cuda, "device", lambda device: entered.append(device) or nullcontext())
+    launch = registry.launches_on_its_device(lambda first, other, *, third: (other, third))
+    tensor = gpu_tensor()
+    tensor.device = torch.device("cuda", 1)
+    assert launch(tensor, 2, third=3) == (2, 3) and entered == [torch.device("cuda", 1)]
+    assert launch(torch.zeros(1), 2, third=3) == (2, 3) and len(entered) == 1
+
+
+@pytest.mark.parametrize("op", ["logprob", "linear_logprob", "policy_loss", "rmsnorm", "swiglu", "rope"])
+def test_every_launcher_does(op: str, root: Path) -> None:
+    source = (root / "kernels" / "egrc_kernels" / op / "triton.py").read_text()
+    for function in ast.parse(source).body:
+        if not isinstance(function, ast.FunctionDef) or "[(" not in ast.get_source_segment(source, function):
+            continue
+        decorators = {node.id for node in function.decorator_list if isinstance(node, ast.Name)}
+        assert decorators == {"launches_on_its_device"}, function.name
+
+
 def samples() -> list[tuple[object, tuple]]:
     """Every op that torch knows by name, with arguments."""
     logits, targets, ones = torch.randn(3, 10), torch.tensor([1, 2, -100]), torch.ones(3)
@@ -67,7 +91,12 @@ def samples() -> list[tuple[object, tuple]]:
     return [
         (rows.row_partials, (logits, targets, 0, 9, 0.7)),
         (rows.row_gradients_, (logits, targets, ones, ones, ones, None, 0, 9, 0.7)),
-        (rows.row_gradients, (logits, targets, ones, ones, ones, ones, 0, 9, 0.7, torch.bfloat16)),
+        (rows.row_gradients, (logits, logits.bfloat16(), targets, ones, ones, ones, ones, 0, 9, 0.7)),
+        (ops.linear_partials, (x, logits[:, :6].contiguous(), targets.new_zeros(4), 0, 3, 0.7, None, True)),
+        (ops.linear_gradients, (x, weight[None], targets.new_zeros(4), *[inverse] * 2, inverse, None, 0, 1, 0.7, None)),
+        (products.float32_product, (x.bfloat16(), x.T.bfloat16())),
+        (products.add_float32_product_, (torch.zeros(4, 4), x.bfloat16(), x.T.bfloat16())),
+        (products.scaled, (x, torch.tensor(2.0), torch.bfloat16)),
         (api._loss_gradient_metrics, (ones, ones, ones, ones, ones, ones, None, boundaries, *settings)),
         (norm_api._forward, (x, weight, 1e-6)),
         (norm_api._backward, (x, x, weight, inverse)),
@@ -102,6 +131,40 @@ def test_every_op_compiles_without_a_graph_break() -> None:
     found = torch.compile(everything, backend="aot_eager", fullgraph=True)(*inputs)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(torch.autograd.grad(found, inputs), gradients)
+
+
+def test_gradients_in_forward_compile_without_a_graph_break() -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(n, 6, generator=generator).bfloat16().requires_grad_() for n in (4, 10))
+    targets, advantages = torch.tensor([1, 2, 3, -100]), torch.randn(4, generator=generator)
+
+    def loss(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        def by_row(logprobs: torch.Tensor, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
+            return -(advantages[rows] * logprobs).sum(), -advantages[rows]
+
+        return linear_token_loss(hidden, weight, targets, by_row, chunk_bytes=80)[0]
+
+    expected = loss(hidden, weight)
+    gradients = torch.autograd.grad(expected, (hidden, weight))
+    found = torch.compile(loss, backend="aot_eager", fullgraph=True)(hidden, weight)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.autograd.grad(found, (hidden, weight)), gradients)
+
+
+def test_fake_16_bit_tensors_of_a_gpu_pass_both_ways_through_the_linear_ops() -> None:
+    """torch 2.11 cannot trace a product added in float32 to 16-bit factors: it must stay inside an op."""
+    with FakeTensorMode():
+        hidden, weight, logits = (
+            torch.empty(*s, device="cuda", dtype=torch.bfloat16) for s in ((4, 8), (16, 8), (4, 16))
+        )
+        targets, per_row = torch.empty(4, device="cuda", dtype=torch.int64), torch.empty(4, device="cuda")
+        assert ops.linear_partials(hidden, weight, targets, 0, 16, 1.0, None, False).shape == (6, 4)
+        both = ops.linear_gradients(hidden, weight, targets, per_row, per_row, None, None, 0, 16, 1.0, None)
+        assert [(g.shape, g.dtype) for g in both] == [(x.shape, x.dtype) for x in (hidden, weight)]
+        total = products.float32_product(logits.T, hidden)
+        products.add_float32_product_(total, logits.T, hidden)
+        assert total.dtype == torch.float32 and total.is_cuda
+        assert products.scaled(total, total.sum(), torch.bfloat16).dtype == torch.bfloat16
 
 
 def test_the_reference_is_transformers_loss() -> None:

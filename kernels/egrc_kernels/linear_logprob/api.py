@@ -6,13 +6,9 @@ from typing import Any
 import torch
 from torch.distributed import ProcessGroup
 
-from egrc_kernels.linear_logprob.chunks import gradients_by_columns, partials_by_rows
-from egrc_kernels.linear_logprob.fused import fused_partials, fuses_forward
+from egrc_kernels.linear_logprob.ops import linear_gradients, linear_partials
 from egrc_kernels.logprob.api import DTYPES, LogprobStats, check_targets, upstream
 from egrc_kernels.logprob.shards import Shard, row_stats
-
-CHUNK_BYTES = {"cpu": 2**23, "cuda": 2**29}
-"""Of the float32 logits that exist at a time: small enough for memory, large enough for the matrix units."""
 
 
 def linear_logprob(
@@ -27,8 +23,10 @@ def linear_logprob(
 ) -> LogprobStats:
     """Log-prob of each target and entropy of each row under softmax(hidden @ weight.T / temperature).
 
-    At most `chunk_bytes` of logits are in memory; backward computes them again. Without gradient, a fused kernel takes
-    the place of the chunks where it can (`fused.fuses_forward`): a row's bits then do not depend on its company.
+    At most `chunk_bytes` of float32 logits are in memory; backward computes them again. Without gradient, a fused
+    kernel takes the place of the chunks where it can (`fused.fuses_forward`): a row's bits then do not depend on its
+    company. With one, the sums are of products like backward's: a token that is nearly sure has a gradient smaller than
+    what two kinds of products differ by.
 
     Args:
         hidden_TH: [T, H], float32, bfloat16 or float16.
@@ -38,7 +36,7 @@ def linear_logprob(
         vocab_size: rows of the weight from this global index on are padding and take no part; None: every row is real.
         group: tensor-parallel group that shares the vocabulary; None: the whole vocabulary is here. The gradient of
             `hidden_TH` is this rank's share; megatron's `copy_to_tensor_model_parallel_region` adds the shares.
-        chunk_bytes: of float32 logits; None: `CHUNK_BYTES` of the device.
+        chunk_bytes: of float32 logits, beside which lie as many of the dtype; None: what `sizes` finds memory for.
 
     Raises:
         ValueError: wrong shape, dtype or device, or a temperature that is not positive.
@@ -46,7 +44,7 @@ def linear_logprob(
     check_linear(hidden_TH, weight_VH, targets_T, temperature)
     shard = Shard.here(weight_VH.shape[0], vocab_size, group)
     needs_gradient = torch.is_grad_enabled() and (hidden_TH.requires_grad or weight_VH.requires_grad)
-    how = How(temperature, shard, group, chunk_bytes or default_chunk_bytes(hidden_TH), needs_gradient)
+    how = How(temperature, shard, group, chunk_bytes, needs_gradient)
     return LogprobStats(*_LinearLogprob.apply(hidden_TH, weight_VH, targets_T, how))
 
 
@@ -64,11 +62,6 @@ def check_linear(hidden_TH: torch.Tensor, weight_VH: torch.Tensor, targets_T: to
     check_targets(targets_T, hidden_TH.device, temperature)
 
 
-def default_chunk_bytes(tensor: torch.Tensor) -> int:
-    """`CHUNK_BYTES` of the tensor's device."""
-    return CHUNK_BYTES.get(tensor.device.type, CHUNK_BYTES["cpu"])
-
-
 @dataclass(frozen=True, slots=True)
 class How:
     """What is the same for every row."""
@@ -76,7 +69,7 @@ class How:
     temperature: float
     shard: Shard
     group: ProcessGroup | None
-    chunk_bytes: int
+    chunk_bytes: int | None
     needs_gradient: bool
 
 
@@ -85,11 +78,8 @@ class _LinearLogprob(torch.autograd.Function):
     def forward(
         ctx: Any, hidden_TH: torch.Tensor, weight_VH: torch.Tensor, targets_T: torch.Tensor, how: How
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        if not how.needs_gradient and fuses_forward(hidden_TH, weight_VH):
-            partials_6T = fused_partials(hidden_TH, weight_VH, targets_T, how.shard, how.temperature)
-        else:
-            rest = (how.shard, how.temperature, how.chunk_bytes)
-            partials_6T = partials_by_rows(hidden_TH, weight_VH, targets_T, *rest)
+        place = (how.shard.start, how.shard.num_real, how.temperature, how.chunk_bytes)
+        partials_6T = linear_partials(hidden_TH, weight_VH, targets_T, *place, not how.needs_gradient)
         stats = row_stats(partials_6T, targets_T, how.temperature, how.group)
         ctx.save_for_backward(hidden_TH, weight_VH, targets_T, stats.log_sum_T, stats.entropy_T)
         ctx.how = how
@@ -102,16 +92,6 @@ class _LinearLogprob(torch.autograd.Function):
         hidden_TH, weight_VH, targets_T, log_sum_T, entropy_T = ctx.saved_tensors
         grad_logprob_T, grad_entropy_T = upstream(grads, targets_T)
         how: How = ctx.how
-        grad_hidden_TH, grad_weight_VH = gradients_by_columns(
-            hidden_TH,
-            weight_VH,
-            targets_T,
-            log_sum_T,
-            grad_logprob_T,
-            entropy_T,
-            grad_entropy_T,
-            how.shard,
-            how.temperature,
-            how.chunk_bytes,
-        )
-        return grad_hidden_TH, grad_weight_VH, None, None
+        place = (how.shard.start, how.shard.num_real, how.temperature, how.chunk_bytes)
+        rest = (log_sum_T, grad_logprob_T, entropy_T, grad_entropy_T, *place)
+        return *linear_gradients(hidden_TH, weight_VH, targets_T, *rest), None, None

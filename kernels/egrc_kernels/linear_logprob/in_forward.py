@@ -2,6 +2,9 @@
 
 Where a row's loss depends on its own log-prob only, the gradient is known as soon as the row's sums are, and backward
 need not compute the logits again. Sequence-level ratios need the whole sequence first: they take `linear_logprob`.
+
+Float32 logits exist for a chunk of rows; the gradients by them, in the weight's dtype, are kept for several chunks, so
+that the products behind them are few and large: each of the weight's reads and writes a float32 sum as large as it.
 """
 
 from collections.abc import Callable
@@ -10,15 +13,12 @@ from typing import Any
 import torch
 from torch.distributed import ProcessGroup
 
-from egrc_kernels.linear_logprob.api import check_linear, default_chunk_bytes
-from egrc_kernels.linear_logprob.chunks import (
-    add_product_in_float32,
-    gradients_of_logits,
-    product_in_float32,
-    slices,
-)
+from egrc_kernels.linear_logprob.api import check_linear
+from egrc_kernels.linear_logprob.chunks import slices
+from egrc_kernels.linear_logprob.products import add_float32_product_, float32_product, scaled
+from egrc_kernels.linear_logprob.sizes import FIXED_BYTES, KEPT, affordable_bytes, num_units, slice_size
 from egrc_kernels.logprob.api import LogprobStats
-from egrc_kernels.logprob.rows import row_partials
+from egrc_kernels.logprob.rows import row_gradients, row_partials
 from egrc_kernels.logprob.shards import IGNORED, Shard, row_stats
 
 TokenLoss = Callable[[torch.Tensor, slice], tuple[torch.Tensor, torch.Tensor]]
@@ -41,15 +41,31 @@ def linear_token_loss(
     Args:
         hidden_TH: and the following as for `linear_logprob`.
         token_loss: called on each chunk of rows in order; equal on all ranks of the group.
+        chunk_bytes: of float32 logits; beside them lie up to `sizes.KEPT` times as many of gradients by them, and a
+            float32 sum as large as the weight stays until backward. None: what `sizes` finds memory for.
 
     Raises:
         ValueError: as `linear_logprob`.
     """
     check_linear(hidden_TH, weight_VH, targets_T, temperature)
     shard = Shard.here(weight_VH.shape[0], vocab_size, group)
-    size = chunk_bytes or default_chunk_bytes(hidden_TH)
-    loss, *stats = _LinearTokenLoss.apply(hidden_TH, weight_VH, targets_T, token_loss, temperature, shard, group, size)
+    rest = (temperature, shard, group, *rows_kept_and_at_a_time(hidden_TH, weight_VH, chunk_bytes))
+    loss, *stats = _LinearTokenLoss.apply(hidden_TH, weight_VH, targets_T, token_loss, *rest)
     return loss, LogprobStats(*stats)
+
+
+def rows_kept_and_at_a_time(
+    hidden_TH: torch.Tensor, weight_VH: torch.Tensor, chunk_bytes: int | None
+) -> tuple[int, int]:
+    """Rows whose gradients by logits are kept, and rows whose logits exist, at a time."""
+    (num_rows, hidden_size), num_columns = hidden_TH.shape, weight_VH.shape[0]
+    if torch.compiler.is_compiling():  # free memory and processors are unknown to it
+        size, units = chunk_bytes or FIXED_BYTES, 1
+    else:
+        size, units = chunk_bytes or affordable_bytes(hidden_TH, KEPT), num_units(hidden_TH)
+    most_kept = KEPT * size // (weight_VH.element_size() * num_columns)
+    kept = slice_size(num_rows, most_kept, hidden_size, units)
+    return kept, slice_size(kept, size // (4 * num_columns), num_columns, units)
 
 
 class _LinearTokenLoss(torch.autograd.Function):
@@ -63,25 +79,37 @@ class _LinearTokenLoss(torch.autograd.Function):
         temperature: float,
         shard: Shard,
         group: ProcessGroup | None,
-        chunk_bytes: int,
+        rows_kept: int,
+        rows_at_a_time: int,
     ) -> tuple[torch.Tensor, ...]:
         loss = hidden_TH.new_zeros((), dtype=torch.float32)
         stats_3T = hidden_TH.new_empty(3, len(hidden_TH), dtype=torch.float32)
         grad_hidden_TH = torch.empty_like(hidden_TH)
-        grad_weight_VH = torch.zeros_like(weight_VH, dtype=torch.float32)
-        for rows in slices(len(hidden_TH), chunk_bytes // (4 * weight_VH.shape[0])):
-            logits_CV = product_in_float32(hidden_TH[rows], weight_VH.T)
-            place = (shard.start, shard.num_real, temperature)
-            stats = row_stats(row_partials(logits_CV, targets_T[rows], *place), targets_T[rows], temperature, group)
-            stats_3T[:, rows] = torch.stack([stats.logprob_T, stats.entropy_T, stats.entropy_at_one_T])
-            chunk_loss, slopes_C = token_loss(stats.logprob_T, rows)
-            loss += chunk_loss
-            slopes_C = slopes_C.where(targets_T[rows] != IGNORED, 0.0)
-            rest = (targets_T[rows], stats.log_sum_T, slopes_C, None, None, *place)
-            gradient_CV = gradients_of_logits(logits_CV, *rest, dtype=weight_VH.dtype)
-            grad_hidden_TH[rows] = product_in_float32(gradient_CV, weight_VH)
-            add_product_in_float32(grad_weight_VH, gradient_CV.T, hidden_TH[rows])
-        ctx.save_for_backward(grad_hidden_TH, grad_weight_VH.to(weight_VH.dtype))
+        grad_weight_VH: torch.Tensor | None = None
+        place = (shard.start, shard.num_real, temperature)
+        for kept in slices(len(hidden_TH), rows_kept):
+            gradient_KV = weight_VH.new_empty(kept.stop - kept.start, weight_VH.shape[0])
+            for rows in slices(kept.stop, rows_at_a_time, kept.start):
+                logits_CV = float32_product(hidden_TH[rows], weight_VH.T)
+                stats = row_stats(row_partials(logits_CV, targets_T[rows], *place), targets_T[rows], temperature, group)
+                stats_3T[:, rows] = torch.stack([stats.logprob_T, stats.entropy_T, stats.entropy_at_one_T])
+                chunk_loss, slopes_C = token_loss(stats.logprob_T, rows)
+                loss += chunk_loss
+                slopes_C = slopes_C.where(targets_T[rows] != IGNORED, 0.0)
+                gradient_CV = gradient_KV[rows.start - kept.start : rows.stop - kept.start]
+                rest = (targets_T[rows], stats.log_sum_T, slopes_C, None, None, *place)
+                row_gradients(logits_CV, gradient_CV, *rest)
+                del logits_CV, gradient_CV  # before the next are made
+            grad_hidden_TH[kept] = float32_product(gradient_KV, weight_VH)
+            if grad_weight_VH is None:
+                grad_weight_VH = float32_product(gradient_KV.T, hidden_TH[kept])
+            else:
+                add_float32_product_(grad_weight_VH, gradient_KV.T, hidden_TH[kept])
+            del gradient_KV
+        if grad_weight_VH is None:
+            grad_weight_VH = torch.zeros_like(weight_VH, dtype=torch.float32)
+        ctx.save_for_backward(grad_hidden_TH, grad_weight_VH)
+        ctx.dtype = weight_VH.dtype
         ctx.mark_non_differentiable(*(outputs := tuple(stats_3T.unbind())))
         return loss, *outputs
 
@@ -89,5 +117,5 @@ class _LinearTokenLoss(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         grad_hidden_TH, grad_weight_VH = ctx.saved_tensors
         scale = grads[0]
-        # a scalar tensor does not widen the product
-        return grad_hidden_TH * scale, grad_weight_VH * scale, *([None] * 6)
+        # a scalar tensor does not widen the product; the weight's is rounded once, as it is scaled
+        return grad_hidden_TH * scale, scaled(grad_weight_VH, scale, ctx.dtype), *([None] * 7)

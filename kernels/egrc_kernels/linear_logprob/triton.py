@@ -2,14 +2,28 @@
 
 A program takes tiles of BLOCK_M rows and BLOCK_N columns, one after the other, and writes each tile's partials: a row
 has the same tiles and the same order of sums whatever other rows there are. A second kernel joins the tiles of a row
-from left to right. Tiles are read through tensor descriptors (TMA from sm_90 on).
+from left to right, some at a time. Tiles are read through tensor descriptors (TMA from sm_90 on).
 """
 
+import contextvars
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import triton
 import triton.language as tl
+
+from egrc_kernels.registry import is_interpreting, launches_on_its_device
+
+LOG2_E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def _exp2(x, INTERPRETED: tl.constexpr):
+    """2^x; results below 2^-126 are zero, for which the GPU has one instruction and without which it takes four."""
+    if INTERPRETED:
+        return tl.exp2(x)
+    return tl.inline_asm_elementwise("ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
 
 
 @triton.jit
@@ -26,44 +40,68 @@ def _tiles_kernel(
     inverse_temperature,
     AT_ONE: tl.constexpr,
     WARP_SPECIALIZE: tl.constexpr,
+    INTERPRETED: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    GROUP_M: tl.constexpr,
 ):
     hidden_tiles = tl.make_tensor_descriptor(hidden, [num_rows, hidden_size], [hidden_size, 1], [BLOCK_M, BLOCK_K])
     weight_tiles = tl.make_tensor_descriptor(weight, [num_columns, hidden_size], [hidden_size, 1], [BLOCK_N, BLOCK_K])
     tiles_m, tiles_n = tl.cdiv(num_rows, BLOCK_M), tl.cdiv(num_columns, BLOCK_N)
     for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0), warp_specialize=WARP_SPECIALIZE):
-        # rows fastest: programs that run together share a tile of the weight
-        tile_m, tile_n = tile % tiles_m, tile // tiles_m
+        # programs that run together take few rows and few columns, which the second-level cache holds for all of them
+        group = tile // (GROUP_M * tiles_n)
+        group_rows = tl.minimum(tiles_m - group * GROUP_M, GROUP_M)
+        place = tile - group * GROUP_M * tiles_n
+        tile_m, tile_n = group * GROUP_M + place % group_rows, place // group_rows
         x = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
         for k in tl.range(0, hidden_size, BLOCK_K):
             a, b = hidden_tiles.load([tile_m * BLOCK_M, k]), weight_tiles.load([tile_n * BLOCK_N, k])
             x = tl.dot(a, b.T, x)
         rows, columns = tile_m * BLOCK_M + tl.arange(0, BLOCK_M), tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
         is_row = rows < num_rows
-        is_real = (columns < num_real)[None, :]
         target = (tl.load(targets + rows, mask=is_row, other=-1) - start).to(tl.int32)
-        is_target = (columns[None, :] == target[:, None]) & is_real
-        maximum = tl.max(tl.where(is_real, x, -1e30), 1)
+        # no column has the number -1: a target of the next shard must not meet this one's padding
+        target = tl.where(target < num_real, target, -1)
+        # padding lies 1e30 below: its exponential is zero, and so is the product
+        x = tl.where((columns < num_real)[None, :], x, -1e30)
+        maximum = tl.max(x, 1)
+        hit = tl.sum(tl.where(columns[None, :] == target[:, None], x, 0.0), 1)
         out = partials + tl.cast(tile_n, tl.int64) * 6 * num_rows + rows
         tl.store(out, maximum, mask=is_row)
-        tl.store(out + num_rows, tl.sum(tl.where(is_target, x, 0.0), 1), mask=is_row)
-        # padding lies 1e30 below: its exponential is zero, and so is the product
-        x = tl.where(is_real, x - maximum[:, None], -1e30)
-        e = tl.exp(x * inverse_temperature)
+        tl.store(out + num_rows, hit, mask=is_row)
+        x = x - maximum[:, None]
+        e = _exp2(x * (inverse_temperature * LOG2_E), INTERPRETED)
         total = tl.sum(e, 1)
         weighted = tl.sum(e * x, 1) * inverse_temperature
         total_one, weighted_one = total, weighted
         if not AT_ONE:
-            e = tl.exp(x)
+            e = _exp2(x * LOG2_E, INTERPRETED)
             total_one = tl.sum(e, 1)
             weighted_one = tl.sum(e * x, 1)
         # stores in between would keep more of the tile alive: 8 bytes of spills on sm_90
         tl.store(out + 2 * num_rows, total, mask=is_row)
         tl.store(out + 3 * num_rows, weighted, mask=is_row)
-        tl.store(out + 4 * num_rows, total_one, mask=is_row)
-        tl.store(out + 5 * num_rows, weighted_one, mask=is_row)
+        if not AT_ONE:
+            tl.store(out + 4 * num_rows, total_one, mask=is_row)
+            tl.store(out + 5 * num_rows, weighted_one, mask=is_row)
+
+
+@triton.jit
+def _sums(place, shift, is_here, num_rows):
+    """Sums of several tiles of each row, moved to their common maximum: e' = c e and (e d)' = c (e d + e shift)."""
+    scale = tl.exp(shift)
+    total = tl.load(place, mask=is_here, other=0.0)
+    weighted = tl.load(place + num_rows, mask=is_here, other=0.0)
+    return tl.sum(scale * total, 0), tl.sum(scale * (weighted + shift * total), 0)
+
+
+@triton.jit
+def _moved(total, weighted, shift, new_total, new_weighted):
+    """What a row had, moved by `shift`, and what is new."""
+    scale = tl.exp(shift)
+    return scale * total + new_total, scale * (weighted + shift * total) + new_weighted
 
 
 @triton.jit
@@ -74,30 +112,28 @@ def _join_kernel(
     num_tiles,
     inverse_temperature,
     AT_ONE: tl.constexpr,
-    BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
+    TILES_AT_A_TIME: tl.constexpr,
 ):
-    rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     is_row = rows < num_rows
-    maximum = tl.full([BLOCK], -1e30, tl.float32)
-    hit = tl.zeros([BLOCK], tl.float32)
-    total, weighted = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
-    total_one, weighted_one = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
-    for tile in range(num_tiles):
-        place = tiles + tl.cast(tile, tl.int64) * 6 * num_rows + rows
-        tile_maximum = tl.load(place, mask=is_row, other=-1e30)
-        hit += tl.load(place + num_rows, mask=is_row, other=0.0)
-        higher = tl.maximum(maximum, tile_maximum)
-        own, new = (maximum - higher) * inverse_temperature, (tile_maximum - higher) * inverse_temperature
-        t = tl.load(place + 2 * num_rows, mask=is_row, other=0.0)
-        w = tl.load(place + 3 * num_rows, mask=is_row, other=0.0)
-        weighted = tl.exp(own) * (weighted + own * total) + tl.exp(new) * (w + new * t)
-        total = tl.exp(own) * total + tl.exp(new) * t
+    maximum = tl.full([ROWS], -1e30, tl.float32)
+    hit = tl.zeros([ROWS], tl.float32)
+    total, weighted = tl.zeros([ROWS], tl.float32), tl.zeros([ROWS], tl.float32)
+    total_one, weighted_one = tl.zeros([ROWS], tl.float32), tl.zeros([ROWS], tl.float32)
+    for first in range(0, num_tiles, TILES_AT_A_TIME):
+        tile = first + tl.arange(0, TILES_AT_A_TIME)
+        is_here = (tile < num_tiles)[:, None] & is_row[None, :]
+        place = tiles + tile.to(tl.int64)[:, None] * 6 * num_rows + rows[None, :]
+        tile_maximum = tl.load(place, mask=is_here, other=-1e30)
+        hit += tl.sum(tl.load(place + num_rows, mask=is_here, other=0.0), 0)
+        higher = tl.maximum(maximum, tl.max(tile_maximum, 0))
+        own, new = maximum - higher, tile_maximum - higher[None, :]
+        t, w = _sums(place + 2 * num_rows, new * inverse_temperature, is_here, num_rows)
+        total, weighted = _moved(total, weighted, own * inverse_temperature, t, w)
         if not AT_ONE:
-            own, new = maximum - higher, tile_maximum - higher
-            t = tl.load(place + 4 * num_rows, mask=is_row, other=0.0)
-            w = tl.load(place + 5 * num_rows, mask=is_row, other=0.0)
-            weighted_one = tl.exp(own) * (weighted_one + own * total_one) + tl.exp(new) * (w + new * t)
-            total_one = tl.exp(own) * total_one + tl.exp(new) * t
+            t, w = _sums(place + 4 * num_rows, new, is_here, num_rows)
+            total_one, weighted_one = _moved(total_one, weighted_one, own, t, w)
         maximum = higher
     out = partials + rows
     tl.store(out, maximum, mask=is_row)
@@ -128,9 +164,12 @@ TILES = {
 }
 """Major compute capability -> what the compile gate has found without spills."""
 INTERPRETED = Tiles(32, 64, 32, num_warps=4, num_stages=1)
-JOIN_BLOCK = 128
+GROUP_M = 16
+"""Row tiles that are taken together: with 132 programs, 16 of them and eight of columns are in use at a time."""
+JOIN_ROWS, JOIN_TILES, JOIN_WARPS = 32, 32, 4
 
 
+@launches_on_its_device
 def fused_partials(
     hidden_TH: torch.Tensor,
     weight_VH: torch.Tensor,
@@ -148,36 +187,53 @@ def fused_partials(
     partials_6T = torch.empty(6, num_rows, dtype=torch.float32, device=device)
     num_tiles = triton.cdiv(num_columns, tiles.n)
     tiles_N6T = torch.empty(num_tiles, 6, num_rows, dtype=torch.float32, device=device)
-    if hidden_TH.is_cuda:
-        # descriptors are made on the device, in memory that Triton asks for
-        triton.set_allocator(lambda size, _align, _stream: torch.empty(size, dtype=torch.int8, device=device))
-    _tiles_kernel[(min(num_programs, triton.cdiv(num_rows, tiles.m) * num_tiles),)](
-        hidden_TH,
-        weight_VH,
-        targets_T,
-        tiles_N6T,
-        num_rows,
-        num_columns,
-        hidden_size,
-        start,
-        num_real,
-        1.0 / temperature,
-        AT_ONE=temperature == 1,
-        WARP_SPECIALIZE=tiles.warp_specialize,
-        BLOCK_M=tiles.m,
-        BLOCK_N=tiles.n,
-        BLOCK_K=tiles.k,
-        num_warps=tiles.num_warps,
-        num_stages=tiles.num_stages,
+    num_programs = min(num_programs, triton.cdiv(num_rows, tiles.m) * num_tiles)
+    _with_scratch(
+        device,
+        lambda: _tiles_kernel[(num_programs,)](
+            hidden_TH,
+            weight_VH,
+            targets_T,
+            tiles_N6T,
+            num_rows,
+            num_columns,
+            hidden_size,
+            start,
+            num_real,
+            1.0 / temperature,
+            AT_ONE=temperature == 1,
+            WARP_SPECIALIZE=tiles.warp_specialize,
+            INTERPRETED=is_interpreting(),
+            BLOCK_M=tiles.m,
+            BLOCK_N=tiles.n,
+            BLOCK_K=tiles.k,
+            GROUP_M=GROUP_M,
+            num_warps=tiles.num_warps,
+            num_stages=tiles.num_stages,
+        ),
     )
-    _join_kernel[(triton.cdiv(num_rows, JOIN_BLOCK),)](
+    _join_kernel[(triton.cdiv(num_rows, JOIN_ROWS),)](
         tiles_N6T,
         partials_6T,
         num_rows,
         num_tiles,
         1.0 / temperature,
         AT_ONE=temperature == 1,
-        BLOCK=JOIN_BLOCK,
-        num_warps=4,
+        ROWS=JOIN_ROWS,
+        TILES_AT_A_TIME=JOIN_TILES,
+        num_warps=JOIN_WARPS,
     )
     return partials_6T
+
+
+def _with_scratch(device: torch.device, launch: Callable[[], object]) -> None:
+    """Launch a kernel that makes its descriptors on the device, in memory that Triton asks its allocator for.
+
+    The allocator belongs to a context: set in a copy of it, it does not replace that of the program around us.
+    """
+
+    def run() -> None:
+        triton.set_allocator(lambda size, _align, _stream: torch.empty(size, dtype=torch.int8, device=device))
+        launch()
+
+    contextvars.copy_context().run(run)

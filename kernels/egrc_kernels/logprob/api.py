@@ -94,7 +94,8 @@ class _LogprobEntropy(torch.autograd.Function):
             gradient_TV = logits_TV.detach()
             row_gradients_(gradient_TV, *rest)
         else:
-            gradient_TV = row_gradients(logits_TV, *rest, logits_TV.dtype)
+            gradient_TV = torch.empty(logits_TV.shape, dtype=logits_TV.dtype, device=logits_TV.device)
+            row_gradients(logits_TV, gradient_TV, *rest)
         return gradient_TV, None, None, None, None, None
 
 

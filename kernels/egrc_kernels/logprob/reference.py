@@ -13,8 +13,7 @@ def row_partials(
 
     A float32 `logits_TV` is used up.
     """
-    l_TV = logits_TV.float()
-    l_TV[:, num_real:] = PADDING
+    l_TV = finite(logits_TV.float(), num_real)
     index_T1, is_here_T = find(targets_T, start, num_real)
     target_T = l_TV.gather(1, index_T1)[:, 0] * is_here_T
     max_T = l_TV.max(dim=1).values
@@ -40,8 +39,7 @@ def row_gradients_(
 ) -> None:
     """Overwrite logits with the gradient by them; see README for the formula. Padding columns get zero."""
     scale_T = grad_logprob_T / temperature
-    l_TV = logits_TV if logits_TV.dtype == torch.float32 else logits_TV.float()
-    l_TV[:, num_real:] = PADDING
+    l_TV = finite(logits_TV if logits_TV.dtype == torch.float32 else logits_TV.float(), num_real)
     lp_TV = l_TV.div_(temperature).sub_(log_sum_T[:, None])
     if grad_entropy_T is None or entropy_T is None:
         grad_TV = lp_TV.exp_()
@@ -55,6 +53,13 @@ def row_gradients_(
     grad_TV.scatter_add_(1, index_T1, (scale_T * is_here_T)[:, None])
     if grad_TV is not logits_TV:
         logits_TV.copy_(grad_TV)
+
+
+def finite(l_TV: torch.Tensor, num_real: int) -> torch.Tensor:
+    """Padding columns and tokens forbidden by a logit of minus infinity as `PADDING`, in place."""
+    l_TV.clamp_(min=PADDING)
+    l_TV[:, num_real:] = PADDING
+    return l_TV
 
 
 def find(targets_T: torch.Tensor, start: int, num_real: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -48,9 +48,10 @@ def row_gradients_(
         reference.row_gradients_(logits, *rest)
 
 
-@torch.library.custom_op("egrc::row_gradients", mutates_args=())
+@torch.library.custom_op("egrc::row_gradients", mutates_args={"gradients"})
 def row_gradients(
     logits: torch.Tensor,
+    gradients: torch.Tensor,
     targets: torch.Tensor,
     log_sums: torch.Tensor,
     grad_logprobs: torch.Tensor,
@@ -59,23 +60,15 @@ def row_gradients(
     start: int,
     num_real: int,
     temperature: float,
-    dtype: torch.dtype,
-) -> torch.Tensor:
-    """The same in memory of its own and any dtype, rounded once; the logits stay as they are."""
+) -> None:
+    """The same into other memory of any dtype, rounded once; the logits stay as they are."""
     rest = (targets, log_sums, grad_logprobs, entropies, grad_entropies, start, num_real, temperature)
     if uses_triton(logits):
         from egrc_kernels.logprob import triton
 
-        gradients = torch.empty(logits.shape, dtype=dtype, device=logits.device)
         triton.row_gradients(logits, gradients, *rest)
-        return gradients
-    gradients = torch.empty(logits.shape, dtype=torch.float32, device=logits.device).copy_(logits)
-    reference.row_gradients_(gradients, *rest)
-    return gradients.to(dtype)
-
-
-@row_gradients.register_fake
-def _(logits: torch.Tensor, *_rest: object) -> torch.Tensor:
-    dtype = _rest[-1]
-    assert isinstance(dtype, torch.dtype)
-    return torch.empty(logits.shape, dtype=dtype, device=logits.device)
+        return
+    same = gradients if gradients.dtype == torch.float32 else torch.empty_like(logits, dtype=torch.float32)
+    reference.row_gradients_(same.copy_(logits), *rest)
+    if same is not gradients:
+        gradients.copy_(same)

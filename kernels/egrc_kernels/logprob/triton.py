@@ -8,6 +8,8 @@ import torch
 import triton
 import triton.language as tl
 
+from egrc_kernels.registry import launches_on_its_device
+
 PADDING = -1e30
 
 
@@ -36,7 +38,9 @@ def _partials_kernel(
     for first in range(0, num_real, BLOCK):
         columns = first + places
         is_real = columns < num_real
+        # zero times it is zero, which it is not for the infinity of a forbidden token
         x = tl.load(base + columns, mask=is_real, other=-1e30).to(tl.float32)
+        x = tl.maximum(x, -1e30, propagate_nan=tl.PropagateNan.ALL)
         hit += tl.sum(tl.where(is_real & (columns == target), x, 0.0), 1)
         higher = tl.maximum(maximum, tl.max(x, 1))
         shift = maximum - higher
@@ -94,6 +98,7 @@ def _gradients_kernel(
     target = (tl.load(targets + row) - start).to(tl.int32)
     scale = tl.load(grad_logprobs + row) * inverse_temperature
     x = tl.load(logits + row.to(tl.int64) * row_stride + columns, mask=is_real, other=0.0).to(tl.float32)
+    x = tl.maximum(x, -1e30, propagate_nan=tl.PropagateNan.ALL)
     logprob = x * inverse_temperature - tl.load(log_sums + row)
     factor = scale
     if HAS_ENTROPY:
@@ -109,6 +114,7 @@ PARTIALS_BLOCK, PARTIALS_GROUP, PARTIALS_WARPS = 4096, 8, 8
 GRADIENTS_BLOCK, GRADIENTS_WARPS = 4096, 8
 
 
+@launches_on_its_device
 def row_partials(
     logits_TV: torch.Tensor, targets_T: torch.Tensor, start: int, num_real: int, temperature: float
 ) -> torch.Tensor:
@@ -133,6 +139,7 @@ def row_partials(
     return partials_6T
 
 
+@launches_on_its_device
 def row_gradients(
     logits_TV: torch.Tensor,
     gradients_TV: torch.Tensor,

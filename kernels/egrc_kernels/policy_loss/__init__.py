@@ -1,4 +1,4 @@
-"""The masked advantage loss of packed sequences, with its gradient and metrics in one launch."""
+"""The masked advantage loss of packed sequences, with its gradient and metrics in two launches."""
 
 from egrc_kernels.policy_loss.api import LossMetrics, PolicyLoss, policy_loss, token_weights
 from egrc_kernels.policy_loss.reference import kl_estimate

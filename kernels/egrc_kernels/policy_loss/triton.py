@@ -1,6 +1,7 @@
-"""The loss, its gradient and its metrics in one launch: a program for each sequence. README has the maths.
+"""The loss, its gradient and its metrics in two launches: a program for each sequence, then one for each sum.
 
-Nothing is added atomically: each program writes its sums, and torch adds those in order, so results repeat bit by bit.
+README has the maths. Nothing is added atomically: the first programs write their sums, and the second ones add those in
+order, so results repeat bit by bit.
 """
 
 import torch
@@ -8,10 +9,12 @@ import triton
 import triton.language as tl
 
 from egrc_kernels.policy_loss.settings import KLS, RATIOS, LossSettings
+from egrc_kernels.registry import launches_on_its_device
 
 NONE, TOKEN, SEQUENCE = (tl.constexpr(i) for i in range(3))
 K1, K2, K3 = (tl.constexpr(i) for i in range(3))
-BLOCK, WARPS = 1024, 4
+BLOCK, WARPS = 1024, 16
+TOTALS_BLOCK = 512
 NUM_SUMS = 9
 """The loss, six sums and two extremes."""
 
@@ -176,6 +179,29 @@ def _policy_loss_kernel(
     tl.store(out + 8 * num_sequences, tl.max(highest, 0))
 
 
+@triton.jit
+def _totals_kernel(sums, loss, metrics, num_sequences, BLOCK: tl.constexpr):
+    """Over the sequences: the loss and six metrics are sums, the last two an extreme each."""
+    number = tl.program_id(0)
+    total = tl.zeros([BLOCK], tl.float32)
+    lowest = tl.full([BLOCK], float("inf"), tl.float32)
+    highest = tl.full([BLOCK], float("-inf"), tl.float32)
+    for first in range(0, num_sequences, BLOCK):
+        sequences = first + tl.arange(0, BLOCK)
+        is_here = sequences < num_sequences
+        values = tl.load(sums + number * num_sequences + sequences, mask=is_here, other=0.0)
+        total += values
+        lowest = tl.minimum(lowest, tl.where(is_here, values, float("inf")))
+        highest = tl.maximum(highest, tl.where(is_here, values, float("-inf")))
+    result = tl.sum(total, 0)
+    if number == 0:
+        tl.store(loss, result)
+    else:
+        result = tl.where(number == 7, tl.min(lowest, 0), tl.where(number == 8, tl.max(highest, 0), result))
+        tl.store(metrics + number - 1, result)
+
+
+@launches_on_its_device
 def loss_gradient_metrics(
     logprobs_R: torch.Tensor,
     advantages_R: torch.Tensor,
@@ -190,11 +216,8 @@ def loss_gradient_metrics(
     """See `reference.loss_gradient_metrics`."""
     num_sequences = len(boundaries_S) - 1
     gradient_R = torch.empty_like(logprobs_R)
-    sums_9S = torch.empty(NUM_SUMS, max(1, num_sequences), dtype=torch.float32, device=logprobs_R.device)
-    if num_sequences == 0:
-        sums_9S.zero_()
-        sums_9S[7], sums_9S[8] = torch.inf, -torch.inf
-    else:
+    sums_9S = torch.empty(NUM_SUMS, num_sequences, dtype=torch.float32, device=logprobs_R.device)
+    if num_sequences:
         _policy_loss_kernel[(num_sequences,)](
             logprobs_R,
             advantages_R,
@@ -222,6 +245,6 @@ def loss_gradient_metrics(
             BLOCK=BLOCK,
             num_warps=WARPS,
         )
-    totals_7 = sums_9S[:7].sum(1)
-    metrics_8 = torch.cat([totals_7[1:], sums_9S[7].amin()[None], sums_9S[8].amax()[None]])
-    return totals_7[0], gradient_R, metrics_8
+    loss, metrics_8 = logprobs_R.new_empty(()), logprobs_R.new_empty(NUM_SUMS - 1)
+    _totals_kernel[(NUM_SUMS,)](sums_9S, loss, metrics_8, num_sequences, BLOCK=TOTALS_BLOCK, num_warps=WARPS)
+    return loss, gradient_R, metrics_8

@@ -4,6 +4,8 @@ import torch
 import triton
 import triton.language as tl
 
+from egrc_kernels.registry import launches_on_its_device
+
 MAX_PROGRAMS = 512
 """Partial sums of the weight's gradient: added by torch, in order."""
 
@@ -49,6 +51,7 @@ def block_and_warps(size: int) -> tuple[int, int]:
     return block, 4 if block < 4096 else 8 if block < 16384 else 16
 
 
+@launches_on_its_device
 def rmsnorm(x_TH: torch.Tensor, weight_H: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
     """See `reference.rmsnorm`."""
     num_rows, size = x_TH.shape
@@ -62,6 +65,7 @@ def rmsnorm(x_TH: torch.Tensor, weight_H: torch.Tensor, eps: float) -> tuple[tor
     return y_TH, inverse_T
 
 
+@launches_on_its_device
 def rmsnorm_backward(
     grad_TH: torch.Tensor, x_TH: torch.Tensor, weight_H: torch.Tensor, inverse_T: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,6 +4,8 @@ import torch
 import triton
 import triton.language as tl
 
+from egrc_kernels.registry import launches_on_its_device
+
 WARPS = 4
 
 
@@ -46,6 +48,7 @@ def _rope_kernel(
         tl.store(y + (token * num_heads + heads[:, None]) * head_dim + rest[None, :], values, mask=is_rest)
 
 
+@launches_on_its_device
 def rope(
     x_TND: torch.Tensor, cos_PE: torch.Tensor, sin_PE: torch.Tensor, positions_T: torch.Tensor, sign: float
 ) -> torch.Tensor:

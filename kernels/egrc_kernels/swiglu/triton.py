@@ -4,6 +4,8 @@ import torch
 import triton
 import triton.language as tl
 
+from egrc_kernels.registry import launches_on_its_device
+
 BLOCK, WARPS = 1024, 4
 
 
@@ -34,6 +36,7 @@ def _backward_kernel(grad, x, grad_x, grad_stride, row_stride, size, BLOCK: tl.c
     tl.store(out + size, grad_up.to(grad_x.dtype.element_ty), mask=is_column)
 
 
+@launches_on_its_device
 def swiglu(x_TF: torch.Tensor) -> torch.Tensor:
     """See `reference.swiglu`."""
     num_rows, size = x_TF.shape[0], x_TF.shape[1] // 2
@@ -44,6 +47,7 @@ def swiglu(x_TF: torch.Tensor) -> torch.Tensor:
     return y_TF
 
 
+@launches_on_its_device
 def swiglu_backward(grad_TF: torch.Tensor, x_TF: torch.Tensor) -> torch.Tensor:
     """See `reference.swiglu_backward`."""
     num_rows, size = x_TF.shape[0], x_TF.shape[1] // 2

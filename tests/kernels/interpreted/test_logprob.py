@@ -6,6 +6,7 @@ Not covered: bfloat16, races, speed (the interpreter has none of them); the comp
 import pytest
 import torch
 from egrc_kernels.linear_logprob import fused, linear_logprob, linear_token_loss
+from egrc_kernels.linear_logprob import triton as fused_kernels
 from egrc_kernels.logprob import logprob_entropy, rows, shards
 from egrc_kernels.logprob import triton as row_kernels
 from egrc_kernels.logprob.shards import Shard, row_stats
@@ -19,6 +20,8 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several blocks a row at test sizes, the last one partly empty."""
     monkeypatch.setattr(row_kernels, "PARTIALS_BLOCK", 64)
     monkeypatch.setattr(row_kernels, "GRADIENTS_BLOCK", 64)
+    for name, value in (("GROUP_M", 2), ("JOIN_ROWS", 16), ("JOIN_TILES", 4)):
+        monkeypatch.setattr(fused_kernels, name, value)
 
 
 def exact(logits: torch.Tensor, targets: torch.Tensor, temperature: float) -> tuple[torch.Tensor, ...]:
@@ -108,6 +111,51 @@ def test_every_output_is_written() -> None:
     assert poisoned[:, 70:].abs().max() == 0
 
 
+def test_a_logit_that_is_no_number_is_not_hidden() -> None:
+    logits = torch.randn(2, 100, generator=torch.Generator().manual_seed(0))
+    logits[1, 70] = torch.nan
+    live = logits.requires_grad_()
+    stats = logprob_entropy(live, torch.tensor([5, 5]))
+    for found in stats:
+        assert found[0].isfinite() and found[1].isnan()
+    stats.logprob_T.sum().backward()
+    assert live.grad is not None
+    assert live.grad[0].isfinite().all() and live.grad[1].isnan().all()
+
+
+@pytest.mark.parametrize("columns", [30, 200])
+def test_tokens_forbidden_by_minus_infinity_count_as_columns_that_are_not_there(columns: int) -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits, targets = 5 * torch.randn(4, columns, generator=generator), torch.tensor([0, 4, -100, 7])
+    forbidden = torch.arange(columns) % 3 == 2
+    forbidden[64:128] = True  # a whole block
+    masked = logits.masked_fill(forbidden, -torch.inf).requires_grad_()
+    double = logits.double().requires_grad_()
+    found = logprob_entropy(masked, targets, temperature=0.7)
+    places = forbidden.logical_not().cumsum(0)[targets.clamp(min=0)] - 1
+    expected = exact(double[:, ~forbidden], places.where(targets >= 0, -100), 0.7)
+    for value, exact_value in zip(found, expected, strict=True):
+        assert_close(value, exact_value, 20.0)
+    (found.logprob_T + 0.3 * found.entropy_T).sum().backward()
+    (expected[0] + 0.3 * expected[1]).sum().backward()
+    assert masked.grad is not None
+    assert_close(masked.grad, double.grad, 20.0)
+
+
+def test_the_fused_forward_leaves_tritons_allocator_to_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    import triton
+    from triton.runtime import _allocation
+
+    def own(size: int, _align: int, _stream: int | None) -> torch.Tensor:
+        raise AssertionError(size)
+
+    triton.set_allocator(own)
+    seen = []
+    fused_kernels._with_scratch(torch.device("cpu"), lambda: seen.append(_allocation._allocator.get()(8, 1, None)))
+    assert [x.numel() for x in seen] == [8]
+    assert _allocation._allocator.get() is own
+
+
 @pytest.mark.parametrize("has_entropy", [False, True])
 def test_a_gradient_apart_has_the_bits_of_the_one_in_place(has_entropy: bool) -> None:
     generator = torch.Generator().manual_seed(4)
@@ -117,11 +165,11 @@ def test_a_gradient_apart_has_the_bits_of_the_one_in_place(has_entropy: bool) ->
         per_row[3] = None
     inside, kept = logits.clone(), logits.clone()
     rows.row_gradients_(inside, targets, *per_row, 0, 140, 0.7)
-    apart = rows.row_gradients(logits, targets, *per_row, 0, 140, 0.7, torch.float32)
-    assert torch.equal(apart, inside) and torch.equal(logits, kept)
     # the interpreter truncates to bfloat16; to float16 it rounds
-    half = rows.row_gradients(logits, targets, *per_row, 0, 140, 0.7, torch.float16)
-    assert half.dtype == torch.float16 and torch.equal(half, inside.half())
+    for dtype in (torch.float32, torch.float16):
+        apart = torch.full_like(logits, torch.nan, dtype=dtype)
+        rows.row_gradients(logits, apart, targets, *per_row, 0, 140, 0.7)
+        assert torch.equal(apart, inside.to(dtype)) and torch.equal(logits, kept)
 
 
 def test_no_float32_gradient_is_made_beside_16_bit_states(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +188,7 @@ def test_no_float32_gradient_is_made_beside_16_bit_states(monkeypatch: pytest.Mo
     assert written and set(written) == {torch.float16}
 
 
-@pytest.mark.parametrize(("num_rows", "columns", "size"), [(1, 1, 8), (37, 200, 32), (45, 336, 36)])
+@pytest.mark.parametrize(("num_rows", "columns", "size"), [(1, 1, 8), (37, 200, 32), (70, 336, 36)])
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
 def test_the_fused_forward_agrees_with_float64(num_rows: int, columns: int, size: int, temperature: float) -> None:
     generator = torch.Generator().manual_seed(columns)
@@ -161,7 +209,8 @@ def test_a_fused_row_does_not_depend_on_its_company() -> None:
     targets = torch.randint(100, (70,), generator=generator)
     shard = Shard(0, 100)
     whole = fused.fused_partials(hidden, weight, targets, shard, 0.7)
-    for chosen in ([3], [69, 3], list(range(64, 70))):
+    # three tiles of rows are a group of two and one of one; alone, a row has a group of its own
+    for chosen in ([3], [69, 3], list(range(64, 70)), list(range(40))):
         part = fused.fused_partials(hidden[chosen].contiguous(), weight, targets[chosen], shard, 0.7)
         assert torch.equal(part, whole[:, chosen])
 

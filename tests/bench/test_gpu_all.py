@@ -1,0 +1,86 @@
+"""gpu_all.sh walks through its parts at toy size; a part that hangs or crashes costs only itself.
+
+Not covered: anything that needs a GPU.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+
+def walk(root: Path, out: Path, parts: str, seconds: int) -> tuple[list[dict], str]:
+    """Rows and what was printed."""
+    environment = os.environ | {
+        "OUT": str(out),
+        "PYTHON": sys.executable,
+        "SECONDS_TOTAL": str(seconds),
+        "WHEELS": "/nowhere",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    command = ["bash", str(root / "benchmarks" / "gpu_all.sh"), parts]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    return [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()], result.stdout
+
+
+def test_a_part_that_hangs_or_crashes_costs_only_itself(root: Path, tmp_path: Path) -> None:
+    rows, printed = walk(root, tmp_path, "versions hang fused crash kernels liger small train", 400)
+    ends = {row["part"]: row["exit"] for row in rows if row["name"] == "ended"}
+    assert ends.pop("hang") in (124, 137) and ends.pop("crash") == 134
+    assert ends == dict.fromkeys(("versions", "fused", "kernels", "liger", "small", "train"), 0)
+    figures = [row for row in rows if row["name"] != "ended"]
+    assert not [row for row in figures if isinstance(row.get("error"), str)]
+    # what a part had found before it ended stays
+    assert {row["part"] for row in figures} == {*ends, "hang", "crash", "model"}
+    assert {"ours", "ours, ragged"} <= {row["name"] for row in figures}
+    assert sum("error_weight" in row for row in figures) >= 6
+    assert len(list(tmp_path.iterdir())) <= 7
+    table = (tmp_path / "table.txt").read_text()
+    assert printed.endswith(table) and len(table.splitlines()) <= 60
+    assert [line.split()[0] for line in table.splitlines()[:2]] == ["hang", "crash"]
+
+
+def test_no_part_begins_when_the_time_is_over(root: Path, tmp_path: Path) -> None:
+    rows, _printed = walk(root, tmp_path, "fused kernels", 1)
+    assert [(row["part"], row["exit"]) for row in rows] == [(name, "no time left") for name in ("fused", "kernels")]
+
+
+@pytest.fixture
+def parts(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.setattr(sys, "argv", ["gpu_parts.py", "kernels"])
+    monkeypatch.setenv("OUT", str(tmp_path))
+    spec = importlib.util.spec_from_file_location("gpu_parts", root / "benchmarks" / "gpu_parts.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_wrong_gradient_has_a_row_that_says_so_and_no_time(parts: ModuleType, tmp_path: Path) -> None:
+    head = parts.Head(64, 64)
+    logits = (head.x @ head.weight.T).double()
+    exact = head.exact_gradients(torch.logsumexp(logits, 1))
+    for number, scale in enumerate((1.0, 1.02)):
+
+        def gradients(_size: int | None, number: int = number, scale: float = scale) -> tuple[torch.Tensor, ...]:
+            live = [x.detach().requires_grad_() for x in (head.x, head.weight)]
+            logp = torch.log_softmax(live[0] @ live[1].T, -1).gather(1, head.targets[:, None])[:, 0]
+            by_x, by_weight = torch.autograd.grad(logp, live, head.slopes)
+            return (by_x, scale * by_weight) if number else (scale * by_x, by_weight)
+
+        parts.guarded("path", parts._checked, head, "path", gradients, None, exact)
+    right, wrong = (json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines())
+    assert right["ms"] > 0 and right["error_weight"] < 1e-4
+    assert "wrong" in wrong["error"] and "ms" not in wrong
+
+
+def test_a_figure_may_have_any_name(parts: ModuleType, tmp_path: Path) -> None:
+    parts.record("device", name="card", value=1.23456789)
+    assert json.loads((tmp_path / "results.jsonl").read_text())["value"] == 1.2346
