@@ -6,7 +6,7 @@ import sys
 import typer
 
 from egrc_mega import __version__
-from egrc_mega.cli import bench, config, convert, doctor, evaluate, miniature, report, serve, train
+from egrc_mega.cli import bench, config, convert, doctor, evaluate, miniature, report, rollouts, serve, train
 from egrc_mega.errors import EgrcError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("report")(report.report)
+app.command("rollouts")(rollouts.rollouts)
 app.command("doctor")(doctor.doctor)
 app.add_typer(convert.app, name="convert")
 app.add_typer(miniature.app, name="miniature")

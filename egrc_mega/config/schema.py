@@ -375,6 +375,13 @@ class CheckpointSection(Section):
     """Newest checkpoints that stay besides the ends of stages."""
 
 
+class ObserveSection(Section):
+    """What a run keeps to be looked at."""
+
+    rollouts_gib: NonNegativeFloat = 10.0
+    """Disk space for every response of the newest steps, in GiB (`egrc rollouts`); the oldest go first. 0: none."""
+
+
 class EvaluationSection(Section):
     """The table of base / compress / explore."""
 
@@ -423,6 +430,8 @@ class Config(Section):
     """Commits."""
     evaluation: EvaluationSection
     """Evaluation."""
+    observe: ObserveSection = ObserveSection()
+    """What is kept to be looked at."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, for config.yaml and the report."""

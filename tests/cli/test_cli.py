@@ -12,7 +12,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 from typer.main import get_command
 
+from egrc_mega.observe.rollouts import RolloutLog
 from egrc_mega.rollout.process import embedded_server
+from egrc_mega.testing.rollouts import make_stored_group
 
 pytestmark = pytest.mark.long_file
 
@@ -265,6 +267,22 @@ def test_eval_of_a_megatron_checkpoint_says_how_to_convert_it(root: Path, tmp_pa
     assert result.returncode == 4
     assert "egrc convert megatron-to-hf" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_rollouts_of_a_step_are_shown_and_errors_say_what_there_is(tmp_path: Path) -> None:
+    with RolloutLog(tmp_path / "rollouts", 10**6) as log:
+        log.write(3, "explore", (make_stored_group(),))
+    assert "steps 3:" in egrc("rollouts", tmp_path).stdout
+    assert "train.jsonl:7" in egrc("rollouts", tmp_path, "--step", 3).stdout
+    assert "thinking for 4 tokens </think> 1" in egrc("rollouts", tmp_path, "--step", 3, "--group", 0).stdout
+    for options, code, message in (
+        (("--step", 4), 7, "holds no step 4; it holds 3"),
+        (("--step", 3, "--group", 1), 7, "step 3 has no group 1; it has 0 to 0"),
+        (("--group", 1), 2, "--group: given without --step"),
+    ):
+        result = egrc("rollouts", tmp_path, *options)
+        assert result.returncode == code
+        assert message in result.stderr
 
 
 def test_make_data_remakes_the_shipped_files(root: Path, tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ def test_l_acc_is_against_the_base_of_the_same_protocol_whichever_came_first(tmp
 
 def test_the_same_method_twice_has_two_rows_and_an_extended_stage_keeps_both_ends(tmp_path: Path) -> None:
     places = [("base", 0, 0), ("compress", 1, 50), ("explore", 2, 60), ("compress", 3, 110), ("compress", 3, 120)]
+    places.append(("compress", 4, 120))
     for place in places:
         add_point(tmp_path, PROTOCOL, make_point(make_subject(*place), PROTOCOL))
     assert [(p.label, p.ordinal, p.step) for p in read_table(tmp_path).points] == places
@@ -62,6 +63,8 @@ def test_a_place_that_is_measured_again_has_the_newer_row_and_only_its_responses
         add_point(tmp_path, PROTOCOL, make_point(subject, PROTOCOL, accuracy), [response(weights)])
     assert [(p.weights, p.accuracy) for p in read_table(tmp_path).points] == [("new", 0.6)]
     assert [r.weights for r in read_responses(tmp_path)] == ["new"]
+    add_point(tmp_path, PROTOCOL, make_point(subject, PROTOCOL), [response("new", "again")])
+    assert [r.text for r in read_responses(tmp_path)] == ["again"]
 
 
 def test_numbers_are_found_by_weights_and_protocol_and_by_nothing_else(tmp_path: Path) -> None:

@@ -117,8 +117,9 @@ def test_a_folder_with_neither_steps_nor_measurements_is_refused(tmp_path: Path)
 
 
 def test_rows_say_which_weights_they_are_of_and_an_extended_run_ends_with_the_newer_ones(run: Path) -> None:
-    add(run, ("explore", 2, 9), 0.99, 22.0)
+    # in whatever order they were measured
     add(run, ("compress", 3, 12), 0.97, 11.0)
+    add(run, ("explore", 2, 9), 0.99, 22.0)
     page = build_report(run).read_text()
     names = re.findall(r"<tr><td>([^<]+)<br><small>([^<]+)</small>", page)
     rows = [("base", 0, 0), ("compress", 1, 3), ("explore", 2, 6), ("explore", 2, 9), ("compress", 3, 12)]
