@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from typer.main import get_command
 
-from egrc_mega.rollout.process import embedded_server
+from egrc_mega.rollout.start.process import embedded_server
 
 pytestmark = pytest.mark.long_file
 
