@@ -23,9 +23,9 @@ from egrc_mega.config.schema import RolloutSection
 from egrc_mega.convert.families.registry import read_architecture
 from egrc_mega.rollout.fleet import Fleet
 from egrc_mega.sync import group
+from egrc_mega.sync.buckets import StreamSync
 from egrc_mega.sync.distributed import Broadcast
 from egrc_mega.sync.spool import Spool
-from egrc_mega.sync.stream import StreamSync
 from egrc_mega.testing.tiny_model import write_tiny_model
 
 TIMEOUT_S = 120.0

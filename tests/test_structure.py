@@ -2,7 +2,9 @@
 
 import ast
 import importlib.util
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -23,7 +25,7 @@ LAYERS = [
     BASE,
     {"config"},
     {"data", "grading", "methods", "convert", "egrc_kernels", "miniature"},
-    {"rollout", "policy", "sync", "checkpoint"},
+    {"rollout", "policy", "sync", "checkpoint", "embedded"},
     {"evaluation", "report", "miniature.base_model", "bench"},
     {"training", "train"},
     {"launch"},
@@ -33,8 +35,8 @@ LAYERS = [
 
 SEAMS = {
     "megatron": ("policy", "checkpoint", "bench", "testing"),
-    "transformers": ("convert", "data", "rollout/embedded", "miniature", "testing"),
-    "aiohttp": ("rollout", "testing"),
+    "transformers": ("convert", "data", "embedded", "miniature", "testing"),
+    "aiohttp": ("rollout", "embedded", "testing"),
     "math_verify": ("grading",),
     "matplotlib": ("report", "bench"),
     "typer": ("cli",),
@@ -42,9 +44,16 @@ SEAMS = {
 }
 """Third-party package -> the folders of egrc_mega that may import it."""
 
-MAX_FILE_LINES, MAX_FUNCTION_LINES = 500, 80
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 80
+LONG_FILES = {"config.schema": 430}
+"""Files that are longer, by the number of their lines; this list only shrinks."""
 LONG_KERNELS = {"_policy_loss_kernel": 131}
 """Kernels that are one launch on purpose; this list only shrinks."""
+SHORT_FOLDERS = ("rollout", "training")
+"""Where a function has at most so many lines, and half of them at most so few:"""
+MAX_SHORT_LINES, MAX_MEDIAN_LINES = 45, 10
+WAY_OF_A_REQUEST = ("stream", "dispatch", "segments", "client", "wire")
+"""Files of rollout/ in the order in which a request goes through them, and its answer comes back."""
 
 
 def modules(root: Path) -> dict[str, Path]:
@@ -102,18 +111,63 @@ def test_third_party_seams_stay_in_their_places(root: Path) -> None:
     assert violations == []
 
 
+def functions(file: Path) -> list[tuple[str, int]]:
+    """Names and numbers of lines."""
+    return [
+        (node.name, (node.end_lineno or node.lineno) - node.lineno + 1)
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+
+
 def test_files_and_functions_stay_small(root: Path) -> None:
     too_long = []
-    for file in modules(root).values():
-        text = file.read_text()
-        if text.count("\n") > MAX_FILE_LINES:
-            too_long.append(f"{file}: {text.count(chr(10))} lines")
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                lines = (node.end_lineno or node.lineno) - node.lineno + 1
-                if lines > LONG_KERNELS.get(node.name, MAX_FUNCTION_LINES):
-                    too_long.append(f"{file}:{node.lineno} {node.name}: {lines} lines")
+    for name, file in modules(root).items():
+        num_lines = file.read_text().count("\n")
+        if num_lines > LONG_FILES.get(name, MAX_FILE_LINES):
+            too_long.append(f"{name}: {num_lines} lines")
+        limit = MAX_SHORT_LINES if name.startswith(SHORT_FOLDERS) else MAX_FUNCTION_LINES
+        too_long += [f"{name}: {f}: {n} lines" for f, n in functions(file) if n > LONG_KERNELS.get(f, limit)]
     assert too_long == []
+
+
+@pytest.mark.parametrize("folder", SHORT_FOLDERS)
+def test_half_of_the_functions_are_read_at_a_glance(folder: str, root: Path) -> None:
+    lines = [n for file in (root / "egrc_mega" / folder).rglob("*.py") for _name, n in functions(file)]
+    assert median(lines) <= MAX_MEDIAN_LINES
+
+
+def imported_files(root: Path) -> dict[str, set[str]]:
+    """Module -> the modules that it imports, in functions and for type checkers only, too.
+
+    `from package import module` counts as the module, not as the package's `__init__`.
+    """
+    found = modules(root)
+    graph: dict[str, set[str]] = {}
+    for name, file in found.items():
+        names = {imported.removeprefix("egrc_mega.") for imported in imports(file)}
+        packages = {n.rpartition(".")[0] for n in names if n in found}
+        files = {n for n in names if n in found} | {
+            f"{n}.__init__" for n in names - packages if f"{n}.__init__" in found and n not in found
+        }
+        graph[name] = files - {name}
+    return graph
+
+
+def test_no_files_import_each_other_in_a_circle(root: Path) -> None:
+    try:
+        TopologicalSorter(imported_files(root)).prepare()
+    except CycleError as error:
+        circle = " <- ".join(error.args[1])
+        raise AssertionError(f"a circle of files: {circle}") from None
+
+
+def test_a_request_goes_through_each_file_once(root: Path) -> None:
+    """Each file on its way knows the next one, none further on, and none that it has left."""
+    graph = imported_files(root)
+    for place, name in enumerate(WAY_OF_A_REQUEST):
+        known = [other for other in WAY_OF_A_REQUEST if f"rollout.{other}" in graph[f"rollout.{name}"]]
+        assert known == list(WAY_OF_A_REQUEST[place + 1 : place + 2]), name
 
 
 def test_the_training_loop_can_be_read_in_a_minute(root: Path) -> None:

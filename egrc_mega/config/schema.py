@@ -116,7 +116,9 @@ class RolloutSection(Section):
     max_attempts: PositiveInt = 3
     """Times that a request is sent before its loss stops the run; the next attempt goes elsewhere."""
     max_restarts: NonNegativeInt = 3
-    """Servers that a run may lose and start again, or wait for when they are external."""
+    """Servers that a run may lose and start again, or wait for when they are external, within `restart_window_s`."""
+    restart_window_s: PositiveFloat = 3600.0
+    """Restarts longer ago than this no longer count: a run lasts weeks."""
     request_timeout_s: PositiveFloat = 600.0
     """Deadline for one generate request, queueing included."""
     silence_timeout_s: PositiveFloat = 120.0

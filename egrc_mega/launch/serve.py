@@ -12,10 +12,10 @@ from typing import Any
 from egrc_mega.config.check import server_problems
 from egrc_mega.config.load import load_config
 from egrc_mega.errors import ConfigError, RolloutError
-from egrc_mega.rollout.client import ServerClient, new_session
-from egrc_mega.rollout.discovery import announced
+from egrc_mega.rollout.client import ServerClient, open_session
 from egrc_mega.rollout.fleet import Fleet
-from egrc_mega.rollout.process import first_version
+from egrc_mega.rollout.start.discovery import announced
+from egrc_mega.rollout.start.process import first_version
 
 WATCH_S = 1.0
 COUNTERS = ("num_steps", "num_tokens")
@@ -69,7 +69,7 @@ def status(urls: Sequence[str]) -> tuple[list[str], bool]:
 
 
 async def _status(urls: Sequence[str]) -> tuple[list[str], bool]:
-    session = new_session()
+    session = await open_session()
     try:
         answers = await asyncio.gather(*(_line(ServerClient(session, url, 30.0)) for url in urls))
     finally:

@@ -10,8 +10,9 @@ import aiohttp
 import orjson
 
 from egrc_mega.errors import RolloutError
+from egrc_mega.rollout.errors import RequestRefused, ServerBusy, ServerLost
 from egrc_mega.rollout.keys import ADMIN_KEY_VARIABLE, KEY_VARIABLE, Keys
-from egrc_mega.rollout.wire import UnusableReply, Usage, generation_body, parse_generation, read_generation
+from egrc_mega.rollout.wire import Usage, generation_body, parse_generation, read_generation
 from egrc_mega.types import Completion, RolloutRequest
 
 CONTROL_TIMEOUT_S = 30.0
@@ -20,22 +21,6 @@ QUEUE_IS_FULL = b"queue is full"
 """With 503, SGLang's word for it (sglang 0.5.23, srt/managers/scheduler.py)."""
 KEEP_ALIVE_S = 2.0
 """Shorter than any server's (uvicorn's: 5): a connection that the server has just closed must not be taken again."""
-
-
-class ServerLost(RolloutError):
-    """The server is gone, silent, or talks nonsense: another one may do better."""
-
-
-class ServerBusy(ServerLost):
-    """Not now, it says; not: never."""
-
-
-class RequestRefused(RolloutError):
-    """The server understood, and said no: so would every other."""
-
-    def __init__(self, message: str, status: int = 400) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 class ServerClient:
@@ -67,10 +52,7 @@ class ServerClient:
         call = self._call("POST", "/generate", body, self.request_timeout_s, what, read=read_generation)
         reply = await self._wait_for(call, request.rid)
         self.replied_at = asyncio.get_running_loop().time()
-        try:
-            completion, usage = parse_generation(reply, request, self.url, self.vocab_size)
-        except UnusableReply as error:
-            raise ServerLost(str(error)) from error
+        completion, usage = parse_generation(reply, request, self.url, self.vocab_size)
         self.usage += usage
         return completion
 
@@ -259,8 +241,11 @@ class ServerClient:
             raise ServerLost(f"{self.url} answered {what} with something that is not JSON: {error}") from error
 
 
-def new_session() -> aiohttp.ClientSession:
-    """A session without a limit on connections: the servers queue, not we. Deadlines are set per call."""
+async def open_session() -> aiohttp.ClientSession:
+    """A session of the running loop, without a limit on connections: the servers queue, not we.
+
+    Deadlines are set per call.
+    """
     # a connection is a file: the usual soft limit of 1024 is fewer than a batch has requests
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,19 +1,20 @@
 """Brings lost servers back. One that is lost is fenced: no request goes there until it serves the current weights.
 
 It is looked at, loaded if it lives, and started again with backoff (an external one: waited for) if that fails. A
-budget says how often; a used-up one stops the run with the cause.
+budget says how often within how long; a used-up one stops the run with the cause.
 """
 
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from egrc_mega.config.schema import RolloutSection
 from egrc_mega.errors import RolloutError
-from egrc_mega.rollout.client import RequestRefused, ServerLost
-from egrc_mega.rollout.server import BACKOFF_S, LONGEST_BACKOFF_S, Server, load
+from egrc_mega.rollout.errors import RequestRefused, ServerLost
+from egrc_mega.rollout.restarts import RestartBudget
+from egrc_mega.rollout.server import Server, load
+from egrc_mega.rollout.state import State
 from egrc_mega.rollout.stats import FleetStats
 from egrc_mega.rollout.weights import Weights
 
@@ -28,15 +29,15 @@ class Recovery:
         section: RolloutSection,
         servers: list[Server],
         weights: Weights,
-        model_path: Path,
-        log_dir: Path,
         stats: FleetStats,
+        changed: asyncio.Event,
         note: Callable[[str], None],
     ) -> None:
         self.section, self.servers, self.stats, self.note = section, servers, stats, note
-        self.model_path, self.log_dir = model_path, log_dir
+        self.changed = changed
         self.weights = weights
         """What every server must serve."""
+        self.budget = RestartBudget(section.max_restarts, section.restart_window_s)
         self.loading = asyncio.Lock()
         """Held while servers load: what is being sent does not change under them."""
         self.failure: RolloutError | None = None
@@ -47,28 +48,34 @@ class Recovery:
         if self.failure is not None:
             raise self.failure
 
+    def fail(self, error: RolloutError) -> None:
+        """The fleet can be used no longer: whoever waits for a server hears of it."""
+        self.failure = error
+        self.changed.set()
+
     def fence(self, server: Server, cause: RolloutError, cure: Coroutine[Any, Any, None] | None = None) -> None:
-        """No request goes there until `cure` has ended; by default, until it is well and has the current weights."""
+        """No request goes there until `cure` has ended; by default, until it has the current weights and is healthy."""
         cure = cure or self._recover(server)
-        if server.recovery is None or server.recovery.done():
-            server.is_serving = False
-            server.recovery = asyncio.get_running_loop().create_task(self._bring_back(server, cure))
-            self._say(f"server {server.number} is fenced: {cause}")
-        else:
+        if server.is_recovering or self.failure is not None:
             cure.close()
+            return
+        server.become(State.LOST)
+        server.recovery = asyncio.get_running_loop().create_task(self._bring_back(server, cure))
+        self._say(f"server {server.number} is fenced: {cause}")
 
     async def _bring_back(self, server: Server, cure: Coroutine[Any, Any, None]) -> None:
         try:
             await cure
             # nothing is awaited in between: the weights are still those that the cure has seen
-            server.is_serving = True
+            server.become(State.SERVING)
             self._say(f"server {server.number} serves again, at {server.client.url}")
         except RolloutError as error:
-            self.failure = error
+            self.fail(error)
         except Exception as error:
             # whoever waits for this server must hear of it
-            self.failure = RolloutError(f"{server.client.url} could not be brought back: {error!r}")
-            self.failure.__cause__ = error
+            failure = RolloutError(f"{server.client.url} could not be brought back: {error!r}")
+            failure.__cause__ = error
+            self.fail(failure)
 
     def _say(self, line: str) -> None:
         self.stats.events.append(line)
@@ -83,9 +90,9 @@ class Recovery:
                 await self.restart(server, cause)
 
     async def _is_current(self, server: Server) -> bool:
-        """It is well, not paused, and has the weights that are current when this returns."""
+        """It is healthy, not paused, and has the weights that are current when this returns."""
         weights = self.weights
-        if not await server.is_well(weights.version):
+        if not await server.serves(weights.version):
             return False
         try:
             await server.client.resume()
@@ -95,7 +102,7 @@ class Recovery:
 
     async def _reload(self, server: Server) -> RolloutError | None:
         """Give it the current weights, if it lives; else say why that is not possible."""
-        if not server.is_alive():
+        if not server.process_lives():
             return ServerLost(f"server {server.client.url} has ended")
         try:
             async with self.loading:
@@ -103,8 +110,8 @@ class Recovery:
                 await load([server], weights, self.section.update_timeout_s)
         except (ServerLost, RequestRefused) as error:
             return error
-        if weights is self.weights and not await server.is_well(weights.version):
-            return ServerLost(f"{server.client.url} took weights {weights.version!r} and is not well")
+        if weights is self.weights and not await server.serves(weights.version):
+            return ServerLost(f"{server.client.url} took weights {weights.version!r} and is not healthy")
         return None
 
     async def restart(self, server: Server, cause: RolloutError) -> None:
@@ -113,20 +120,17 @@ class Recovery:
         Raises:
             RolloutError: restarts are used up, or an external server stays away.
         """
-        while True:
+        while self.budget.take():
             self.stats.num_restarts += 1
-            if self.stats.num_restarts > self.section.max_restarts:
-                raise RolloutError(
-                    f"{cause}; rollout.max_restarts = {self.section.max_restarts} is used up{server.log_tail()}"
-                ) from cause
-            await asyncio.sleep(min(BACKOFF_S * 2 ** (self.stats.num_restarts - 1), LONGEST_BACKOFF_S))
+            await asyncio.sleep(self.budget.backoff_s())
             try:
-                return await server.wait_until_back(self.section, self.model_path, self.log_dir)
+                return await server.come_back(self.section.start_timeout_s)
             except RolloutError as error:
                 if server.process is None:
                     raise
                 cause = error
                 self._say(f"server {server.number} did not come back: {error}")
+        raise RolloutError(f"{cause}; {self.budget} is used up{server.log_tail()}") from cause
 
     async def of_all(self, ask: Callable[[Server], Coroutine[Any, Any, T]]) -> list[T]:
         """Every server's answer. One that is lost is asked again once it is back.
@@ -149,7 +153,7 @@ class Recovery:
         raise RolloutError(f"{cause}, in all {attempts} attempts (rollout.max_attempts)") from cause
 
     async def recovered(self) -> None:
-        """Every server serves.
+        """Every server that was lost is back.
 
         Raises:
             RolloutError: one did not come back.

@@ -6,23 +6,13 @@ is derived from the sample's; the cap counts all segments together with the envi
 
 import random
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 
 from egrc_mega.rollout.client import ServerClient
+from egrc_mega.rollout.environment import Environment
 from egrc_mega.seeds import derive_seed
 from egrc_mega.types import Completion, FinishReason, RolloutRequest, VersionSpan, token_array
-
-
-class Environment(Protocol):
-    """Writes some of the tokens of a response."""
-
-    stop_token_ids: tuple[int, ...]
-    """Where it may write: generation stops after one of these."""
-
-    def write(self, prompt_ids: np.ndarray, output_ids: np.ndarray, rng: random.Random) -> list[int]:
-        """Token ids to append after `output_ids`; a pure function of its arguments."""
 
 
 async def generate(

@@ -1,139 +1,180 @@
-"""One server of the fleet: where it is, whether it may be asked, and how it comes back after a loss."""
+"""One server of the fleet: where it is, which state it is in, and how it comes back after a loss."""
 
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Protocol
 
-from egrc_mega.config.schema import RolloutSection
 from egrc_mega.errors import RolloutError
-from egrc_mega.rollout.client import RequestRefused, ServerClient, ServerLost
-from egrc_mega.rollout.process import ServerProcess, first_version, start_server
+from egrc_mega.rollout.client import ServerClient
+from egrc_mega.rollout.errors import RequestRefused, ServerLost
+from egrc_mega.rollout.start.process import ServerProcess, first_version
+from egrc_mega.rollout.state import State, follows
 from egrc_mega.rollout.weights import Weights, all_of
 
-BACKOFF_S = 0.5
-"""Before the first restart; doubled for each that follows."""
-LONGEST_BACKOFF_S = 30.0
 POLL_S = 0.5
 MEMORY = ["kv_cache", "weights"]
 """What a colocated server frees, as SGLang names it."""
 
 
-class Server:
-    """`client` talks to it; without a `process` somebody else started it."""
+class Launch(Protocol):
+    """Starts the process of one server, always the same one; on its own port, if none is given."""
 
-    def __init__(self, number: int, client: ServerClient, process: ServerProcess | None) -> None:
-        self.number, self.client, self.process = number, client, process
-        self.is_serving = True
+    def __call__(self, *, weight_version: str, port: int | None = None) -> ServerProcess: ...
+
+
+class Server:
+    """`client` talks to it; without a `launch` somebody else started it. Only the fleet's event loop changes it.
+
+    Args:
+        changed: is set whenever the state of a server changes, for those who wait for one that serves.
+    """
+
+    def __init__(self, number: int, client: ServerClient, changed: asyncio.Event, launch: Launch | None = None) -> None:
+        self.number, self.client, self.launch, self.changed = number, client, launch, changed
+        self.process: ServerProcess | None = None
+        self.state = State.STARTING
         self.in_flight = 0
+        """Requests that were sent and not answered yet."""
         self.num_waiting = 0
-        """Of those, in its queue, by its own word."""
-        self.released: set[str] = set()
-        """Parts of its GPU memory that are free; what was in them is gone."""
-        self.is_loading = False
-        """From the begin of a load to its success: until then what it calls its weights is not to be believed."""
+        """Those of them that are in its queue, by its own word."""
+        self.freed: set[str] = set()
+        """Parts of its GPU memory that it has not taken back yet; what was in them is gone."""
+        self.has_whole_weights = True
+        """False from the begin of a load to its success: what it then calls its weights is not to be believed."""
         self.recovery: asyncio.Task[None] | None = None
+        """Brings it back; see `recovery.Recovery`."""
+
+    def become(self, state: State) -> None:
+        """Change the state, and wake up those who wait for a change.
+
+        Raises:
+            RuntimeError: a server in this state cannot get there.
+        """
+        self.state = follows(state, self.state)
+        self.changed.set()
 
     @property
-    def must_answer(self) -> bool:
+    def is_serving(self) -> bool:
+        """Requests may go there."""
+        return self.state is State.SERVING
+
+    @property
+    def is_recovering(self) -> bool:
+        """It was lost, and somebody is bringing it back."""
+        return self.recovery is not None and not self.recovery.done()
+
+    @property
+    def owes_replies(self) -> bool:
         """It has requests and nothing else to do."""
-        return self.is_serving and not self.is_loading and self.in_flight > 0
+        return self.is_serving and self.in_flight > 0
 
     async def release_memory(self) -> None:
         """Free its GPU memory, unless it is free. It must be idle; the next load lets it go on."""
-        if self.released:
+        if self.state is State.FREED:
             return
         # an idle scheduler may have its last batch to put away, and dies when it is asked to free memory then
         await self.client.pause("retract")
+        self.become(State.PAUSED)
         await self.client.release_memory(MEMORY)
-        self.released = set(MEMORY)
+        self.freed = set(MEMORY)
+        self.become(State.FREED)
 
     async def resume_memory(self, part: str) -> None:
         """Take a part of its memory again, if it is free."""
-        if part in self.released:
+        if part in self.freed:
             await self.client.resume_memory([part])
-            self.released.remove(part)
+            self.freed.remove(part)
 
-    def is_alive(self) -> bool:
-        """Its process, if it is ours, has not ended."""
+    def process_lives(self) -> bool:
+        """Its process has not ended; of a process that is not ours nothing is known, so True."""
         return self.process is None or self.process.process.poll() is None
 
-    def log_tail(self) -> str:
-        """The end of its log, if it is ours, to stand after what happened to it."""
-        return f": {self.process.log_tail()}" if self.process is not None else ""
-
-    async def is_there(self) -> bool:
+    async def responds(self) -> bool:
         """It lives, and says something; also while it is paused, which SGLang's /health calls ill."""
         try:
-            return self.is_alive() and bool(await self.client.model_info())
+            return self.process_lives() and bool(await self.client.model_info())
         except (ServerLost, RequestRefused):
             return False
 
-    async def answers(self) -> bool:
+    async def is_healthy(self) -> bool:
         """It lives, and says that it is healthy."""
-        return self.is_alive() and await self.client.is_healthy()
+        return self.process_lives() and await self.client.is_healthy()
 
-    async def can_be_used(self) -> bool:
+    async def resumes(self) -> bool:
         """It is healthy, also when a run that was killed has left it paused, which SGLang's /health calls ill."""
         if not await self.client.is_healthy():
             with contextlib.suppress(ServerLost, RequestRefused):
                 await self.client.resume()
         return await self.client.is_healthy()
 
-    async def is_well(self, version: str) -> bool:
-        """It answers, and with these weights, which are whole and in its memory."""
+    async def serves(self, version: str) -> bool:
+        """It is healthy, and has these weights, whole and in its memory."""
+        if self.freed or not self.has_whole_weights or not await self.is_healthy():
+            return False
         try:
-            return (
-                not self.released
-                and not self.is_loading
-                and await self.answers()
-                and (await self.client.model_info()).get("weight_version") == version
-            )
+            return (await self.client.model_info()).get("weight_version") == version
         except (ServerLost, RequestRefused):
             return False
 
-    async def wait_until_back(self, section: RolloutSection, model_path: Path, log_dir: Path) -> None:
+    def start(self, weight_version: str, port: int | None = None) -> None:
+        """Start the process of a server that is ours; `wait_for_process` says where it is then."""
+        assert self.launch is not None
+        self.process = self.launch(weight_version=weight_version, port=port)
+
+    async def wait_for_process(self, timeout_s: float) -> None:
+        """Until the process that was started answers.
+
+        Raises:
+            RolloutError: it ended, or did not answer in time.
+        """
+        assert self.process is not None
+        self.client.url = await self.process.ready(timeout_s)
+
+    async def come_back(self, timeout_s: float) -> None:
         """Start it again, or wait for whoever started it to do so. It has the run's first weights then, or others.
 
         Raises:
             RolloutError: it is not back within `rollout.start_timeout_s`.
         """
-        self.released = set()
-        if self.process is not None:
-            old = self.process
-            await asyncio.to_thread(old.stop)
-            log = log_dir / f"server_{self.number}.log"
-            # where it was: others may know it by its address
-            port = int(self.client.url.rpartition(":")[2])
-            self.process = start_server(
-                section, model_path, number=self.number, weight_version=first_version(), log=log, port=port
-            )
-            self.client.url = await asyncio.to_thread(self.process.wait_until_ready, section.start_timeout_s)
+        self.become(State.STARTING)
+        self.freed = set()
+        if self.process is None:
+            await self._wait_for_return(timeout_s)
             return
-        deadline = asyncio.get_running_loop().time() + section.start_timeout_s
+        await asyncio.to_thread(self.process.stop)
+        # where it was: others may know it by its address
+        self.start(first_version(), port=int(self.client.url.rpartition(":")[2]))
+        await self.wait_for_process(timeout_s)
+
+    async def _wait_for_return(self, timeout_s: float) -> None:
+        deadline = asyncio.get_running_loop().time() + timeout_s
         # more than a word from it: SGLang's HTTP process talks while its scheduler hangs
-        while not await self.can_be_used():
+        while not await self.resumes():
             if asyncio.get_running_loop().time() > deadline:
-                raise RolloutError(
-                    f"rollout.urls: {self.client.url} did not come back within rollout.start_timeout_s = "
-                    f"{section.start_timeout_s:g} s"
-                )
+                patience = f"rollout.start_timeout_s = {timeout_s:g} s"
+                raise RolloutError(f"rollout.urls: {self.client.url} did not come back within {patience}")
             await asyncio.sleep(POLL_S)
+
+    def log_tail(self) -> str:
+        """The end of its log, if it is ours, to stand after what happened to it."""
+        return f": {self.process.log_tail()}" if self.process is not None else ""
 
 
 async def load(servers: Sequence[Server], weights: Weights, timeout_s: float) -> None:
-    """Move servers to other weights, together: requests in flight wait, and go on under them.
+    """Move servers to other weights, together: requests in flight wait, and go on under them. They end LOADING.
 
     Raises:
         RolloutError: see `Weights.load_into`.
     """
     clients = [server.client for server in servers]
     for server in servers:
-        server.is_loading = True
+        server.become(State.LOADING)
+        server.has_whole_weights = False
     await all_of(client.pause("retract") for client in clients)
     await all_of(server.resume_memory("weights") for server in servers)
     await weights.load_into(clients, timeout_s)
     await all_of(server.resume_memory("kv_cache") for server in servers)
     await all_of(client.resume() for client in clients)
     for server in servers:
-        server.is_loading = False
+        server.has_whole_weights = True

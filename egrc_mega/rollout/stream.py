@@ -3,22 +3,23 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Any, Self
+
+import numpy as np
 
 from egrc_mega.errors import RolloutError
 from egrc_mega.faults import armed
-from egrc_mega.rollout.client import RequestRefused
-from egrc_mega.rollout.segments import Environment
+from egrc_mega.rollout.dispatch import Dispatcher, Ticket
+from egrc_mega.rollout.environment import Environment
+from egrc_mega.rollout.errors import RequestRefused
 from egrc_mega.rollout.server import Server
+from egrc_mega.rollout.state import State
 from egrc_mega.rollout.watch import watch
 from egrc_mega.types import Completion, RolloutRequest
-
-if TYPE_CHECKING:
-    from egrc_mega.rollout.fleet import Fleet
 
 ABORT_AGAIN_S = 0.5
 """A request that was still on its way when a server was told to abort all needs a second telling."""
@@ -38,17 +39,31 @@ Outcome = Completion | Refused
 
 
 class Stream:
-    """Use as a context manager, from one thread: leaving it cancels what is in flight."""
+    """Use as a context manager, from one thread: leaving it cancels what is in flight.
 
-    def __init__(self, fleet: "Fleet", environment: Environment | None) -> None:
-        self.fleet, self.environment = fleet, environment
+    Args:
+        loop: the fleet's, in which the requests live.
+        silence_timeout_s: a server that owes replies, and of which nothing is heard for so long, loses them.
+        vocab_size: of the model, when it is known: an unknown id would end a server.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        loop: asyncio.AbstractEventLoop,
+        environment: Environment | None,
+        silence_timeout_s: float,
+        vocab_size: int | None,
+    ) -> None:
+        self.dispatcher, self.loop, self.servers = dispatcher, loop, dispatcher.servers
+        self.silence_timeout_s, self.vocab_size = silence_timeout_s, vocab_size
         self.num_open = 0
         """Requests without an outcome yet."""
-        self.is_aborting = False
+        self._ticket = Ticket(environment)
         self._outcomes: SimpleQueue[tuple[Server, Outcome | Exception]] = SimpleQueue()
         self._tasks: set[asyncio.Task[None]] = set()
         self._homes: dict[str, Server] = {}
-        self._assigned = dict.fromkeys(fleet.servers, 0)
+        self._assigned = dict.fromkeys(self.servers, 0)
 
     def add(self, requests: Sequence[RolloutRequest], begun: Mapping[str, Completion] | None = None) -> None:
         """Send requests; those in `begun` (by rid) go on where they were aborted.
@@ -56,7 +71,8 @@ class Stream:
         Raises:
             RolloutError: a request has an id beyond the vocabulary, or forces all of its tokens.
         """
-        self.fleet.check(requests)
+        for request in requests:
+            self._check(request)
         homes = [self._home(request) for request in requests]
         order = list(range(len(requests)))
         if armed("rollout.shuffle_requests"):
@@ -69,7 +85,24 @@ class Stream:
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
 
-        self.fleet.run(start())
+        self._run(start())
+
+    def _check(self, request: RolloutRequest) -> None:
+        num_forced, cap = len(request.forced_ids), request.sampling.max_new_tokens
+        if num_forced >= cap:
+            raise RolloutError(
+                f"prompt {request.prompt_id}: {num_forced} forced tokens leave none of max_new_tokens = {cap} to be "
+                f"sampled; force fewer, or raise the cap"
+            )
+        if self.vocab_size is None:
+            return
+        ids = np.concatenate([request.prompt_ids, request.forced_ids])
+        unknown = ids[(ids < 0) | (ids >= self.vocab_size)]
+        if len(unknown):
+            raise RolloutError(
+                f"prompt {request.prompt_id}: input id {unknown[0]} is outside the model's vocabulary of "
+                f"{self.vocab_size}; the tokenizer is another model's"
+            )
 
     def _home(self, request: RolloutRequest) -> Server:
         """The server that has the prompt's prefix; for a new prompt the one with the fewest requests."""
@@ -82,7 +115,7 @@ class Stream:
     async def _one(self, request: RolloutRequest, home: Server, begun: Completion | None) -> None:
         outcome: Outcome | Exception
         try:
-            outcome = await self.fleet.answered(request, self, home, begun)
+            outcome = await self.dispatcher.answered(request, self._ticket, home, begun)
         except RequestRefused as error:
             outcome = Refused(request, str(error))
         except asyncio.CancelledError:
@@ -110,7 +143,7 @@ class Stream:
         for home, outcome in found:
             self._assigned[home] -= 1
             if isinstance(outcome, Exception):
-                raise self.fleet.explained(outcome)
+                raise outcome
             outcomes.append(outcome)
         return outcomes
 
@@ -120,8 +153,8 @@ class Stream:
         Raises:
             RolloutError: as `take`.
         """
-        self.is_aborting = True
-        telling = asyncio.run_coroutine_threadsafe(self._tell_all(), self.fleet.loop)
+        self._ticket.is_aborting = True
+        telling = asyncio.run_coroutine_threadsafe(self._tell_all(), self.loop)
         ended: list[Completion] = []
         try:
             while self.num_open:
@@ -131,14 +164,14 @@ class Stream:
         return ended
 
     async def _tell_all(self) -> None:
-        await asyncio.gather(*(self._tell_to_abort(server) for server in self.fleet.servers))
+        await asyncio.gather(*(self._tell_to_abort(server) for server in self.servers))
 
     async def _tell_to_abort(self, server: Server) -> None:
         """Again and again; one that does not listen is left with what it has."""
         now = asyncio.get_running_loop().time
         deadline = now() + ABORT_TIMEOUT_S
         while True:
-            if server.is_loading:  # it hears it afterwards
+            if server.state is State.LOADING:  # it hears it afterwards
                 deadline = now() + ABORT_TIMEOUT_S
             elif server.is_serving and server.in_flight:
                 with contextlib.suppress(RolloutError):
@@ -148,13 +181,17 @@ class Stream:
             await asyncio.sleep(ABORT_AGAIN_S)
 
     def __enter__(self) -> Self:
-        self._watch = asyncio.run_coroutine_threadsafe(watch(self.fleet), self.fleet.loop)
+        looks = watch(self.servers, self.dispatcher.stats, self.silence_timeout_s)
+        self._watch = asyncio.run_coroutine_threadsafe(looks, self.loop)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._watch.cancel()
-        if not self.fleet.loop.is_closed():
-            self.fleet.run(self._cancel())
+        if not self.loop.is_closed():
+            self._run(self._cancel())
+
+    def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
 
     async def _cancel(self) -> None:
         tasks = list(self._tasks)

@@ -5,37 +5,36 @@ its requests for that long. A slow one is safe: it answers /health as soon as an
 """
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from egrc_mega.rollout.server import Server
-
-if TYPE_CHECKING:
-    from egrc_mega.rollout.fleet import Fleet
+from egrc_mega.rollout.stats import FleetStats
 
 POLL_S = 1.0
 
 
-async def watch(fleet: "Fleet") -> None:
+async def watch(servers: Sequence[Server], stats: FleetStats, silence_timeout_s: float) -> None:
     """Until cancelled; each server by itself, so that a silent one hides no other."""
-    looks = [look(fleet, server) for server in fleet.servers for look in (_note_queue, _listen)]
-    await asyncio.gather(*looks)
+    queues = [_note_queue(server, servers, stats) for server in servers]
+    await asyncio.gather(*queues, *(_listen(server, silence_timeout_s) for server in servers))
 
 
-async def _note_queue(fleet: "Fleet", server: Server) -> None:
+async def _note_queue(server: Server, servers: Sequence[Server], stats: FleetStats) -> None:
+    """Keep the number of requests that wait in a server up to date, and the largest sum of all servers."""
     while True:
         await asyncio.sleep(POLL_S)
         server.num_waiting = (await server.client.num_waiting() or 0) if server.is_serving else 0
-        fleet.stats.note_queue(sum(each.num_waiting for each in fleet.servers))
+        stats.note_queue(sum(each.num_waiting for each in servers))
 
 
-async def _listen(fleet: "Fleet", server: Server) -> None:
+async def _listen(server: Server, silence_timeout_s: float) -> None:
     """Hang up on a server of which nothing is heard for `rollout.silence_timeout_s`: it loses its requests."""
     now = asyncio.get_running_loop().time
     since = now()
     while True:
         await asyncio.sleep(POLL_S)
-        is_heard = server.must_answer and await server.client.is_healthy()
-        if is_heard or not server.must_answer:
+        is_heard = server.owes_replies and await server.client.is_healthy()
+        if is_heard or not server.owes_replies:
             since = now()
-        elif now() - max(since, server.client.replied_at) > fleet.section.silence_timeout_s:
+        elif now() - max(since, server.client.replied_at) > silence_timeout_s:
             server.client.hang_up()

@@ -12,7 +12,7 @@ import numpy as np
 import orjson
 from pydantic import BaseModel, ConfigDict, StrictInt, ValidationError
 
-from egrc_mega.errors import RolloutError
+from egrc_mega.rollout.errors import UnusableReply
 from egrc_mega.types import Completion, FinishReason, RolloutRequest, VersionSpan
 
 LOGPROB_SLACK = 1e-3
@@ -30,10 +30,6 @@ NEUTRAL = {
 """Sampling parameters that no configuration of ours has, at the values that change nothing. They are sent all the same:
 a server may have been started with others (sglang's --preferred-sampling-params), which no log-prob would show."""
 ROW_EDGE, SAME_LENGTH = b"],[", b" , "
-
-
-class UnusableReply(RolloutError):
-    """A reply that must not enter a batch."""
 
 
 class _Wire(BaseModel):

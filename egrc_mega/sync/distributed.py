@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 import torch
 
-from egrc_mega.rollout.client import ServerClient, ServerLost
+from egrc_mega.rollout.client import ServerClient
+from egrc_mega.rollout.errors import ServerLost
 from egrc_mega.rollout.keys import is_loopback
 from egrc_mega.rollout.weights import all_of
 from egrc_mega.sync import group

@@ -10,14 +10,14 @@ from egrc_mega.config.schema import Config
 from egrc_mega.convert.family import Architecture
 from egrc_mega.errors import RolloutError
 from egrc_mega.rollout.fleet import Fleet
-from egrc_mega.rollout.sglang import find_python
+from egrc_mega.rollout.start.sglang import find_python
+from egrc_mega.sync.buckets import StreamSync
 from egrc_mega.sync.checksums import Checksums
 from egrc_mega.sync.disk import DiskSync
 from egrc_mega.sync.distributed import Broadcast
 from egrc_mega.sync.ipc import Handles
 from egrc_mega.sync.nccl import check_same_nccl
 from egrc_mega.sync.spool import Spool
-from egrc_mega.sync.stream import StreamSync
 
 HfTensors = Iterator[tuple[str, torch.Tensor]]
 

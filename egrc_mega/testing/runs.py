@@ -27,7 +27,7 @@ SMALL = (
     "grading.num_workers=1",
 )
 """Six steps of sixteen responses."""
-GUARD = "egrc_mega.rollout.guard"
+GUARD = "egrc_mega.rollout.start.guard"
 
 
 def start_run(

@@ -16,8 +16,8 @@ from egrc_mega.grading.extract import extract_answer, is_well_formed
 from egrc_mega.grading.pool import GraderPool
 from egrc_mega.methods.base import Method
 from egrc_mega.rollout.fleet import Fleet
-from egrc_mega.rollout.process import first_version
 from egrc_mega.rollout.segments import Environment
+from egrc_mega.rollout.start.process import first_version
 from egrc_mega.run_folder import RunFolder
 from egrc_mega.training.accounting import BESIDE
 from egrc_mega.training.collection import Collected, Collector, Position

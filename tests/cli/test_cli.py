@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from typer.main import get_command
 
 from egrc_mega.observe.rollouts import RolloutLog
-from egrc_mega.rollout.process import embedded_server
+from egrc_mega.rollout.start.process import embedded_server
 from egrc_mega.testing.rollouts import make_stored_group
 
 pytestmark = pytest.mark.long_file

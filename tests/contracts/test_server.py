@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from egrc_mega.rollout.client import ServerClient, new_session
+from egrc_mega.rollout.client import ServerClient, open_session
 from egrc_mega.testing.http import call, call_all
 from egrc_mega.types import Completion, FinishReason, RolloutRequest, Sampling, token_array
 
@@ -48,7 +48,7 @@ def complete(server: str, asked: RolloutRequest) -> Completion:
     """What our own client makes of the server's answer."""
 
     async def ask() -> Completion:
-        async with new_session() as session:
+        async with await open_session() as session:
             return await ServerClient(session, server, 60.0).generate(asked)
 
     return asyncio.run(ask())

@@ -15,11 +15,11 @@ from egrc_mega.convert.families.registry import read_architecture
 from egrc_mega.errors import RolloutError
 from egrc_mega.rollout.fleet import Fleet
 from egrc_mega.rollout.weights import FolderWeights
+from egrc_mega.sync.buckets import StreamSync
 from egrc_mega.sync.checksums import Checksums
 from egrc_mega.sync.distributed import Broadcast
 from egrc_mega.sync.ipc import Handles
 from egrc_mega.sync.spool import Spool
-from egrc_mega.sync.stream import StreamSync
 from egrc_mega.testing.http import call
 from egrc_mega.types import Completion, RolloutRequest, Sampling, token_array
 

@@ -14,7 +14,7 @@ import pytest
 from egrc_mega.config.schema import RolloutSection
 from egrc_mega.errors import ConfigError
 from egrc_mega.launch.serve import announced_address, serve, status
-from egrc_mega.rollout.discovery import find_servers
+from egrc_mega.rollout.start.discovery import find_servers
 from egrc_mega.testing.fake_server import FakeServer
 
 EGRC = (sys.executable, "-P", "-m", "egrc_mega.cli.main")

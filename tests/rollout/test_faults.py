@@ -30,7 +30,7 @@ pytestmark = pytest.mark.long_file
 def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "POLL_S", 0.05)
     monkeypatch.setattr("egrc_mega.rollout.watch.POLL_S", 0.05)
-    monkeypatch.setattr("egrc_mega.rollout.fleet.BUSY_PAUSE_S", 0.05)
+    monkeypatch.setattr("egrc_mega.rollout.dispatch.BUSY_PAUSE_S", 0.05)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_a_server_that_hangs_is_replaced_after_the_deadline(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("egrc_mega.rollout.client.CONTROL_TIMEOUT_S", 1.0)
-    monkeypatch.setattr("egrc_mega.rollout.process.STOP_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("egrc_mega.rollout.start.process.STOP_TIMEOUT_S", 1.0)
     section = RolloutSection(request_timeout_s=3.0, start_timeout_s=60)
     with Fleet.start(section, model, "v0", tmp_path) as fleet:
         expected = fleet.generate(requests(8))
@@ -122,7 +122,7 @@ def test_a_server_that_falls_silent_is_replaced_long_before_its_requests_deadlin
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("egrc_mega.rollout.client.CONTROL_TIMEOUT_S", 1.0)
-    monkeypatch.setattr("egrc_mega.rollout.process.STOP_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("egrc_mega.rollout.start.process.STOP_TIMEOUT_S", 1.0)
     lines: list[str] = []
     section = RolloutSection(request_timeout_s=600, silence_timeout_s=2.0, start_timeout_s=60)
     with Fleet.start(section, model, "v0", tmp_path, note=lines.append) as fleet:
@@ -139,7 +139,10 @@ def test_a_server_that_falls_silent_is_replaced_long_before_its_requests_deadlin
 def test_when_restarts_are_used_up_the_run_stops_with_the_cause(model: Path, tmp_path: Path) -> None:
     with Fleet.start(RolloutSection(max_restarts=0), model, "v0", tmp_path) as fleet:
         disturb(fleet, 0, signal.SIGKILL, 0.0).join()
-        with pytest.raises(RolloutError, match=r"rollout\.max_restarts = 0 is used up.*see .*server_0\.log"):
+        with pytest.raises(
+            RolloutError,
+            match=r"max_restarts = 0 within rollout\.restart_window_s = 3600 s is used up.*see .*server_0\.log",
+        ):
             fleet.generate(requests(8))
 
 
@@ -269,7 +272,7 @@ def test_an_error_that_nobody_thought_of_stops_the_run_and_never_waits_for_ever(
     async def broken(_self: object, _version: str) -> bool:
         raise TypeError("'NoneType' object is not iterable")
 
-    monkeypatch.setattr(server_module.Server, "is_well", broken)
+    monkeypatch.setattr(server_module.Server, "serves", broken)
     with FakeServer() as fake, attach([fake], tmp_path) as fleet:
         fake.faults = [GARBAGE["nothing"]]
         with pytest.raises(RolloutError, match=rf"{fake.url} could not be brought back: TypeError.*not iterable"):
@@ -335,7 +338,7 @@ def test_the_samples_of_a_prompt_go_to_one_server(tmp_path: Path) -> None:
 def test_a_server_that_keeps_old_weights_is_fenced_and_asked_again(tmp_path: Path) -> None:
     with FakeServer() as fake, attach([fake], tmp_path, max_restarts=1) as fleet:
         fake.confirms_updates = False
-        used_up = r"serves weights 'v0' after an update to 'v1'; rollout\.max_restarts = 1 is used up"
+        used_up = r"serves weights 'v0' after an update to 'v1'; rollout\.max_restarts = 1 within .* is used up"
         with pytest.raises(RolloutError, match=used_up):
             fleet.update_weights(FolderWeights(tmp_path, "v1"))
         assert fake.num_updates == 3  # with the others, alone, and after a wait for its return
@@ -385,7 +388,7 @@ def test_a_colocated_server_that_is_lost_comes_back_before_it_is_freed(tmp_path:
         fake.fails = [FREE]
         fleet.release_memory()
         assert [call for call in fake.calls if "memory" in call] == [FREE, FREE]
-        assert all(server.released for server in fleet.servers)
+        assert all(server.freed for server in fleet.servers)
 
 
 def test_a_server_that_never_frees_its_memory_stops_the_run(tmp_path: Path) -> None:
@@ -413,7 +416,7 @@ def test_a_server_that_loads_but_is_never_well_uses_up_its_budget(tmp_path: Path
     with FakeServer() as fake, attach([fake], tmp_path, max_restarts=1, start_timeout_s=0.5) as fleet:
         fake.is_ill = True
         fake.faults = [GARBAGE["nothing"]]
-        with pytest.raises(RolloutError, match=r"took weights 'v0' and is not well|did not come back within"):
+        with pytest.raises(RolloutError, match=r"took weights 'v0' and is not healthy|did not come back within"):
             fleet.generate(requests(1))
 
 

@@ -8,10 +8,10 @@ import pytest
 
 from egrc_mega.config.schema import RolloutSection
 from egrc_mega.errors import ConfigError, RolloutError
-from egrc_mega.rollout.discovery import announced, check_host, find_servers
 from egrc_mega.rollout.fleet import Fleet
 from egrc_mega.rollout.keys import Keys, url_problem
-from egrc_mega.rollout.process import ServerProcess
+from egrc_mega.rollout.start.discovery import announced, check_host, find_servers
+from egrc_mega.rollout.start.process import ServerProcess
 from egrc_mega.rollout.weights import FolderWeights
 from egrc_mega.testing.http import call
 from egrc_mega.testing.samples import PROMPT_IDS
@@ -60,7 +60,7 @@ def test_a_run_with_keys_works_and_nobody_else_gets_in(tmp_path: Path, monkeypat
 @pytest.mark.usefixtures("keys")
 def test_a_launchers_log_has_no_keys_and_its_command_line_neither(tmp_path: Path) -> None:
     code = "import sys, os; print(sys.argv, open(sys.argv[-1]).read(), os.stat(sys.argv[-1]).st_mode)"
-    command = [sys.executable, "-P", "-m", "egrc_mega.rollout.guard", sys.executable, "-c", code]
+    command = [sys.executable, "-P", "-m", "egrc_mega.rollout.start.guard", sys.executable, "-c", code]
     process = ServerProcess(command, tmp_path / "log", url="http://127.0.0.1:9")
     process.process.wait(30)
     text = (tmp_path / "log").read_text()

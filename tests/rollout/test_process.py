@@ -17,8 +17,8 @@ import pytest
 from egrc_mega.config.schema import RolloutSection
 from egrc_mega.errors import ConfigError, RolloutError
 from egrc_mega.rollout.fleet import Fleet
-from egrc_mega.rollout.process import ServerProcess, embedded_server
-from egrc_mega.rollout.sglang import launch_sglang
+from egrc_mega.rollout.start.process import ServerProcess, embedded_server
+from egrc_mega.rollout.start.sglang import launch_sglang
 from egrc_mega.testing.fake_server import FakeServer
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
 
@@ -68,7 +68,7 @@ def test_a_server_dies_with_its_parent(model: Path, tmp_path: Path) -> None:
     script = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from egrc_mega.rollout.process import embedded_server\n"
+        "from egrc_mega.rollout.start.process import embedded_server\n"
         "model, log = map(Path, sys.argv[1:])\n"
         "server = embedded_server(model, port=0, weight_version='v0', max_batch_size=16, log=log)\n"
         "server.wait_until_ready(60)\n"
@@ -144,7 +144,7 @@ def test_a_server_that_has_ended_is_not_ready_whoever_answers_in_its_place(tmp_p
 def test_a_full_disk_does_not_end_a_server() -> None:
     talking = [sys.executable, "-c", "for i in range(100000): print(i)"]
     with open("/dev/full", "wb") as full:
-        guard = [sys.executable, "-P", "-m", "egrc_mega.rollout.guard", *talking]
+        guard = [sys.executable, "-P", "-m", "egrc_mega.rollout.start.guard", *talking]
         process = subprocess.Popen(guard, stdin=subprocess.PIPE, stdout=full)
         assert process.wait(60) == 0
 

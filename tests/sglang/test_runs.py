@@ -20,9 +20,9 @@ from egrc_mega.convert.families.registry import read_architecture
 from egrc_mega.errors import RolloutError
 from egrc_mega.rollout.fleet import Fleet
 from egrc_mega.rollout.weights import FolderWeights
+from egrc_mega.sync.buckets import StreamSync
 from egrc_mega.sync.distributed import Broadcast
 from egrc_mega.sync.spool import Spool
-from egrc_mega.sync.stream import StreamSync
 from egrc_mega.sync.transport import Verified
 from egrc_mega.testing.http import call
 from egrc_mega.testing.runs import events, finish_run, kill_after_a_step, progress, start_run

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from egrc_mega.config.load import load_config
-from egrc_mega.rollout.process import embedded_server
+from egrc_mega.rollout.start.process import embedded_server
 from egrc_mega.testing.fake_server import FakeServer
 from egrc_mega.testing.runs import assert_same_weights, events, finish_run, kill_after_a_step, progress, start_run
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.long_file
 TIS = ("stages.compress.loss.tis_cap=2", "stages.explore.loss.tis_cap=2")
 LOST = ("rollout.num_servers=2", "sync.transport=distributed", "sync.verify_every=2")
 AHEAD = ("rollout.one_step_ahead=true", *TIS)
-EMBEDDED = "egrc_mega.rollout.embedded"
+EMBEDDED = "egrc_mega.embedded"
 OVER = ("rollout.over_sampling=1.5", "rollout.partial_rollouts=true", "rollout.environment=null", *AHEAD)
 
 

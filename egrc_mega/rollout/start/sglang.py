@@ -28,7 +28,7 @@ CPU_ENVIRONMENT = {
     "TORCHDYNAMO_DISABLE": "1",
     "OMP_NUM_THREADS": "1",
 }
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def launch_sglang(section: RolloutSection, model_path: Path, *, port: int, numbe
         if section.colocated:
             command.append("--enable-memory-saver")
     command += list(section.sglang_args)
-    guarded = (sys.executable, "-P", "-m", "egrc_mega.rollout.guard", *command)
+    guarded = (sys.executable, "-P", "-m", "egrc_mega.rollout.start.guard", *command)
     return Launch(guarded, environment, f"http://{reachable(section.host)}:{port}")
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from egrc_mega.rollout.embedded.engine import Engine, WeightUpdateError
-from egrc_mega.rollout.embedded.tensors import hf_tensors
+from egrc_mega.embedded.engine import Engine, WeightUpdateError
+from egrc_mega.embedded.tensors import hf_tensors
 from egrc_mega.sync import group
 
 DEADLINE_S = 600.0

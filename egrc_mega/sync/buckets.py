@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import torch
 
 from egrc_mega.convert.family import Architecture
-from egrc_mega.rollout.client import RequestRefused, ServerClient, ServerLost
+from egrc_mega.rollout.client import ServerClient
+from egrc_mega.rollout.errors import RequestRefused, ServerLost
 from egrc_mega.rollout.weights import all_of
 from egrc_mega.sync.disk import Servers
 from egrc_mega.sync.spool import Bucket, Spool

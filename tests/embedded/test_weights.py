@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from egrc_mega.rollout.embedded.engine import Engine
-from egrc_mega.rollout.embedded.tensors import hf_tensors
+from egrc_mega.embedded.engine import Engine
+from egrc_mega.embedded.tensors import hf_tensors
 from egrc_mega.testing.tiny_model import FAMILIES, write_tiny_model
 
 

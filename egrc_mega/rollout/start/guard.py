@@ -1,6 +1,6 @@
 """Runs SGLang's launcher and ends it and its children when our standard input closes: no server outlives its trainer.
 
-    python -m egrc_mega.rollout.guard COMMAND [ARGUMENT ...]
+    python -m egrc_mega.rollout.start.guard COMMAND [ARGUMENT ...]
 
 The launcher has children of its own and does not watch its parent. The pipe closes even when the parent is killed.
 """

@@ -1,4 +1,4 @@
-"""A CPU rollout server on transformers that speaks SGLang's native HTTP API: `python -m egrc_mega.rollout.embedded`.
+"""A CPU rollout server on transformers that speaks SGLang's native HTTP API: `python -m egrc_mega.embedded`.
 
 Endpoints (the contract tests run against them):
     POST /generate, /abort_request, /pause_generation, /continue_generation, /flush_cache, /update_weights_from_disk,

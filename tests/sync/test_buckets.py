@@ -16,10 +16,10 @@ from egrc_mega.convert.families.registry import read_architecture
 from egrc_mega.errors import RolloutError
 from egrc_mega.rollout.fleet import Fleet
 from egrc_mega.rollout.weights import FolderWeights
+from egrc_mega.sync.buckets import StreamSync
 from egrc_mega.sync.distributed import Broadcast, own_address
 from egrc_mega.sync.ipc import Handles
 from egrc_mega.sync.spool import Spool
-from egrc_mega.sync.stream import StreamSync
 from egrc_mega.sync.transport import Verified
 from egrc_mega.testing.fake_server import FakeServer
 from egrc_mega.testing.http import call
@@ -77,7 +77,7 @@ def test_a_server_lost_amid_an_update_costs_time_and_the_other_serves_no_half(
     number_of_signal: int, fleet: Fleet, other: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("egrc_mega.rollout.client.CONTROL_TIMEOUT_S", 2.0)
-    monkeypatch.setattr("egrc_mega.rollout.process.STOP_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("egrc_mega.rollout.start.process.STOP_TIMEOUT_S", 1.0)
     process = fleet.servers[1].process
     assert process is not None
     pid = process.process.pid

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from egrc_mega.rollout.embedded.sampling import SamplingParams, draw
+from egrc_mega.embedded.sampling import SamplingParams, draw
 
 ROWS = 16
 """Batches are filled up to a multiple of this. Measured with one thread: a row's logits are then bitwise the same in

@@ -11,17 +11,17 @@ import orjson
 from aiohttp import web
 
 from egrc_mega import __version__
-from egrc_mega.rollout.embedded.batch import Request
-from egrc_mega.rollout.embedded.engine import Engine, WeightUpdateError
-from egrc_mega.rollout.embedded.sampling import SamplingParams
-from egrc_mega.rollout.embedded.weights import WeightReceiver
+from egrc_mega.embedded.batch import Request
+from egrc_mega.embedded.engine import Engine, WeightUpdateError
+from egrc_mega.embedded.sampling import SamplingParams
+from egrc_mega.embedded.weights import WeightReceiver
 from egrc_mega.rollout.keys import Keys
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 MAX_BODY_BYTES = 64 * 2**20
 
 
-class Server:
+class EmbeddedServer:
     """Handlers around one engine."""
 
     def __init__(self, engine: Engine) -> None:

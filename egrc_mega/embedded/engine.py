@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from egrc_mega.convert.hf_folder import HfReader
+from egrc_mega.embedded.batch import Batch, Request
+from egrc_mega.embedded.tensors import hf_tensors
 from egrc_mega.errors import ModelError
-from egrc_mega.rollout.embedded.batch import Batch, Request
-from egrc_mega.rollout.embedded.tensors import hf_tensors
 from egrc_mega.sync.checksums import checksum
 
 GATHER_S = 0.004

@@ -1,4 +1,4 @@
-"""`python -m egrc_mega.rollout.embedded`: one server process. It ends when its parent does (end of file on stdin)."""
+"""`python -m egrc_mega.embedded`: one server process. It ends when its parent does (end of file on stdin)."""
 
 import argparse
 import os
@@ -14,7 +14,7 @@ from egrc_mega.errors import RolloutError
 
 def main() -> None:
     """Bind, load, serve; an error is one line on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m egrc_mega.rollout.embedded", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m egrc_mega.embedded", description=__doc__)
     parser.add_argument("--model-path", type=Path, required=True)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0 lets the system choose")
@@ -35,11 +35,11 @@ def main() -> None:
 def _serve(arguments: argparse.Namespace) -> None:
     # bound before the model is loaded: a port in use is known at once, and nobody can take it in between
     listener = _bind(arguments.host, arguments.port)
-    from egrc_mega.rollout.embedded.engine import Engine
-    from egrc_mega.rollout.embedded.server import Server
+    from egrc_mega.embedded.engine import Engine
+    from egrc_mega.embedded.server import EmbeddedServer
 
     engine = Engine(arguments.model_path, arguments.weight_version, arguments.max_batch_size)
-    app = Server(engine).application()
+    app = EmbeddedServer(engine).application()
     if arguments.port_file:
         port = listener.getsockname()[1]
 

@@ -1,6 +1,6 @@
 """A server as a child process: start, wait until it answers, stop. It dies with its parent."""
 
-import json
+import asyncio
 import os
 import secrets
 import shutil
@@ -9,20 +9,21 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Sequence
-from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+
+import aiohttp
 
 from egrc_mega.config.schema import RolloutSection
 from egrc_mega.errors import RolloutError
-from egrc_mega.rollout.keys import Keys
-from egrc_mega.rollout.sglang import launch_sglang, reachable
+from egrc_mega.rollout.client import ServerClient, open_session
+from egrc_mega.rollout.start.sglang import launch_sglang, reachable
 
 STOP_TIMEOUT_S = 10.0
 LOG_LINES_SHOWN = 5
 POLL_S = 0.05
+ASK_TIMEOUT_S = 5.0
+"""For what is asked of a server that may not be ours."""
 
 
 class ServerProcess:
@@ -59,45 +60,43 @@ class ServerProcess:
             )
 
     def wait_until_ready(self, timeout_s: float) -> str:
-        """The server's URL.
+        """`ready`, for callers without an event loop."""
+        return asyncio.run(self.ready(timeout_s))
+
+    async def ready(self, timeout_s: float) -> str:
+        """The server's URL, once it answers.
 
         Raises:
             RolloutError: it ended early or did not answer in time; with the end of its log.
         """
         deadline = time.monotonic() + timeout_s
-        while True:
-            is_ready = self._is_ready()
-            code = self.process.poll()
-            if code is not None:
-                raise RolloutError(f"the rollout server ended with exit code {code}: {self.log_tail()}")
-            if is_ready:
-                break
-            if time.monotonic() > deadline:
-                raise RolloutError(
-                    f"the rollout server did not come up within rollout.start_timeout_s = {timeout_s:g} s: "
-                    f"{self.log_tail()}"
-                )
-            time.sleep(POLL_S)
-        assert self.url is not None
-        return self.url
+        async with await open_session() as session:
+            while True:
+                is_ready = await self._is_ready(session)
+                code = self.process.poll()
+                if code is not None:
+                    raise RolloutError(f"the rollout server ended with exit code {code}: {self.log_tail()}")
+                if is_ready and self.url is not None:
+                    return self.url
+                if time.monotonic() > deadline:
+                    raise RolloutError(
+                        f"the rollout server did not come up within rollout.start_timeout_s = {timeout_s:g} s: "
+                        f"{self.log_tail()}"
+                    )
+                await asyncio.sleep(POLL_S)
 
-    def _is_ready(self) -> bool:
+    async def _is_ready(self, session: aiohttp.ClientSession) -> bool:
         if self._port_file is not None:
             if self._port_file.exists():
                 self.url = f"http://{reachable(self.host)}:{self._port_file.read_text()}"
             return self.url is not None
+        client = ServerClient(session, self.url or "", ASK_TIMEOUT_S)
         try:
-            self._get("/health")
-            return bool(json.loads(self._get("/model_info"))["weight_version"] == self.weight_version)
-        except (OSError, HTTPException, ValueError, KeyError, TypeError):
+            async with asyncio.timeout(ASK_TIMEOUT_S):
+                is_ours = (await client.model_info()).get("weight_version") == self.weight_version
+                return is_ours and await client.is_healthy()
+        except (RolloutError, TimeoutError):
             return False
-
-    def _get(self, path: str) -> bytes:
-        request = urllib.request.Request(f"{self.url}{path}", headers=Keys.from_environment().headers(path))
-        # a server of our own is behind nobody's proxy, and sends us nowhere else
-        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirection())
-        with direct.open(request, timeout=5) as response:
-            return bytes(response.read())
 
     def log_tail(self) -> str:
         """Where the log is, and its last lines in one."""
@@ -116,11 +115,6 @@ class ServerProcess:
             self.process.wait(STOP_TIMEOUT_S)
         if self._port_file is not None:
             shutil.rmtree(self._port_file.parent, ignore_errors=True)
-
-
-class _NoRedirection(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_arguments: Any) -> None:
-        """Leave it an error."""
 
 
 def start_server(
@@ -169,7 +163,7 @@ def embedded_server(
     model_path: Path, *, port: int, weight_version: str, max_batch_size: int, log: Path, host: str = "127.0.0.1"
 ) -> ServerProcess:
     """A CPU server of our own."""
-    command = [sys.executable, "-P", "-m", "egrc_mega.rollout.embedded", "--exit-with-stdin"]
+    command = [sys.executable, "-P", "-m", "egrc_mega.embedded", "--exit-with-stdin"]
     command += ["--model-path", str(model_path), "--host", host, "--port", str(port)]
     command += ["--weight-version", weight_version, "--max-batch-size", str(max_batch_size)]
     environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
