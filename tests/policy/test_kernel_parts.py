@@ -11,6 +11,7 @@ from egrc_mega.policy import distributed  # noqa: F401  (first: it points megatr
 # isort: split
 from megatron.core.models.common.embeddings.rope_utils import _apply_rotary_pos_emb_thd
 
+from egrc_mega.policy import kernel_parts
 from egrc_mega.policy.context import held_tokens
 from egrc_mega.policy.kernel_parts import SwiGLU, _packed_rope, packed_positions, replaces_megatrons
 
@@ -31,6 +32,18 @@ def test_positions_and_rope_are_megatrons(size: int, rank: int) -> None:
     group = SimpleNamespace(size=lambda: size, rank=lambda: rank)
     expected = _apply_rotary_pos_emb_thd(x, cu_seqlens, freqs, cp_group=group)
     torch.testing.assert_close(_packed_rope(x, cu_seqlens, freqs, size, rank), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_micro_batch_has_one_table_of_angles_and_another_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables: list[tuple[torch.Tensor, ...]] = []
+    monkeypatch.setattr(kernel_parts, "rope", lambda x, *table: tables.append(table) or x)
+    boundaries = [torch.tensor(BOUNDARIES, dtype=torch.int32), torch.tensor([0, 44], dtype=torch.int32)]
+    for cu_seqlens in boundaries:
+        for heads in (3, 1):  # queries and keys; megatron makes the angles anew for a recomputed layer
+            _packed_rope(torch.zeros(44, heads, 8), cu_seqlens, torch.rand(44, 1, 1, 8))
+    first, again, other, _other_again = tables
+    assert all(a is b for a, b in zip(first, again, strict=True))
+    assert other[2].tolist() == list(range(44)) != first[2].tolist()
 
 
 def test_megatrons_parts_stay_where_kernels_do_not_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,11 @@
 """The tensors of a micro-batch."""
 
+import numpy as np
 import pytest
 import torch
 
 from egrc_mega.policy.balance import plan_bins
+from egrc_mega.policy.context import TokenSplit
 from egrc_mega.policy.packing import Baselines, build_micro_batch, flat_offsets
 from egrc_mega.testing.policy_worker import ragged_samples
 
@@ -34,3 +36,17 @@ def test_rows_point_at_the_tokens_before_the_outputs_and_positions_restart() -> 
     assert batch.rows.weights_R.tolist() == pytest.approx(weights)
     advantages = [advantage for i in bin_.indices for advantage in samples[i].advantages]
     assert batch.rows.advantages_R.tolist() == pytest.approx(advantages)
+
+
+def test_two_context_parallel_ranks_hold_every_row_once_and_know_whose_it_is() -> None:
+    samples = ragged_samples(7)
+    [[bin_]] = plan_bins([s.num_tokens for s in samples], [1.0] * len(samples), 4096, 1)
+    splits = [TokenSplit(context_size=2, context_rank=rank) for rank in range(2)]
+    halves = [build_micro_batch(samples, bin_, Baselines(), torch.device("cpu"), split) for split in splits]
+    assert sorted(place for half in halves for place in half.flat_R.tolist()) == list(range(flat_offsets(samples)[-1]))
+    flat = np.concatenate([sample.output_ids for sample in samples])
+    for half in halves:
+        assert half.targets_R.tolist() == flat[half.flat_R.numpy()].tolist()
+        assert half.rows.boundaries_S[0] == 0 and half.rows.boundaries_S[-1] == len(half.rows_R)
+    counts = sum(half.rows.boundaries_S.diff() for half in halves)
+    assert counts.tolist() == [len(samples[i].output_ids) for i in bin_.indices]
