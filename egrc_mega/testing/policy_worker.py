@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from egrc_kernels.linear_logprob.api import CHUNK_BYTES
+from egrc_kernels.linear_logprob import sizes
 from safetensors.torch import save_file
 
 from egrc_mega.checkpoint.store import CheckpointStore, load
@@ -81,7 +81,7 @@ def first_updates_with_gradients_in_forward(
 ) -> None:
     """The same with gradients of the loss made with the logits, a few rows at a time, as on a GPU."""
     vars(engine)["takes_gradient_in_forward"] = lambda loss, _device: loss.ratio != "sequence"
-    CHUNK_BYTES["cpu"] = 4 * 40 * 7
+    vars(sizes)["CPU_BYTES"] = 4 * 40 * 7
     first_updates(model_path, layouts, out)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from egrc_kernels.linear_logprob import api
+from egrc_kernels.linear_logprob import sizes
 from safetensors.torch import load_file
 
 from egrc_mega.config.schema import LossSection, MegatronSection, PolicySection
@@ -53,7 +53,7 @@ def test_both_ways_agree(model_path: Path, name: str, has_old: bool, monkeypatch
 
     monkeypatch.setattr(engine, "TokenLoss", token_loss)
     monkeypatch.setattr(engine, "takes_gradient_in_forward", lambda *_: True)
-    monkeypatch.setitem(api.CHUNK_BYTES, "cpu", 4 * 41 * 10)
+    monkeypatch.setattr(sizes, "CPU_BYTES", 4 * 41 * 10)
     in_forward, found = updated(model_path, TOKEN_LOSSES[name], has_old)
     assert calls, "the other way was not taken"
     assert in_forward.loss == pytest.approx(in_backward.loss, rel=1e-5, abs=1e-6)
