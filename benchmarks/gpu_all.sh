@@ -20,7 +20,7 @@ python="${PYTHON:-python3}"
 wheels="${WHEELS:-.day/whl}"
 end=$((SECONDS + ${SECONDS_TOTAL:-560}))
 declare -A limits=([versions]=40 [fused]=60 [tests]=90 [kernels]=110 [train]=110 [liger]=60 [small]=60 [compiled]=120
-    [peer]=150 [sanitizer]=60 [hang]=3 [crash]=20)
+    [peer]=150 [sanitizer]=60 [hang]=3 [crash]=120)
 scratch="$(mktemp -d)"
 writer=""
 trap '[ -z "$writer" ] || kill "$writer" 2>/dev/null; rm -rf "$scratch"' EXIT

@@ -198,7 +198,7 @@ def _peer_step(folder: Path, samples: list[TrainSample], parts: int = 2) -> Call
     weights = list(model.parameters())
     masters = [weight.detach().float().clone() for weight in weights]
     optimizer = torch.optim.AdamW(masters, LR, fused=torch.cuda.is_available())
-    ids = torch.tensor([sample.prompt_ids + sample.output_ids for sample in samples], device=device)
+    ids = torch.from_numpy(np.stack([np.concatenate([s.prompt_ids, s.output_ids]) for s in samples])).long().to(device)
     compiled = torch.compile(model) if torch.cuda.is_available() else model
 
     def step() -> None:

@@ -81,7 +81,7 @@ def first_updates_with_gradients_in_forward(
 ) -> None:
     """The same with gradients of the loss made with the logits, a few rows at a time, as on a GPU."""
     vars(engine)["takes_gradient_in_forward"] = lambda loss, _device: loss.ratio != "sequence"
-    sizes.CPU_BYTES = 4 * 40 * 7
+    vars(sizes)["CPU_BYTES"] = 4 * 40 * 7
     first_updates(model_path, layouts, out)
 
 

@@ -37,8 +37,8 @@ def test_a_part_that_hangs_or_crashes_costs_only_itself(root: Path, tmp_path: Pa
     assert ends == dict.fromkeys(("versions", "fused", "kernels", "liger", "small", "train"), 0)
     figures = [row for row in rows if row["name"] != "ended"]
     assert not [row for row in figures if isinstance(row.get("error"), str)]
-    # what a part had found before it ended stays
-    assert {row["part"] for row in figures} == {*ends, "hang", "crash", "model"}
+    # what a part had found before it ended stays; the hanging one's time may be over before it finds anything
+    assert {row["part"] for row in figures} - {"hang"} == {*ends, "crash", "model"}
     assert {"ours", "ours, ragged"} <= {row["name"] for row in figures}
     assert sum("error_weight" in row for row in figures) >= 6
     assert len(list(tmp_path.iterdir())) <= 7

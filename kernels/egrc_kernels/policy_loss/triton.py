@@ -13,7 +13,9 @@ from egrc_kernels.registry import launches_on_its_device
 
 NONE, TOKEN, SEQUENCE = (tl.constexpr(i) for i in range(3))
 K1, K2, K3 = (tl.constexpr(i) for i in range(3))
-BLOCK, WARPS = 1024, 16
+BLOCK, WARPS = 1024, 8
+MAX_REGISTERS = 128
+"""Said to NVIDIA's assembler, which would else spill a few rather than let a processor hold fewer programs."""
 TOTALS_BLOCK = 512
 NUM_SUMS = 9
 """The loss, six sums and two extremes."""
@@ -244,6 +246,7 @@ def loss_gradient_metrics(
             HAS_ENTROPY=entropies_R is not None,
             BLOCK=BLOCK,
             num_warps=WARPS,
+            **({"maxnreg": MAX_REGISTERS} if torch.version.hip is None else {}),
         )
     loss, metrics_8 = logprobs_R.new_empty(()), logprobs_R.new_empty(NUM_SUMS - 1)
     _totals_kernel[(NUM_SUMS,)](sums_9S, loss, metrics_8, num_sequences, BLOCK=TOTALS_BLOCK, num_warps=WARPS)
