@@ -11,6 +11,7 @@ from pathlib import Path
 from egrc_mega.config.load import load_config
 from egrc_mega.config.schema import Config
 from egrc_mega.errors import EgrcError, RelayedError
+from egrc_mega.parent import die_with_parent
 from egrc_mega.relay import report_error
 from egrc_mega.report.build import build_report
 from egrc_mega.training.preflight import preflight
@@ -42,6 +43,7 @@ def train(config: Config, *, resume: bool) -> None:
 
 def main() -> None:
     """Entry under torchrun."""
+    die_with_parent()
     parser = argparse.ArgumentParser(prog="python -m egrc_mega.train", description=__doc__)
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")

@@ -6,11 +6,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 from egrc_mega import relay
 from egrc_mega.config.load import load_config
+from egrc_mega.parent import die_with_parent
 from egrc_mega.run_folder import check as check_folder
 from egrc_mega.run_folder import move_aside
 from egrc_mega.training.preflight import preflight
@@ -44,7 +46,11 @@ def _run_torchrun(config_file: Path, overrides: Sequence[str], resume: bool, num
     environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "PYTHONSAFEPATH": "1"}
     with tempfile.TemporaryDirectory(prefix="egrc-launch-") as scratch:
         error_file = Path(scratch) / "error.json"
-        process = subprocess.Popen(command, env=environment | {relay.VARIABLE: str(error_file)})
+        process = subprocess.Popen(
+            command,
+            env=environment | {relay.VARIABLE: str(error_file)},
+            preexec_fn=partial(die_with_parent, os.getpid()),
+        )
 
         def forward(number: int, _frame: FrameType | None) -> None:
             process.send_signal(number)

@@ -14,6 +14,7 @@ import pytest
 from safetensors.torch import load_file
 
 from egrc_mega.evaluation.fingerprint import fingerprint_of_folder
+from egrc_mega.run_folder import RunFolder
 from egrc_mega.testing.fake_server import FakeServer
 from egrc_mega.testing.runs import assert_same_weights, events, finish_run, start_run
 
@@ -174,10 +175,13 @@ def test_an_error_while_weights_are_gathered_from_two_ranks_ends_both_with_its_c
     assert time.monotonic() - started < 120  # and not policy.distributed_timeout_s, half an hour
 
 
-def test_a_killed_trainer_leaves_no_process_behind(root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_a_killed_trainer_leaves_no_process_behind(root: Path, tmp_path: Path, num_ranks: int) -> None:
+    """Of two ranks the command is killed that has started torchrun, which has started them."""
     import psutil
 
-    process = start_run(root, tmp_path / "run")
+    endless = ("stages.compress.steps=100000",)
+    process = start_run(root, tmp_path / "run", "--nproc-per-node", str(num_ranks), overrides=endless)
     log = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 60
     while not (log.exists() and b'"evaluation"' in log.read_bytes()):
@@ -188,5 +192,11 @@ def test_a_killed_trainer_leaves_no_process_behind(root: Path, tmp_path: Path) -
     assert any("egrc_mega.embedded" in child.cmdline() for child in children)
     process.kill()
     _gone, alive = psutil.wait_procs(children, timeout=10)
-    assert alive == [], [child.cmdline() for child in alive]
+    try:
+        assert alive == [], [child.cmdline() for child in alive]
+        with RunFolder.claim(tmp_path / "run", resume=True):
+            pass
+    finally:
+        for child in alive:
+            child.kill()
     process.communicate(timeout=10)

@@ -1,0 +1,22 @@
+"""Ties a process to the one that started it: nothing outlives a trainer, even one that is killed."""
+
+import ctypes
+import os
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent(parent: int | None = None) -> None:
+    """Have the kernel kill this process when the thread that started it ends (Linux; elsewhere nothing happens).
+
+    Args:
+        parent: number of the process that must still be the parent; when it is not, this process ends at once. None
+            where nobody knows.
+    """
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if parent is not None and os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
