@@ -1,9 +1,10 @@
 """What the host does between the servers' replies and the first kernel of a step, against the ways of doing it before.
 
 The batch is an explore step of R1-Distill-Qwen-7B: 2,048 responses of 6.4 million tokens, log-normal with a cap of
-8192, in groups of eight. Measured are building the batch, encoding it, decoding it on a rank, and packing the eighth
-that one of eight data-parallel ranks trains on. The way before had a Python object for every token. Each way runs in a
-process of its own, so that its peak memory is its own. `holds` says whether the promised bounds hold.
+8192, in groups of eight. Measured are reading and validating the replies (`host_path_replies.py`), building the batch,
+encoding it, decoding it on a rank, and packing the eighth that one of eight data-parallel ranks trains on. The way
+before had a Python object for every token. Each way runs in a process of its own, so that its peak memory is its own.
+`holds` says whether the promised bounds hold.
 
 Usage: python benchmarks/host_path.py [--responses 2048] [--rounds 3]
 """
@@ -22,25 +23,30 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from host_path_replies import lengths_of, measure_replies
 from safetensors.numpy import load, save
 
-from egrc_mega.config.schema import ExploreStage
 from egrc_mega.convert.families.registry import architecture_of
 from egrc_mega.convert.hf_config import HfConfig
 from egrc_mega.convert.presets import PRESETS
-from egrc_mega.methods.registry import build_method
+from egrc_mega.methods.explore import ExploreSection
+from egrc_mega.methods.method import NoState, build_method
+from egrc_mega.methods.records import View
 from egrc_mega.policy import distributed  # noqa: F401  it bends megatron to the CPU where there is no CUDA
 from egrc_mega.policy.balance import plan_bins
 from egrc_mega.policy.flops import FlopModel
 from egrc_mega.policy.packing import Baselines, build_micro_batch
 from egrc_mega.training.batch import build_batch, decode, encode
-from egrc_mega.types import Completion, FinishReason, Grade, Group, Prompt, Sample, VersionSpan
+from egrc_mega.types import Ask, Completion, FinishReason, Grade, Group, Problem, Sample, VersionSpan
 
 GROUP, PROMPT_TOKENS, CAP, BUDGET, RANKS = 8, 200, 8192, 16384, 8
+TOKENS = 6_400_000
+"""Of 2,048 responses."""
 MEAN, SIGMA = 3390.0, 0.75
 """Of the log-normal before the cap: with it 2,048 responses have 6.4 million tokens."""
 MAX_SECONDS, MAX_GIB = 1.0, 1.5
-STAGE = ExploreStage(name="explore")
+STAGE = ExploreSection()
+VIEW = View(step=0, state=NoState(), seed=1)
 FLOPS = FlopModel.of(architecture_of(HfConfig(dict(PRESETS["deepseek-r1-distill-qwen-7b"]))))
 
 
@@ -51,15 +57,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     before, now = (_in_own_process(way, arguments.responses, arguments.rounds) for way in (_before, _now))
+    replies = _in_own_process(_replies, arguments.responses, arguments.rounds)
     result = {
         "responses": arguments.responses,
         "tokens": now.pop("tokens"),
+        "replies": replies,
         "batch": now,
         "batch_before": before,
         "batch_ratio": before["seconds"] / now["seconds"],
         "holds": {
             "batch_within_a_second": now["seconds"] <= MAX_SECONDS,
             "batch_peak_within_1.5_gib": now["peak_gib"] <= MAX_GIB,
+            **replies.pop("holds"),
         },
         "python": platform.python_version(),
         "numpy": np.__version__,
@@ -73,12 +82,17 @@ def _in_own_process(way: Callable[[int, int], dict[str, Any]], responses: int, r
         return pool.apply(way, (responses, rounds))
 
 
+def _replies(responses: int, rounds: int) -> dict[str, Any]:
+    """Reading and validating what the servers sent."""
+    return measure_replies(lengths_of(responses, TOKENS * responses // 2048, CAP), CAP, rounds)
+
+
 def _now(responses: int, rounds: int) -> dict[str, Any]:
     """The product's functions on arrays."""
     groups = _groups(responses, np.asarray)
     method = build_method(STAGE)
     phases: list[tuple[str, Callable[[Any], Any]]] = [
-        ("build", lambda _nothing: build_batch(groups, method, "v0")),
+        ("build", lambda _nothing: build_batch(groups, method.credit(groups, VIEW), STAGE, "v0")),
         ("encode", encode),
         ("decode", decode),
         ("pack", lambda batch: _pack([*batch.dropped, *batch.updates[0]], build_micro_batch)),
@@ -112,7 +126,7 @@ def _groups(responses: int, as_row: Callable[[Any], Any]) -> list[Group]:
     """Graded groups as the servers' replies leave them; `as_row` makes the container of the per-token values."""
     generator = np.random.default_rng(0)
     lengths = generator.lognormal(np.log(MEAN) - SIGMA**2 / 2, SIGMA, responses).round().clip(1, CAP).astype(int)
-    prompt = Prompt(id="7b", text="", token_ids=as_row(np.arange(PROMPT_TOKENS, dtype=np.int32)), answer="0")
+    problem, prompt_ids = Problem(key="7b", text="", answer="0"), as_row(np.arange(PROMPT_TOKENS, dtype=np.int32))
 
     def sample(place: int) -> Sample:
         length = int(lengths[place])
@@ -125,10 +139,18 @@ def _groups(responses: int, as_row: Callable[[Any], Any]) -> list[Group]:
             weight_versions=(VersionSpan(version="v0", start=0, end=length),),
         )
         grade = Grade.RIGHT if place % 3 else Grade.WRONG
-        return Sample(prompt=prompt, completion=completion, text="", grade=grade, well_formed=bool(place % 5))
+        return Sample(
+            problem=problem,
+            ask=Ask(),
+            prompt_ids=prompt_ids,
+            completion=completion,
+            text="",
+            grade=grade,
+            well_formed=bool(place % 5),
+        )
 
     samples = [sample(place) for place in range(responses)]
-    return [Group(prompt=prompt, samples=tuple(samples[i : i + GROUP])) for i in range(0, responses, GROUP)]
+    return [Group(problem=problem, samples=tuple(samples[i : i + GROUP])) for i in range(0, responses, GROUP)]
 
 
 # The way before: tuples, a Python object for every token.
@@ -172,9 +194,11 @@ def _before(responses: int, rounds: int) -> dict[str, Any]:
 
 
 def _tuple_samples(groups: list[Group]) -> list[TupleSample]:
-    advantages = build_method(STAGE).advantages(groups)
+    credits = build_method(STAGE).credit(groups, VIEW)
     rows = [
-        (s, a) for group, row in zip(groups, advantages, strict=True) for s, a in zip(group.samples, row, strict=True)
+        (s, c.advantage)
+        for group, row in zip(groups, credits, strict=True)
+        for s, c in zip(group.samples, row, strict=True)
     ]
     weights = []
     for own, total in [(s.completion.sampled, sum(s.completion.sampled) * len(rows)) for s, _a in rows]:
@@ -184,7 +208,7 @@ def _tuple_samples(groups: list[Group]) -> list[TupleSample]:
         done = sample.completion
         samples.append(
             TupleSample(
-                sample.prompt.token_ids,
+                sample.prompt_ids,
                 done.output_ids,
                 done.sampled,
                 own_weights,

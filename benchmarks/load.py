@@ -24,8 +24,8 @@ from statistics import fmean, median
 
 import psutil
 
-from egrc_mega.config.schema import RolloutSection
 from egrc_mega.rollout.fleet import Fleet
+from egrc_mega.sections.rollout import RolloutSection
 from egrc_mega.types import RolloutRequest, Sampling, token_array
 
 VOCAB_SIZE = 152_064

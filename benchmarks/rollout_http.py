@@ -18,12 +18,12 @@ from statistics import median
 import torch
 from transformers import AutoModelForCausalLM
 
-from egrc_mega.config.schema import RolloutSection
-from egrc_mega.data.chat import render_prompt
+from egrc_mega.data.render import Renderer
 from egrc_mega.data.tokenizer import load_tokenizer
 from egrc_mega.miniature.dataset import eval_problems
 from egrc_mega.rollout.fleet import Fleet
-from egrc_mega.types import Prompt, RolloutRequest, Sampling, token_array
+from egrc_mega.sections.rollout import RolloutSection
+from egrc_mega.types import IntArray, Problem, RolloutRequest, Sampling
 
 BASE = Path(__file__).parent.parent / "egrc_mega" / "miniature" / "assets" / "base"
 
@@ -74,23 +74,17 @@ def _endless_copy(folder: Path) -> Path:
     return folder
 
 
-def _prompts(count: int) -> list[Prompt]:
-    tokenizer = load_tokenizer(BASE)
-    return [
-        Prompt(
-            id=str(i), text=p.text(), token_ids=token_array(render_prompt(tokenizer, p.text(), "")), answer=p.answer()
-        )
-        for i, p in enumerate(eval_problems()[:count])
-    ]
+def _prompts(count: int) -> list[IntArray]:
+    renderer = Renderer(load_tokenizer(BASE), "")
+    problems = eval_problems()[:count]
+    return [renderer.prompt_ids(Problem(key=str(i), text=p.text(), answer=p.answer())) for i, p in enumerate(problems)]
 
 
-def _http_round(fleet: Fleet, prompts: list[Prompt], tokens: int, number: int) -> float:
+def _http_round(fleet: Fleet, prompts: list[IntArray], tokens: int, number: int) -> float:
     """Seconds for all requests; nothing stops them but the cap."""
     sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=tokens, stop_token_ids=())
     requests = [
-        RolloutRequest(
-            rid=f"round{number}-{i:04d}", prompt_id=prompt.id, prompt_ids=prompt.token_ids, sampling=sampling, seed=i
-        )
+        RolloutRequest(rid=f"round{number}-{i:04d}", prompt_id=str(i), prompt_ids=prompt, sampling=sampling, seed=i)
         for i, prompt in enumerate(prompts)
     ]
     started = time.perf_counter()
@@ -100,14 +94,14 @@ def _http_round(fleet: Fleet, prompts: list[Prompt], tokens: int, number: int) -
     return elapsed
 
 
-def _model_round(model: torch.nn.Module, prompts: list[Prompt], tokens: int) -> float:
+def _model_round(model: torch.nn.Module, prompts: list[IntArray], tokens: int) -> float:
     """Seconds of transformers' own `generate` on the same prompts as one left-padded batch."""
-    width = max(len(prompt.token_ids) for prompt in prompts)
+    width = max(len(prompt) for prompt in prompts)
     ids = torch.zeros(len(prompts), width, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for i, prompt in enumerate(prompts):
-        ids[i, width - len(prompt.token_ids) :] = torch.tensor(prompt.token_ids)
-        mask[i, width - len(prompt.token_ids) :] = 1
+        ids[i, width - len(prompt) :] = torch.tensor(prompt)
+        mask[i, width - len(prompt) :] = 1
     started = time.perf_counter()
     model.generate(
         ids, attention_mask=mask, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=True, pad_token_id=0

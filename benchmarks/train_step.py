@@ -27,7 +27,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from egrc_mega.config.schema import LossSection, MegatronSection, PolicySection
 from egrc_mega.convert.families.registry import architecture_of
 from egrc_mega.convert.hf_config import HfConfig
 from egrc_mega.convert.hf_folder import write_folder
@@ -36,6 +35,8 @@ from egrc_mega.policy import distributed
 from egrc_mega.policy.determinism import make_deterministic
 from egrc_mega.policy.engine import Policy
 from egrc_mega.policy.flops import FlopModel
+from egrc_mega.sections.policy import MegatronSection, PolicySection
+from egrc_mega.sections.stage import LossSection
 from egrc_mega.types import TrainSample
 
 TOY = PRESETS["deepseek-r1-distill-qwen-1.5b"] | {

@@ -19,9 +19,9 @@ from statistics import median
 import torch
 from safetensors.torch import load_file
 
-from egrc_mega.config.schema import RolloutSection
 from egrc_mega.convert.families.registry import read_architecture
 from egrc_mega.rollout.fleet import Fleet
+from egrc_mega.sections.rollout import RolloutSection
 from egrc_mega.sync import group
 from egrc_mega.sync.buckets import StreamSync
 from egrc_mega.sync.distributed import Broadcast

@@ -59,6 +59,12 @@ class PolicyError(EgrcError):
     exit_code = 9
 
 
+class MethodError(EgrcError):
+    """A method whose answer cannot be trained on: wrong shape, not finite, an ungraded sample kept."""
+
+    exit_code = 10
+
+
 class RelayedError(EgrcError):
     """An error of another process, with that process's exit code."""
 

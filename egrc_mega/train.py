@@ -8,8 +8,8 @@ import os
 import sys
 from pathlib import Path
 
+from egrc_mega.config.config import Config
 from egrc_mega.config.load import load_config
-from egrc_mega.config.schema import Config
 from egrc_mega.errors import EgrcError, RelayedError
 from egrc_mega.parent import die_with_parent
 from egrc_mega.relay import report_error
@@ -19,25 +19,24 @@ from egrc_mega.training.run import Run
 
 
 def train(config: Config, *, resume: bool) -> None:
-    """Run every stage, evaluate before, between and after, export and report.
+    """Run every stage until its rules end it, evaluate before, between and after, export and report.
 
     Raises:
         EgrcError: something the user can mend; the run folder stays resumable from its last checkpoint.
     """
     with Run(config, resume=resume) as run:
-        for step in run.remaining_steps():
-            if step.opens_stage:
-                run.evaluate(step.point)
-            method = run.open_stage(step)
-            version = run.version
-            batch = run.collect(step, method)
-            run.sample_ahead(step, method)
-            metrics = run.update(batch, step)
-            run.publish_weights()
-            run.record(step, method, metrics, version)
-            run.commit(step)
+        while turn := run.turn():
+            if turn.opens_stage:
+                run.open_stage(turn)
+            run.collect(turn)
+            run.sample_ahead(turn)
+            batch = run.credit(turn)
+            update = run.update(turn, batch)
+            run.publish_weights(turn)
+            run.record(turn, update)
+            run.commit(turn)
         run.finish()
-        if run.coordinator:
+        if run.lead:
             print(f"report: {build_report(config.run.dir)}", flush=True)
 
 
@@ -45,7 +44,7 @@ def main() -> None:
     """Entry under torchrun."""
     die_with_parent()
     parser = argparse.ArgumentParser(prog="python -m egrc_mega.train", description=__doc__)
-    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--config", type=Path, action="append", required=True, metavar="FILE")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
     parser.add_argument("--resume", action="store_true")
     arguments = parser.parse_args()

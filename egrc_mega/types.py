@@ -6,34 +6,70 @@ Records that hold arrays are compared by identity (`eq=False`): `==` of arrays h
 Shape suffixes of the descriptions: P tokens of a prompt, F forced tokens, O tokens of an output.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
+from egrc_mega.errors import DataError
 
-def token_array(ids: Sequence[int] | NDArray[np.int32] = ()) -> NDArray[np.int32]:
-    """[P] or [O] Token ids as the records hold them."""
+IntArray = NDArray[np.int32]
+FloatArray = NDArray[np.float32]
+BoolArray = NDArray[np.bool_]
+
+
+def token_array(ids: Sequence[int] | IntArray = ()) -> IntArray:
+    """Token ids as the records hold them: a one-dimensional int32 array."""
     return np.asarray(ids, np.int32)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Prompt:
-    """One row of the data set after the chat template.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One row of a data set, before it is rendered.
 
-    Example: `Prompt(id="train.jsonl:7", text="9 a + 1 = ?", token_ids=token_array([1, 12, ...]), answer="0")`
+    Example: `Problem(key="train.jsonl:7", text="9 a + 1 = ?", answer="0")`
     """
 
-    id: str
-    """Where it came from: file name and line."""
+    key: str
+    """Where it came from, file name and line: the same in every epoch, so that state may be kept by it."""
     text: str
     """The user message as written in the data set."""
-    token_ids: NDArray[np.int32]
-    """[P] The rendered chat template, ending with the generation prompt."""
     answer: str
     """The gold answer, as given to the grader."""
+    facts: Mapping[str, float] = field(default_factory=dict)
+    """Numeric columns of the row that `data.facts` names, e.g. the base model's accuracy."""
+
+    def fact(self, name: str) -> float:
+        """One of the facts.
+
+        Raises:
+            DataError: the row was read without it.
+        """
+        if name not in self.facts:
+            raise DataError(f"data.facts: {sorted(self.facts)} lacks {name!r}, which the method needs; add the column")
+        return self.facts[name]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """What a method asks of one sample, in words: tokens, ids, seeds and temperature are not the method's business."""
+
+    system: str | None = None
+    """System message before the problem; None: none."""
+    suffix: str = ""
+    """Text right after the problem and the instruction."""
+    opening: str = ""
+    """Text after the generation prompt: a part of the prompt, never trained."""
+    forced: str = ""
+    """Begin of the response; trained only where the credit states a `forced_logprob`."""
+    max_new_tokens: int | None = None
+    """Cap on |y|, forced tokens included; None: the stage's."""
+    tag: str = ""
+    """A name for this kind of sample (a mode), which rewards and metrics may ask for."""
+    facts: Mapping[str, float] = field(default_factory=dict)
+    """Numbers of the plan that the reward needs again, e.g. the length budget the prompt states."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,10 +92,10 @@ class RolloutRequest:
     """Unique in the run; no rid is a prefix of another (SGLang aborts by prefix)."""
     prompt_id: str
     """Requests that share it go to the same server, and share what that has cached of the prompt."""
-    prompt_ids: NDArray[np.int32]
-    """[P] What the response follows."""
-    forced_ids: NDArray[np.int32] = field(default_factory=token_array)
-    """[F] The first tokens of the response, which the method forces: sent after the prompt, stand first in
+    prompt_ids: IntArray
+    """int32[P]: what the response follows."""
+    forced_ids: IntArray = field(default_factory=token_array)
+    """int32[F]: the first tokens of the response, which the method forces: sent after the prompt, stand first in
     `output_ids`, `sampled` False, log-prob 0, never blamed on a server."""
     sampling: Sampling
     seed: int
@@ -92,12 +128,12 @@ class Completion:
     """
 
     rid: str
-    output_ids: NDArray[np.int32]
-    """[O]"""
-    logprobs: NDArray[np.float32]
-    """[O] log softmax(logits / temperature) of each sampled token; 0.0 where `sampled` is False."""
-    sampled: NDArray[np.bool_]
-    """[O] True where the policy sampled the token, False where an environment wrote it or the method forced it."""
+    output_ids: IntArray
+    """int32[O]."""
+    logprobs: FloatArray
+    """float32[O]: log softmax(logits / temperature) of each sampled token; 0.0 where `sampled` is False."""
+    sampled: BoolArray
+    """bool[O]: True where the policy sampled the token, False where an environment wrote it or the method forced it."""
     finish_reason: FinishReason
     weight_versions: tuple[VersionSpan, ...]
     """In order and without gaps from the first sampled token to the end. What an environment wrote is in the span
@@ -109,6 +145,16 @@ class Completion:
         return self.finish_reason is FinishReason.LENGTH
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Drawn:
+    """A completion that nobody has judged yet, the problem it answers and what the method asked for."""
+
+    problem: Problem
+    ask: Ask
+    request: RolloutRequest
+    completion: Completion
+
+
 class Grade(StrEnum):
     """The grader's verdict. UNGRADED is no verdict: it never counts as a reward of zero."""
 
@@ -117,30 +163,60 @@ class Grade(StrEnum):
     UNGRADED = "ungraded"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sample:
     """A graded completion."""
 
-    prompt: Prompt
+    problem: Problem
+    ask: Ask
+    """What the method asked for."""
+    prompt_ids: IntArray
+    """int32[P]: the rendered prompt, the opening included."""
     completion: Completion
     text: str
     """The decoded output."""
     grade: Grade
     well_formed: bool
     """Exactly one `</think>`, a balanced box after it, ended by a stop token (methods: the format gate)."""
+    num_forced: int = 0
+    """Tokens at the begin of the output that the method forced."""
+    think_length: int | None = None
+    """Output tokens up to the last `</think>`, that one included; None: there is none."""
+    token_ends: IntArray | None = None
+    """int32[O]: where in `text` each output token ends; None unless the method needs it."""
+    entropies: FloatArray | None = None
+    """float32[O]: the trainer's token entropies at temperature 1 (nats); None unless the method needs them."""
+    reference_logprobs: FloatArray | None = None
+    """float32[O]: of the model that the run began with; None unless the method needs them."""
 
     @property
     def length(self) -> int:
         """|y|: output tokens, stop token included."""
         return len(self.completion.output_ids)
 
+    @property
+    def answer_length(self) -> int:
+        """Output tokens after the last `</think>`; all of them where there is none."""
+        return self.length - (self.think_length or 0)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+    @property
+    def right(self) -> bool:
+        """Right and finished: an answer inside a truncated response does not count (methods: the format gate)."""
+        return self.grade is Grade.RIGHT and not self.completion.truncated
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Group:
-    """All samples of one prompt in one step."""
+    """All samples of one problem in one step."""
 
-    prompt: Prompt
+    problem: Problem
     samples: tuple[Sample, ...]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the graded samples that are right; 0.0 when none was graded."""
+        graded = [sample for sample in self.samples if sample.grade is not Grade.UNGRADED]
+        return sum(sample.right for sample in graded) / len(graded) if graded else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -150,21 +226,21 @@ class TrainSample:
     All arrays have one axis. They may be views of a whole batch's arrays (`training.batch.decode`): never write to one.
     """
 
-    prompt_ids: NDArray[np.int32]
+    prompt_ids: IntArray
     """[P]"""
-    output_ids: NDArray[np.int32]
+    output_ids: IntArray
     """[O]"""
-    sampled: NDArray[np.bool_]
+    sampled: BoolArray
     """[O] True where the policy sampled the token; False where an environment wrote it or the method forced it."""
-    loss_weights: NDArray[np.float32]
+    loss_weights: FloatArray
     """[O] Weight of each token in the loss; 0 where it is not trained."""
-    advantages: NDArray[np.float32]
+    advantages: FloatArray
     """[O] One per token; a sample that is only scored has zeros."""
-    rollout_logprobs: NDArray[np.float32]
+    rollout_logprobs: FloatArray
     """[O] From the server, under whatever weights it had; NaN where the token was not sampled."""
-    compared: NDArray[np.bool_]
+    compared: BoolArray
     """[O] True where the token was sampled from the very weights that are trained: server and trainer must agree."""
-    old_logprobs: NDArray[np.float32] | None = None
+    old_logprobs: FloatArray | None = None
     """[O] Old log-probs of the ratio that the method states itself, such as the probability with which a forced token
     counts as drawn; NaN where the trainer's own count, and None where they count everywhere."""
 

@@ -50,8 +50,8 @@ def free_port() -> int:
 @pytest.fixture(scope="session")
 def world_of_one() -> Iterator[None]:
     """Process groups for this process alone."""
-    from egrc_mega.config.schema import MegatronSection
     from egrc_mega.policy import distributed
+    from egrc_mega.sections.policy import MegatronSection
 
     distributed.initialize(MegatronSection(), timeout_s=60)
     yield

@@ -51,7 +51,7 @@ def test_the_kept_results_hold_what_was_promised(name: str, root: Path) -> None:
 
 
 def test_every_kept_row_of_a_gpu_names_its_part_and_figure_and_no_machine(root: Path) -> None:
-    for file in (root / "benchmarks" / "results").glob("*/results.jsonl"):
+    for file in (root / "benchmarks" / "results").glob("*/*.jsonl"):
         assert (file.parent / "README.md").exists(), "no word on card and versions"
         for line in file.read_text().splitlines():
             row = json.loads(line)

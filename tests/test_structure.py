@@ -19,19 +19,25 @@ BASE = {
     "lock",
     "relay",
     "manifest",
+    "parent",
     "__init__",
 }
 LAYERS = [
     BASE,
+    {"sections.base", "sections.registry", "plugins"},
+    {"grading.grader", "grading.math", "grading.extract", "grading.verify", "data.source", "data.file_source"},
+    {"sections"},
+    {"methods", "stages"},
     {"config"},
-    {"data", "grading", "methods", "convert", "egrc_kernels", "miniature"},
-    {"rollout", "policy", "sync", "checkpoint", "embedded"},
+    {"data", "grading", "convert", "egrc_kernels", "miniature"},
+    {"rollout", "embedded", "policy", "sync", "checkpoint"},
     {"evaluation", "report", "miniature.base_model", "bench"},
     {"training", "train"},
     {"launch"},
     {"cli"},
 ]
-"""Lowest first. `testing` may import everything and is imported by tests only."""
+"""Lowest first; of a folder and a file in it the file's layer counts. `testing` may import everything, only tests
+import it."""
 
 SEAMS = {
     "megatron": ("policy", "checkpoint", "bench", "testing"),
@@ -45,8 +51,6 @@ SEAMS = {
 """Third-party package -> the folders of egrc_mega that may import it."""
 
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 80
-LONG_FILES = {"config.schema": 430}
-"""Files that are longer, by the number of their lines; this list only shrinks."""
 LONG_KERNELS = {"_policy_loss_kernel": 131}
 """Kernels that are one launch on purpose; this list only shrinks."""
 SHORT_FOLDERS = ("rollout", "training")
@@ -79,10 +83,9 @@ def imports(file: Path) -> set[str]:
 
 
 def layer(name: str) -> int:
-    for number in reversed(range(len(LAYERS))):
-        if any(name == entry or name.startswith(f"{entry}.") for entry in LAYERS[number]):
-            return number
-    raise AssertionError(f"{name} has no layer: add it to LAYERS")
+    found = [(len(e), n) for n, entries in enumerate(LAYERS) for e in entries if name == e or name.startswith(f"{e}.")]
+    assert found, f"{name} has no layer: add it to LAYERS"
+    return max(found)[1]
 
 
 def test_layers_import_downwards_only(root: Path) -> None:
@@ -124,7 +127,7 @@ def test_files_and_functions_stay_small(root: Path) -> None:
     too_long = []
     for name, file in modules(root).items():
         num_lines = file.read_text().count("\n")
-        if num_lines > LONG_FILES.get(name, MAX_FILE_LINES):
+        if num_lines > MAX_FILE_LINES:
             too_long.append(f"{name}: {num_lines} lines")
         limit = MAX_SHORT_LINES if name.startswith(SHORT_FOLDERS) else MAX_FUNCTION_LINES
         too_long += [f"{name}: {f}: {n} lines" for f, n in functions(file) if n > LONG_KERNELS.get(f, limit)]

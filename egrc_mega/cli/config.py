@@ -1,8 +1,10 @@
 """`egrc config`."""
 
+from typing import Annotated
+
 import typer
 
-from egrc_mega.cli.options import ConfigFile, Overrides
+from egrc_mega.cli.options import MaybeConfigFiles, Overrides
 
 app = typer.Typer(no_args_is_help=True, help="Look at configurations.")
 
@@ -13,9 +15,23 @@ def group() -> None:
 
 
 @app.command("show")
-def show(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Print the resolved configuration and where each value came from."""
+def show(
+    config: MaybeConfigFiles = None,
+    overrides: Overrides = None,
+    methods: Annotated[
+        bool, typer.Option("--methods", help="List every method, reward, grader and data source with its fields.")
+    ] = False,
+) -> None:
+    """Print the resolved configuration and where each value came from, or what a configuration may choose from."""
+    from egrc_mega.config.catalogue import catalogue
     from egrc_mega.config.load import load_config
     from egrc_mega.config.show import render
+    from egrc_mega.errors import ConfigError
 
-    print(render(load_config(config, overrides or [])))
+    if not config and not methods:
+        raise ConfigError("--config: which configuration? give a file, or --methods for what there is to choose from")
+    loaded = load_config(config, overrides or []) if config else None
+    if methods:
+        print(catalogue())
+    elif loaded:
+        print(render(loaded))

@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from egrc_mega.cli.options import ConfigFile, Overrides
+from egrc_mega.cli.options import ConfigFiles, Overrides
 
 
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Hugging Face folder to measure.")],
-    config: ConfigFile,
+    config: ConfigFiles,
     out: Annotated[Path, typer.Option("--out", help="Folder for evaluation.json; several models may share one.")],
     overrides: Overrides = None,
 ) -> None:

@@ -6,7 +6,7 @@ import sys
 import typer
 
 from egrc_mega import __version__
-from egrc_mega.cli import bench, config, convert, doctor, evaluate, miniature, report, rollouts, serve, train
+from egrc_mega.cli import bench, config, convert, doctor, evaluate, miniature, report, rollouts, serve, stages, train
 from egrc_mega.errors import EgrcError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.add_typer(miniature.app, name="miniature")
 app.add_typer(config.app, name="config")
 app.add_typer(bench.app, name="bench")
 app.add_typer(serve.app, name="serve")
+app.add_typer(stages.app, name="stages")
 
 
 def _print_version(wanted: bool) -> None:

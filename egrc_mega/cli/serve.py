@@ -1,25 +1,23 @@
 """`egrc serve`: rollout servers without a run."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from egrc_mega.cli.options import Overrides
+from egrc_mega.cli.options import MaybeConfigFiles, Overrides
 
-MaybeConfig = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file; see configs/.", metavar="FILE")]
 app = typer.Typer(help="Start rollout servers, or look at some.", invoke_without_command=True)
 
 
 @app.callback()
-def serve(context: typer.Context, config: MaybeConfig = None, overrides: Overrides = None) -> None:
+def serve(context: typer.Context, config: MaybeConfigFiles = None, overrides: Overrides = None) -> None:
     """Start the configuration's servers and restart what dies, until interrupted."""
     if context.invoked_subcommand is not None:
         return
     from egrc_mega.errors import ConfigError
     from egrc_mega.launch.serve import serve as run
 
-    if config is None:
+    if not config:
         raise ConfigError("--config: which servers? give a configuration")
     run(config, overrides or [])
 

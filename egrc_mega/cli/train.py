@@ -4,11 +4,11 @@ from typing import Annotated
 
 import typer
 
-from egrc_mega.cli.options import ConfigFile, Overrides
+from egrc_mega.cli.options import ConfigFiles, Overrides
 
 
 def train(
-    config: ConfigFile,
+    config: ConfigFiles,
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Move an earlier run of that folder aside first.")] = False,

@@ -3,8 +3,13 @@
 import importlib.util
 from collections.abc import Iterator
 
-from egrc_mega.config.schema import Config, ExploreStage
+from egrc_mega.config.config import Config
 from egrc_mega.errors import ConfigError, DataError, EgrcError
+from egrc_mega.methods.method import build_method
+from egrc_mega.sections.stage import StageSection
+
+RESERVED = ("base", "model")
+"""Points of the evaluation table that are no stages."""
 
 
 def problems(config: Config, world_size: int, local_world_size: int) -> Iterator[EgrcError]:
@@ -139,43 +144,58 @@ def _staleness_problems(config: Config) -> Iterator[EgrcError]:
             )
 
 
-def _signal_problems(config: Config) -> Iterator[EgrcError]:
-    """Dynamic sampling looks at one group at a time."""
+def _stage_problems(config: Config) -> Iterator[EgrcError]:
+    """Names, and what each method says of its own fields."""
+    names = [stage.name for stage in config.stages]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield ConfigError(f"stages: {names.count(name)} stages are called {name}; give each a `label` of its own")
     for stage in config.stages:
-        if config.rollout.dynamic_sampling and isinstance(stage, ExploreStage) and stage.advantage_scope == "batch":
+        if stage.name in RESERVED:
+            yield ConfigError(f"stages.{stage.name}.label: {stage.name} names another row of the table; take another")
+        method = build_method(stage)
+        for problem in method.problems():
+            yield ConfigError(f"stages.{stage.name}.{problem}")
+        budget = config.policy.max_tokens_per_micro_batch
+        if method.longest >= budget:
             yield ConfigError(
-                f"stages.{stage.name}.advantage_scope: batch, but rollout.dynamic_sampling asks each group for its "
-                f"advantage; set the scope to group, or switch dynamic sampling off"
+                f"policy.max_tokens_per_micro_batch: {budget} cannot hold a prompt and the {method.longest} "
+                f"tokens of stage {stage.name}; raise it"
             )
+        yield from _update_problems(config, stage)
+
+
+def _update_problems(config: Config, stage: StageSection) -> Iterator[EgrcError]:
+    per_rollout = stage.optim.num_updates_per_rollout
+    updates = stage.steps * per_rollout
+    if stage.optim.warmup_updates >= updates:
+        yield ConfigError(
+            f"stages.{stage.name}.optim.warmup_updates: {stage.optim.warmup_updates}, but the stage has {updates} "
+            f"updates; it must be fewer"
+        )
+    if per_rollout > config.rollout.prompts_per_step:
+        yield ConfigError(
+            f"stages.{stage.name}.optim.num_updates_per_rollout: {per_rollout} updates "
+            f"need as many groups, rollout.prompts_per_step is {config.rollout.prompts_per_step}"
+        )
+    if stage.plateau and stage.plateau.min_steps > stage.steps:
+        yield ConfigError(
+            f"stages.{stage.name}.plateau.min_steps: {stage.plateau.min_steps}, but the stage has {stage.steps} steps "
+            f"at most; lower it or raise stages.{stage.name}.steps"
+        )
 
 
 def _config_problems(config: Config) -> Iterator[EgrcError]:
-    names = [stage.name for stage in config.stages]
-    if len(set(names)) < len(names):
-        yield ConfigError(f"stages: {names} names a stage twice; each may stand once")
     yield from server_problems(config)
     yield from _staleness_problems(config)
-    yield from _signal_problems(config)
+    yield from _stage_problems(config)
     if config.sync.transport == "ipc" and config.rollout.server != "sglang":
         yield ConfigError(
             f"sync.transport: ipc needs servers of SGLang that the run starts, rollout.server is "
             f"{config.rollout.server}; set it to sglang, or take disk or distributed"
         )
-    budget = config.policy.max_tokens_per_micro_batch
-    for stage in config.stages:
-        if stage.max_new_tokens >= budget:
-            yield ConfigError(
-                f"policy.max_tokens_per_micro_batch: {budget} cannot hold a prompt and the {stage.max_new_tokens} "
-                f"tokens of stage {stage.name}; raise it"
-            )
-        updates = stage.steps * stage.optim.num_updates_per_rollout
-        if stage.optim.warmup_updates >= updates:
-            yield ConfigError(
-                f"stages.{stage.name}.optim.warmup_updates: {stage.optim.warmup_updates}, but the stage has {updates} "
-                f"updates; it must be fewer"
-            )
-        if stage.optim.num_updates_per_rollout > config.rollout.prompts_per_step:
-            yield ConfigError(
-                f"stages.{stage.name}.optim.num_updates_per_rollout: {stage.optim.num_updates_per_rollout} updates "
-                f"need as many groups, rollout.prompts_per_step is {config.rollout.prompts_per_step}"
-            )
+    longest_s = config.rollout.request_timeout_s * config.rollout.max_attempts
+    if config.run.lead_timeout_s <= longest_s:
+        yield ConfigError(
+            f"run.lead_timeout_s: {config.run.lead_timeout_s:g}, but one request may take rollout.request_timeout_s x "
+            f"max_attempts = {longest_s:g} s; raise it"
+        )

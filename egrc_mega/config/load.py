@@ -1,15 +1,15 @@
-"""Loads a configuration: YAML, then `--set` overrides, then validation with every problem at once."""
+"""Loads a configuration: YAML files, later over earlier ones, then `--set`, then validation of everything at once."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from egrc_mega.config.schema import CompressStage, Config, ExploreStage
+from egrc_mega.config.config import Config, use_plugins
+from egrc_mega.config.explain import explain
 from egrc_mega.errors import ConfigError
 
 PATHS = (("run", "dir"), ("model", "path"), ("data", "train"), ("evaluation", "data"))
@@ -25,23 +25,44 @@ class LoadedConfig:
     """Dotted name -> the file, or `--set`; what is missing is a default."""
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
-    """Read, override, validate.
+def load_config(files: Path | Sequence[Path], overrides: Sequence[str] = ()) -> LoadedConfig:
+    """Read, compose, override, validate.
+
+    Sections of a later file are laid over those of an earlier one, value by value; a list, `stages` among them, is
+    replaced as a whole.
 
     Raises:
         ConfigError: with one line for each problem: field, value found, remedy.
     """
-    raw = _read_yaml(path)
-    _resolve_paths(raw, path.resolve().parent)
-    provenance = dict.fromkeys(_leaves(raw), str(path))
+    raw: dict[str, Any] = {}
+    provenance: dict[str, str] = {}
+    for path in [files] if isinstance(files, Path) else files:
+        found = _read_yaml(path)
+        _resolve_paths(found, path.resolve().parent)
+        _lay_over(raw, found)
+        names = set(_leaves(raw))
+        provenance = {name: origin for name, origin in provenance.items() if name in names}
+        provenance |= dict.fromkeys(_leaves(found), str(path))
     for override in overrides:
         keys, value = _parse_override(override, raw)
         _assign(raw, keys, value, override)
         provenance[".".join(map(str, keys))] = "--set"
+    return LoadedConfig(validated(raw), provenance)
+
+
+def validated(raw: dict[str, Any]) -> Config:
+    """A configuration from plain values, with the plugins that it names.
+
+    Raises:
+        ConfigError: with one line for each problem.
+    """
+    names = raw.get("plugins") or []
+    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    use_plugins(names if is_list else [])  # what is no list of names is told below, with all other mistakes
     try:
-        return LoadedConfig(Config.model_validate(raw), provenance)
+        return Config.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(item) for item in error.errors())) from error
+        raise ConfigError("\n".join(explain(error))) from error
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -72,10 +93,24 @@ def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:
     for section, key in PATHS:
         if isinstance(raw.get(section), dict) and isinstance(raw[section].get(key), str):
             raw[section][key] = str((folder / raw[section][key]).resolve())
+    if isinstance(raw.get("plugins"), list):
+        raw["plugins"] = [_plugin_path(name, folder) for name in raw["plugins"]]
+
+
+def _plugin_path(name: Any, folder: Path) -> Any:
+    return str((folder / name).resolve()) if isinstance(name, str) and name.endswith(".py") else name
+
+
+def _lay_over(below: dict[str, Any], above: dict[str, Any]) -> None:
+    for key, value in above.items():
+        if isinstance(value, dict) and isinstance(below.get(key), dict):
+            _lay_over(below[key], value)
+        else:
+            below[key] = value
 
 
 def _parse_override(override: str, raw: dict[str, Any]) -> tuple[list[str | int], Any]:
-    """`a.b=value`; a stage may be named by its index or its name."""
+    """`a.b=value`; a stage may be named by its index, its label or its method."""
     name, found, text = override.partition("=")
     if not found:
         raise ConfigError(f"--set {override}: expected key=value, e.g. --set rollout.prompts_per_step=32")
@@ -88,12 +123,16 @@ def _parse_override(override: str, raw: dict[str, Any]) -> tuple[list[str | int]
         keys[1] = _stage_index(str(keys[1]), raw, override)
     if tuple(keys) in PATHS and isinstance(value, str):
         value = str(Path(value).resolve())
+    if keys == ["plugins"] and isinstance(value, list):
+        value = [_plugin_path(name, Path.cwd()) for name in value]
     return keys, value
 
 
 def _stage_index(key: str, raw: dict[str, Any], override: str) -> int:
     stages = raw.get("stages") or []
-    names = [stage.get("name") for stage in stages if isinstance(stage, dict)]
+    names = [stage.get("label") or stage.get("method") for stage in stages if isinstance(stage, dict)]
+    if names.count(key) > 1:
+        raise ConfigError(f"--set {override}: stages {names} have two of that name; give them labels")
     if key in names:
         return names.index(key)
     if key.isdigit() and int(key) < len(stages):
@@ -104,6 +143,8 @@ def _stage_index(key: str, raw: dict[str, Any], override: str) -> int:
 def _assign(raw: dict[str, Any], keys: list[str | int], value: Any, override: str) -> None:
     target: Any = raw
     for key in keys[:-1]:
+        if isinstance(target, list) and not isinstance(key, int):
+            raise ConfigError(f"--set {override}: {key} is in a list; give the whole list")
         target = target[key] if isinstance(key, int) else target.setdefault(key, {})
         if not isinstance(target, dict | list):
             raise ConfigError(f"--set {override}: {key} is a value, not a section")
@@ -117,35 +158,3 @@ def _leaves(value: Any, prefix: str = "") -> list[str]:
         name = f"{prefix}{key}"
         leaves += _leaves(child, f"{name}.") if isinstance(child, dict | list) and child else [name]
     return leaves
-
-
-def _explain(item: Any) -> str:
-    """One pydantic problem as one line."""
-    location = [part for part in item["loc"] if part not in ("compress", "explore")]
-    name = ".".join(map(str, location))
-    if item["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(str(location[-1]), _fields_beside(item["loc"]), n=1)
-        hint = f"did you mean {close[0]}?" if close else "remove it"
-        return f"{name}: unknown key; {hint}"
-    if item["type"] == "missing":
-        return f"{name}: required, but missing"
-    return f"{name}: {item['input']!r:.80} is not usable: {item['msg'][0].lower()}{item['msg'][1:]}"
-
-
-def _fields_beside(location: Sequence[str | int]) -> list[str]:
-    """Names that the section of an unknown key does have."""
-    model: Any = Config
-    for part in location[:-1]:
-        if part == "compress":
-            model = CompressStage
-        elif part == "explore":
-            model = ExploreStage
-        elif isinstance(part, str) and part != "stages":
-            model = _section_of(model, part)
-    return list(model.model_fields) if model else []
-
-
-def _section_of(model: Any, field: str) -> Any:
-    annotation = model.model_fields[field].annotation
-    candidates = [annotation, *get_args(annotation)]
-    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)

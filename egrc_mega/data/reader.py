@@ -1,28 +1,16 @@
-"""Reads problems from JSONL or parquet; a malformed row is quarantined with file, line and reason, never skipped."""
+"""Makes problems of rows; a malformed row is quarantined with file, line and reason, never skipped."""
 
 import json
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NoReturn
 
-from egrc_mega.config.schema import DataSection
 from egrc_mega.data.quarantine import BadRow, set_aside
+from egrc_mega.data.source import SOURCES
 from egrc_mega.errors import DataError
-
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """A good row."""
-
-    line: int
-    """1-based line (JSONL) or row (parquet)."""
-    text: str
-    answer: str
+from egrc_mega.sections.data import DataSection
+from egrc_mega.types import Problem
 
 
 class _RowError(ValueError):
@@ -32,21 +20,20 @@ class _RowError(ValueError):
 def read_problems(path: Path, section: DataSection, quarantine_path: Path) -> list[Problem]:
     """Every good row of a file, in order; the bad ones go to the quarantine file.
 
-    A row is bad when it is not a JSON object in UTF-8, misses one of the section's two keys, holds the wrong type or an
+    A row is bad when it is not a JSON object in UTF-8, misses one of the section's keys, holds the wrong type or an
     empty value there, or repeats an earlier problem with another answer. A problem repeated with the same answer is
     good: data sets do that to weigh it. Blank lines are no rows.
 
     Raises:
         DataError: no such file, no good row, or a larger share of bad rows than the section allows.
     """
-    if not path.is_file():
-        raise DataError(f"data file {path} is not a file; set data.train and evaluation.data to JSONL or parquet files")
+    source = SOURCES[section.source.source](section.source)
     good: list[Problem] = []
     bad: list[BadRow] = []
     first_with: dict[str, Problem] = {}
-    for line, raw in _rows(path):
+    for line, raw in source.rows(path):
         try:
-            problem = _problem(line, raw, section)
+            problem = _problem(f"{path.name}:{line}", raw, section)
             _refuse_contradiction(problem, first_with.setdefault(problem.text, problem))
             good.append(problem)
         except _RowError as error:
@@ -56,42 +43,22 @@ def read_problems(path: Path, section: DataSection, quarantine_path: Path) -> li
     return good
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line, bytes) of a JSONL file, blank lines left out, or (row, dict) of a parquet file."""
-    if path.suffix == ".parquet":
-        yield from enumerate(_parquet_rows(path), start=1)
-        return
-    try:
-        with path.open("rb") as file:
-            for line, raw in enumerate(file, start=1):
-                stripped = (raw.removeprefix(BYTE_ORDER_MARK) if line == 1 else raw).strip()
-                if stripped:
-                    yield line, stripped
-    except OSError as error:
-        raise DataError(f"data file {path} cannot be read: {error.strerror}; check its permissions") from error
-
-
-def _parquet_rows(path: Path) -> list[dict[str, Any]]:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError as error:
-        raise DataError(f"data file {path} is parquet: install pyarrow, or convert it to JSONL") from error
-    try:
-        rows: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
-    except (ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"data file {path} is not a whole parquet file: {reason}; write it again") from error
-    return rows
-
-
-def _problem(line: int, raw: bytes | dict[str, Any], section: DataSection) -> Problem:
+def _problem(key: str, raw: bytes | dict[str, Any], section: DataSection) -> Problem:
     row = _parsed(raw) if isinstance(raw, bytes) else raw
     if not isinstance(row, dict):
         raise _RowError(f"a JSON object is expected, this is a {type(row).__name__}")
-    for key in (section.prompt_key, section.answer_key):
-        if key not in row:
-            raise _RowError(f"key {key!r} is missing; the row has {sorted(row)!r:.200}")
-    return Problem(line, _text(row, section.prompt_key), _answer(row, section.answer_key))
+    for name in (section.prompt_key, section.answer_key, *section.facts):
+        if name not in row:
+            raise _RowError(f"key {name!r} is missing; the row has {sorted(row)!r:.200}")
+    facts = {name: _number(row, name) for name in section.facts}
+    return Problem(key=key, text=_text(row, section.prompt_key), answer=_answer(row, section.answer_key), facts=facts)
+
+
+def _number(row: dict[str, Any], key: str) -> float:
+    value = row[key]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise _RowError(f"{key!r} must be a finite number, found {value!r:.80}")
+    return float(value)
 
 
 def _parsed(raw: bytes) -> Any:
@@ -131,7 +98,7 @@ def _answer(row: dict[str, Any], key: str) -> str:
 def _refuse_contradiction(problem: Problem, first: Problem) -> None:
     if problem.answer != first.answer:
         raise _RowError(
-            f"the problem of line {first.line} again, with another answer: {problem.answer!r:.80} "
+            f"the problem of {first.key} again, with another answer: {problem.answer!r:.80} "
             f"instead of {first.answer!r:.80}"
         )
 

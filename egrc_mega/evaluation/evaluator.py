@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from egrc_mega.config.schema import Config, DataSection
-from egrc_mega.data.prompts import load_prompts
+from egrc_mega.config.config import Config
+from egrc_mega.data.reader import read_problems
+from egrc_mega.data.render import Renderer
 from egrc_mega.data.tokenizer import Tokenizer
 from egrc_mega.evaluation.records import SHOWN_DIGITS, Point, Protocol, Subject
-from egrc_mega.evaluation.runner import Generate, Judge, measure
+from egrc_mega.evaluation.runner import Asked, Generate, Judge, measure
 from egrc_mega.evaluation.store import add_point, read_table
-from egrc_mega.types import Prompt
+from egrc_mega.sections.data import DataSection
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +56,10 @@ class Evaluator:
         self.folder, self.generate, self.judge = folder, generate, judge
         section = evaluation_data(config)
         quarantine = folder / "quarantine.jsonl"
-        self.prompts = load_prompts(section.train, section, tokenizer, config.evaluation.num_problems, quarantine)
-        self.protocols = _protocols(config, section, self.prompts, stop_token_ids)
+        problems = read_problems(section.train, section, quarantine)[: config.evaluation.num_problems]
+        renderer = Renderer(tokenizer, section.instruction)
+        self.asked = [Asked(problem, renderer.prompt_ids(problem)) for problem in problems]
+        self.protocols = _protocols(config, section, self.asked, stop_token_ids)
 
     def evaluate(self, subject: Subject) -> list[Outcome]:
         """One outcome for each temperature, measured on the weights that the servers hold where it is not known."""
@@ -65,7 +68,7 @@ class Evaluator:
     def _evaluate(self, subject: Subject, protocol: Protocol) -> Outcome:
         known = read_table(self.folder).find(subject, protocol)
         if known is None:
-            measurement = measure(self.prompts, subject, protocol, self.generate, self.judge)
+            measurement = measure(self.asked, subject, protocol, self.generate, self.judge)
             return Outcome(add_point(self.folder, protocol, measurement.point, measurement.responses), None)
         point = replace(known, label=subject.label, ordinal=subject.ordinal, step=subject.step)
         return Outcome(point if point == known else add_point(self.folder, protocol, point), known.label)
@@ -76,11 +79,12 @@ def evaluation_data(config: Config) -> DataSection:
     section = config.evaluation
     own = {name: getattr(section, name) for name in ("prompt_key", "answer_key", "instruction")}
     stated = {name: value for name, value in own.items() if value is not None}
-    return config.data.model_copy(update={"train": section.data, **stated})
+    # what only methods ask for is not asked of the benchmark
+    return config.data.model_copy(update={"train": section.data, "facts": (), **stated})
 
 
 def _protocols(
-    config: Config, section: DataSection, prompts: Sequence[Prompt], stop_token_ids: tuple[int, ...]
+    config: Config, section: DataSection, asked: Sequence[Asked], stop_token_ids: tuple[int, ...]
 ) -> list[Protocol]:
     """One for each temperature."""
     evaluation, environment = config.evaluation, config.rollout.environment
@@ -93,8 +97,8 @@ def _protocols(
             prompt_key=section.prompt_key,
             answer_key=section.answer_key,
             instruction=section.instruction,
-            prompts_sha256=_hash_of_prompts(prompts),
-            num_problems=len(prompts),
+            prompts_sha256=_hash_of_prompts(asked),
+            num_problems=len(asked),
             samples_per_problem=1,
             temperature=temperature,
             top_p=evaluation.top_p,
@@ -108,9 +112,9 @@ def _protocols(
     ]
 
 
-def _hash_of_prompts(prompts: Sequence[Prompt]) -> str:
+def _hash_of_prompts(asked: Sequence[Asked]) -> str:
     digest = hashlib.sha256()
-    for prompt in prompts:
-        for part in (np.asarray(prompt.token_ids, "<i4").tobytes(), prompt.answer.encode()):
+    for one in asked:
+        for part in (np.asarray(one.prompt_ids, "<i4").tobytes(), one.problem.answer.encode()):
             digest.update(len(part).to_bytes(8, "little") + part)
     return digest.hexdigest()

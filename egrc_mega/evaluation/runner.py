@@ -6,15 +6,23 @@ from statistics import fmean
 
 from egrc_mega.evaluation.records import Point, Protocol, Response, Subject
 from egrc_mega.evaluation.statistics import bootstrap_interval, wilson_interval
-from egrc_mega.methods.base import is_right
 from egrc_mega.seeds import derive_seed
-from egrc_mega.types import Completion, Grade, Prompt, RolloutRequest, Sample, Sampling
+from egrc_mega.types import Ask, Completion, Drawn, Grade, IntArray, Problem, RolloutRequest, Sample, Sampling
 
 NUM_SHOWN = 32
 """Responses kept for the report, the first problems of the file at every point."""
 
 Generate = Callable[[Sequence[RolloutRequest]], list[Completion]]
-Judge = Callable[[Sequence[tuple[Prompt, Completion]]], list[Sample]]
+Judge = Callable[[Sequence[Drawn]], list[Sample]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Asked:
+    """A problem of the benchmark and its prompt."""
+
+    problem: Problem
+    prompt_ids: IntArray
+    """int32[P]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +34,21 @@ class Measurement:
 
 
 def measure(
-    prompts: Sequence[Prompt], subject: Subject, protocol: Protocol, generate: Generate, judge: Judge
+    asked: Sequence[Asked], subject: Subject, protocol: Protocol, generate: Generate, judge: Judge
 ) -> Measurement:
     """Ask for a response to every prompt and grade it. Every subject gets the same seeds under a protocol."""
-    samples = judge(list(zip(prompts, generate(_requests(prompts, subject, protocol)), strict=True)))
+    requests = _requests(asked, subject, protocol)
+    drawn = [
+        Drawn(problem=one.problem, ask=Ask(), request=request, completion=completion)
+        for one, request, completion in zip(asked, requests, generate(requests), strict=True)
+    ]
+    samples = judge(drawn)
     return Measurement(
         _point(subject, protocol, samples), [_response(subject, protocol, s) for s in samples[:NUM_SHOWN]]
     )
 
 
-def _requests(prompts: Sequence[Prompt], subject: Subject, protocol: Protocol) -> list[RolloutRequest]:
+def _requests(asked: Sequence[Asked], subject: Subject, protocol: Protocol) -> list[RolloutRequest]:
     sampling = Sampling(
         temperature=protocol.temperature,
         top_p=protocol.top_p,
@@ -45,19 +58,19 @@ def _requests(prompts: Sequence[Prompt], subject: Subject, protocol: Protocol) -
     return [
         RolloutRequest(
             rid=f"evaluate-{subject.weights[:16]}-{protocol.key[:16]}-{i:06d}",
-            prompt_id=prompt.id,
-            prompt_ids=prompt.token_ids,
+            prompt_id=one.problem.key,
+            prompt_ids=one.prompt_ids,
             sampling=sampling,
             seed=derive_seed(protocol.seed, f"{protocol.temperature:g}", i),
         )
-        for i, prompt in enumerate(prompts)
+        for i, one in enumerate(asked)
     ]
 
 
 def _point(subject: Subject, protocol: Protocol, samples: Sequence[Sample]) -> Point:
     """Ungraded samples are left out of the accuracy and counted; a truncated one counts at its full length."""
     graded = [sample for sample in samples if sample.grade is not Grade.UNGRADED]
-    num_right = sum(map(is_right, graded))
+    num_right = sum(sample.right for sample in graded)
     lengths = [float(sample.length) for sample in samples]
     return Point(
         label=subject.label,
@@ -81,8 +94,8 @@ def _response(subject: Subject, protocol: Protocol, sample: Sample) -> Response:
     return Response(
         weights=subject.weights,
         protocol=protocol.key,
-        problem=sample.prompt.text,
-        gold=sample.prompt.answer,
+        problem=sample.problem.text,
+        gold=sample.problem.answer,
         text=sample.text,
         grade=sample.grade.value,
         length=sample.length,

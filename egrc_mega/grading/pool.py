@@ -12,8 +12,9 @@ from types import TracebackType
 from typing import Self
 
 from egrc_mega.errors import GradingError
-from egrc_mega.grading.verify import judge_at_sight
-from egrc_mega.grading.worker import Worker, start_worker
+from egrc_mega.grading.grader import Grader
+from egrc_mega.grading.math import MathGrader, MathGraderSection
+from egrc_mega.grading.worker import Worker, recipe_of, start_worker
 from egrc_mega.types import Grade
 
 Pair = tuple[str | None, str]
@@ -22,13 +23,21 @@ Pair = tuple[str | None, str]
 class GraderPool:
     """Use as a context manager: leaving it stops the children. `grade` may be called from any thread."""
 
-    def __init__(self, num_workers: int, timeout_s: float) -> None:
+    def __init__(
+        self, num_workers: int, timeout_s: float, grader: Grader | None = None, plugins: Sequence[str] = ()
+    ) -> None:
         """Start the children; `timeout_s` is the deadline of one answer.
+
+        Args:
+            grader: who judges; None: the built-in one for mathematics.
+            plugins: what the children import first, for a grader from outside the package.
 
         Raises:
             GradingError: they do not start.
         """
         self.num_workers, self.timeout_s = num_workers, timeout_s
+        self.grader = grader or MathGrader(MathGraderSection())
+        self._recipe = recipe_of(self.grader, plugins)
         self._workers: list[Worker] = []
         self._is_open = True
         self._one_at_a_time = threading.Lock()
@@ -44,7 +53,8 @@ class GraderPool:
         Raises:
             GradingError: the pool is closed, or a child cannot be replaced.
         """
-        verdicts = [Grade.WRONG if answer is None else judge_at_sight(answer, gold) for answer, gold in pairs]
+        at_sight = self.grader.judge_at_sight
+        verdicts = [Grade.WRONG if answer is None else at_sight(answer, gold) for answer, gold in pairs]
         with self._one_at_a_time:
             try:
                 self._judge_the_rest(pairs, verdicts)
@@ -80,7 +90,7 @@ class GraderPool:
                 worker.kill()
                 self._workers.remove(worker)
         while len(self._workers) < self.num_workers:
-            self._workers.append(start_worker(self.timeout_s))
+            self._workers.append(start_worker(self.timeout_s, self._recipe))
 
     def close(self) -> None:
         """Stop the children; harmless when called twice."""

@@ -5,6 +5,7 @@ from a child.
 """
 
 import contextlib
+import importlib
 import json
 import math
 import multiprocessing
@@ -14,11 +15,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 
 from egrc_mega.errors import GradingError
-from egrc_mega.grading.verify import judge, silence
+from egrc_mega.grading.grader import GRADERS, Grader
+from egrc_mega.grading.verify import silence
+from egrc_mega.plugins import load_plugins
 from egrc_mega.types import Grade
 
 MEMORY_LIMIT_BYTES = 4 * 2**30
@@ -26,14 +29,16 @@ START_TIMEOUT_S = 60.0
 KILL_TIMEOUT_S = 10.0
 MAX_STARTS = 3
 READY = b"ready"
+MATH = json.dumps({"section": {"grader": "math"}, "plugins": []})
+"""The recipe of the built-in grader."""
 _main_is_hidden = threading.Lock()
 
 
 class Worker:
     """The parent's handle. At most one item is under way; a verdict or the deadline ends it."""
 
-    def __init__(self, timeout_s: float) -> None:
-        """Fork a child; `timeout_s` is the deadline of each of its items.
+    def __init__(self, timeout_s: float, recipe: str) -> None:
+        """Fork a child; `timeout_s` is the deadline of each of its items, `recipe` says which grader it is.
 
         Raises:
             OSError, EOFError: no process can be had.
@@ -41,7 +46,7 @@ class Worker:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["egrc_mega.grading.preload"])
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, timeout_s), daemon=True)
+        self.process = context.Process(target=serve, args=(theirs, timeout_s, recipe), daemon=True)
         with theirs, _hidden_main():
             self.process.start()
         self.timeout_s = timeout_s
@@ -100,7 +105,21 @@ class Worker:
         return self.connection.closed
 
 
-def start_worker(timeout_s: float) -> Worker:
+def recipe_of(grader: Grader, plugins: Sequence[str]) -> str:
+    """What a child needs to build the same grader: JSON, for nothing is pickled."""
+    return json.dumps({"section": grader.section.model_dump(mode="json"), "plugins": list(plugins)})
+
+
+def _built(recipe: str) -> Grader:
+    """The grader of a recipe, in the child."""
+    importlib.import_module("egrc_mega.grading.math")  # the built-in grader joins its family by being defined
+    parts = json.loads(recipe)
+    GRADERS.use_plugins(load_plugins(parts["plugins"]))
+    grader = GRADERS[parts["section"]["grader"]]
+    return grader(grader.Config.model_validate(parts["section"]))
+
+
+def start_worker(timeout_s: float, recipe: str = MATH) -> Worker:
     """A child that is ready.
 
     Raises:
@@ -109,7 +128,7 @@ def start_worker(timeout_s: float) -> Worker:
     reason = f"it died, or was not ready after {START_TIMEOUT_S:g} s"
     for _ in range(MAX_STARTS):
         try:
-            worker = Worker(timeout_s)
+            worker = Worker(timeout_s, recipe)
         except (OSError, EOFError) as error:
             reason = f"{type(error).__name__}: {error}"
             continue
@@ -140,9 +159,10 @@ def _hidden_main() -> Iterator[None]:
             main.update(hidden)
 
 
-def serve(connection: Connection, timeout_s: float) -> None:
+def serve(connection: Connection, timeout_s: float, recipe: str) -> None:
     """A child's life: receive an item, send its verdict; the end of the pipe, so the parent's death, ends it."""
     _prepare()
+    judge = _built(recipe).judge
     with contextlib.suppress(EOFError, OSError):
         connection.send_bytes(READY)
         while True:

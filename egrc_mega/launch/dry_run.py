@@ -4,29 +4,32 @@ import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from egrc_mega.config.config import Config
 from egrc_mega.config.load import load_config
-from egrc_mega.config.schema import Config, MegatronSection, RolloutSection
 from egrc_mega.convert.families.registry import read_architecture
 from egrc_mega.convert.family import Architecture
 from egrc_mega.convert.hf_folder import INDEX, WEIGHTS
 from egrc_mega.convert.parallel import ParallelLayout, layers_text, parameters_of_rank, stage_layers
+from egrc_mega.methods.method import build_method
+from egrc_mega.sections.policy import MegatronSection
+from egrc_mega.sections.rollout import RolloutSection
 from egrc_mega.training.preflight import preflight
 
 SCRIPT = "scripts/launch/torchrun_7b.sh"
 
 
-def dry_run(config_file: Path, overrides: Sequence[str], *, num_nodes: int, num_processes: int) -> str:
+def dry_run(config_files: Sequence[Path], overrides: Sequence[str], *, num_nodes: int, num_processes: int) -> str:
     """The page of a dry run.
 
     Raises:
         EgrcError: the run could not start: every problem of configuration, files and layout, at once.
     """
-    config = load_config(config_file, list(overrides)).config
+    config = load_config(config_files, list(overrides)).config
     world_size = num_nodes * num_processes
     preflight(config, world_size, num_processes)
     architecture = read_architecture(config.model.path)
     lines = [*_run_lines(config), "", *_layout_lines(config, architecture, world_size), ""]
-    return "\n".join([*lines, *_commands(config_file, overrides, num_nodes, num_processes)])
+    return "\n".join([*lines, *_commands(config_files, overrides, num_nodes, num_processes)])
 
 
 def _run_lines(config: Config) -> Iterator[str]:
@@ -39,8 +42,9 @@ def _run_lines(config: Config) -> Iterator[str]:
     for stage in config.stages:
         responses = config.rollout.prompts_per_step * stage.rollout.n
         yield (
-            f"stage    {stage.name}: {stage.steps} steps of {config.rollout.prompts_per_step} prompts x "
-            f"{stage.rollout.n} = {responses} responses of at most {stage.max_new_tokens} tokens"
+            f"stage    {stage.name}: {'at most ' if stage.plateau else ''}{stage.steps} steps of "
+            f"{config.rollout.prompts_per_step} prompts x {stage.rollout.n} = {responses} responses of at most "
+            f"{build_method(stage).longest} tokens"
         )
 
 
@@ -80,11 +84,12 @@ def _bytes_per_parameter(section: MegatronSection, replicas: int) -> tuple[float
     return (2.0, 4.0, (4 + moments) / shards) if section.bf16 else (4.0, 4.0, moments / shards)
 
 
-def _commands(config_file: Path, overrides: Sequence[str], num_nodes: int, num_processes: int) -> Iterator[str]:
+def _commands(
+    config_files: Sequence[Path], overrides: Sequence[str], num_nodes: int, num_processes: int
+) -> Iterator[str]:
     arguments = shlex.join([part for override in overrides for part in ("--set", override)])
+    config = shlex.quote(" ".join(map(str, config_files)))
     for node in range(num_nodes):
-        variables = (
-            f"NNODES={num_nodes} NODE_RANK={node} NPROC_PER_NODE={num_processes} CONFIG={shlex.quote(str(config_file))}"
-        )
+        variables = f"NNODES={num_nodes} NODE_RANK={node} NPROC_PER_NODE={num_processes} CONFIG={config}"
         address = "MASTER_ADDR=<address of node 0> " if num_nodes > 1 else ""
         yield f"node {node}: {address}{variables} bash {SCRIPT} {arguments}".rstrip()

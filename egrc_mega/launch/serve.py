@@ -22,14 +22,14 @@ COUNTERS = ("num_steps", "num_tokens")
 """What a server may tell of its load."""
 
 
-def serve(config_file: Path, overrides: Sequence[str]) -> None:
+def serve(config_files: Sequence[Path], overrides: Sequence[str]) -> None:
     """Start the configuration's servers, say where they are, and restart what dies, until SIGINT or SIGTERM.
 
     Raises:
         ConfigError: the configuration contradicts itself, or says that somebody else starts them.
         RolloutError: one does not come up, or `rollout.max_restarts` is used up.
     """
-    config = load_config(config_file, list(overrides)).config
+    config = load_config(config_files, list(overrides)).config
     if config.rollout.server == "external":
         raise ConfigError("rollout.server: external servers are started by somebody else; set it to sglang or embedded")
     if problems := [str(problem) for problem in server_problems(config)]:

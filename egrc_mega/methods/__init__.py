@@ -1,1 +1,1 @@
-"""Methods: how prompts become requests and graded groups become advantages. Pure: no torch.distributed, no I/O."""
+"""Methods, one a file: how problems become requests and graded groups become advantages. Pure: no I/O, no torch."""

@@ -4,28 +4,50 @@ R(y) = f(|y|) if y is right, well formed and |y| <= L, else 0        A(y) = beta
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
-from egrc_mega.config.schema import CompressStage
-from egrc_mega.methods.base import Method, is_right
-from egrc_mega.methods.shaping import shaping
+from pydantic import PositiveFloat, PositiveInt
+
+from egrc_mega.methods.method import Method, NoState, is_graded
+from egrc_mega.methods.records import DROPPED, Credit, View
+from egrc_mega.methods.shapes import ShapeSection, shaped
+from egrc_mega.sections.stage import StageSection
 from egrc_mega.types import Group, Sample
 
 
-class Compress(Method):
+class CompressSection(StageSection):
+    """Entropy-descending: positive-only, absolute advantage decayed with length, hard length clip (paper 3.3)."""
+
+    method: Literal["compress"] = "compress"
+    """Which method the stage trains with."""
+    clip_len: PositiveInt = 4096
+    """L, in output tokens (paper 3.3.1)."""
+    beta: PositiveFloat = 1.0
+    """A = beta R. Without a KL or entropy term Adam cancels it; it only moves the clip and epsilon."""
+    shape: ShapeSection = ShapeSection()
+    """How R falls with length."""
+
+
+class Compress(Method[CompressSection, NoState]):
     """Positive samples only, each weighted by how short it is."""
 
-    def __init__(self, stage: CompressStage) -> None:
-        super().__init__(stage, stage.max_new_tokens)
-        self.loss = stage.loss
-        self.beta = stage.beta
-        self.clip_len = stage.clip_len
-        self.shape = shaping(stage.shape, stage.clip_len)
+    Config = CompressSection
+    source = "EGRC, arXiv 2511.14258, section 3.3"
 
-    def reward(self, sample: Sample) -> float:
-        """Shaped reward in (0, 1], 0 for anything wrong, malformed, cut or longer than L."""
-        is_positive = is_right(sample) and sample.well_formed and sample.length <= self.clip_len
-        return self.shape(sample.length) if is_positive else 0.0
-
-    def advantages(self, groups: Sequence[Group]) -> list[list[float]]:
+    def credit(self, groups: Sequence[Group], view: View) -> list[list[Credit]]:
         """beta R: no mean is subtracted, nothing is divided by a deviation."""
-        return [[self.beta * self.reward(sample) for sample in group.samples] for group in groups]
+        return [[self._credit(sample) for sample in group.samples] for group in groups]
+
+    def _credit(self, sample: Sample) -> Credit:
+        if not is_graded(sample):
+            return DROPPED
+        section = self.section
+        if not (sample.right and sample.well_formed and sample.length <= section.clip_len):
+            return Credit(reward=0.0, kept=False)
+        reward = shaped(section.shape, section.clip_len, sample.length)
+        return Credit(advantage=section.beta * reward, reward=reward)
+
+    @property
+    def longest(self) -> int:
+        """The cap in force; what is longer than L could not be kept."""
+        return self.section.rollout.max_new_tokens or self.section.clip_len

@@ -3,43 +3,84 @@
 R_length = max(floor, -slope * max(0, |y| - L) / unit)        A = (R - mean R) / (std R + eps), std unbiased
 """
 
-from collections.abc import Sequence
-from statistics import fmean, stdev
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
-from egrc_mega.config.schema import ExploreStage
-from egrc_mega.methods.base import Method, is_right
-from egrc_mega.types import Grade, Group, Sample
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+
+from egrc_mega.methods.method import Method, NoState
+from egrc_mega.methods.normalise import over_batch, over_groups, z_score
+from egrc_mega.methods.records import Credit, View
+from egrc_mega.methods.reward import AnyReward, reward_terms
+from egrc_mega.methods.shapes import linear_over
+from egrc_mega.sections.base import Section
+from egrc_mega.sections.stage import LossSection, StageSection
+from egrc_mega.types import Group, Sample
 
 
-class Explore(Method):
+class ExploreReward(Section):
+    """R = R_format + R_answer + R_length (paper 3.4)."""
+
+    answer: float = 1.0
+    """For a right answer."""
+    format: float = 0.2
+    """For a well-formed, finished response."""
+    length_slope: NonNegativeFloat = 0.25
+    """Lost per `length_unit` tokens beyond clip_len."""
+    length_unit: PositiveInt | None = None
+    """Tokens; None: clip_len / 4, which is the paper's 1k at L = 4096."""
+    length_floor: float = -1.0
+    """R_length is never below this."""
+    more: tuple[AnyReward, ...] = ()
+    """Further terms, added to the three; see `egrc config show --methods`."""
+
+
+class ExploreSection(StageSection):
+    """Entropy-ascending: GRPO at a higher temperature with a mild length penalty (paper 3.4)."""
+
+    method: Literal["explore"] = "explore"
+    """Which method the stage trains with."""
+    clip_len: PositiveInt = 4096
+    """L, in output tokens (paper 3.3.1)."""
+    reward: ExploreReward = ExploreReward()
+    """Terms of the reward."""
+    advantage_scope: Literal["group", "batch"] = "group"
+    """Statistics of A = (R - mean) / std over the prompt's group or over the whole batch."""
+    advantage_eps: PositiveFloat = 1e-6
+    """Added to the (unbiased) standard deviation."""
+    loss: LossSection = LossSection(ratio="token")
+    """Reduction of the loss."""
+
+
+class Explore(Method[ExploreSection, NoState]):
     """Accuracy first; only severe redundancy costs a little."""
 
-    def __init__(self, stage: ExploreStage) -> None:
-        super().__init__(stage, stage.max_new_tokens)
-        self.loss = stage.loss
-        self.terms = stage.reward
-        self.clip_len = stage.clip_len
-        self.unit = stage.reward.length_unit or stage.clip_len / 4
-        self.scope = stage.advantage_scope
-        self.eps = stage.advantage_eps
+    Config = ExploreSection
+    source = "EGRC, arXiv 2511.14258, section 3.4"
 
-    def reward(self, sample: Sample) -> float:
-        """Sum of the three terms; the length term counts for wrong answers too."""
-        excess = max(0, sample.length - self.clip_len)
-        length = max(self.terms.length_floor, -self.terms.length_slope * excess / self.unit)
-        return self.terms.format * sample.well_formed + self.terms.answer * is_right(sample) + length
+    def credit(self, groups: Sequence[Group], view: View) -> list[list[Credit]]:
+        """Rewards normalised over the group or the batch."""
+        over = over_batch if self.section.advantage_scope == "batch" else over_groups
+        return over(groups, self._terms, z_score(self.section.advantage_eps))
 
-    def advantages(self, groups: Sequence[Group]) -> list[list[float]]:
-        """Rewards normalised over the group (or the batch); ungraded samples take no part in the statistics."""
-        if self.scope == "batch":
-            batch = [sample for group in groups for sample in group.samples]
-            flat = iter(self._normalised(batch))
-            return [[next(flat) for _sample in group.samples] for group in groups]
-        return [self._normalised(group.samples) for group in groups]
+    def _terms(self, sample: Sample) -> Mapping[str, float]:
+        """The length term counts for wrong answers too."""
+        terms = self.section.reward
+        unit = terms.length_unit or self.section.clip_len / 4
+        length = linear_over(sample.length, self.section.clip_len, unit, terms.length_slope, terms.length_floor)
+        own = {"format": terms.format * sample.well_formed, "answer": terms.answer * sample.right, "length": length}
+        return own | {f"more_{name}": value for name, value in reward_terms(terms.more, sample).items()}
 
-    def _normalised(self, samples: Sequence[Sample]) -> list[float]:
-        rewards = [self.reward(sample) for sample in samples if sample.grade is not Grade.UNGRADED]
-        if len(rewards) < 2 or max(rewards) == min(rewards):
-            return [0.0] * len(samples)
-        mean, scale = fmean(rewards), stdev(rewards) + self.eps
-        return [0.0 if sample.grade is Grade.UNGRADED else (self.reward(sample) - mean) / scale for sample in samples]
+    def problems(self) -> Iterator[str]:
+        """Dynamic sampling by advantage asks one group at a time."""
+        section = self.section
+        if section.rollout.drop_groups == "no_advantage" and section.advantage_scope == "batch":
+            yield (
+                "advantage_scope: batch, but rollout.drop_groups: no_advantage asks each group for its advantage; set "
+                "the scope to group, or drop_groups to all_right_or_wrong"
+            )
+
+    @property
+    def longest(self) -> int:
+        """The cap in force."""
+        return self.section.rollout.max_new_tokens or 2 * self.section.clip_len

@@ -17,16 +17,17 @@ import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
 
-from egrc_mega.config.schema import LossSection, MegatronSection, PolicySection
 from egrc_mega.convert.hf_folder import write_folder
-from egrc_mega.data.chat import render_prompt
+from egrc_mega.data.render import Renderer
 from egrc_mega.data.tokenizer import load_tokenizer
 from egrc_mega.miniature.dataset import draw_training_problem
 from egrc_mega.miniature.task import verbose_trace
 from egrc_mega.miniature.tokenizer import write_tokenizer
 from egrc_mega.policy import distributed
 from egrc_mega.policy.engine import Policy
-from egrc_mega.types import TrainSample
+from egrc_mega.sections.policy import MegatronSection, PolicySection
+from egrc_mega.sections.stage import LossSection
+from egrc_mega.types import IntArray, Problem, TrainSample
 
 SEED = 0
 SHA256 = "4bf8b1f69234cd1e29f7d21184081ea7d96f76c076b208e28663e889b4169683"
@@ -131,22 +132,23 @@ def _random_tensors(generator: torch.Generator) -> list[tuple[str, torch.Tensor]
 
 def _supervised_batch(rng: random.Random, tokenizer: PreTrainedTokenizerBase) -> list[TrainSample]:
     """Problems with verbose traces; weights normalise the loss to a mean over the batch's tokens."""
-    pairs = []
+    pairs, renderer = [], Renderer(tokenizer, "")
     for _ in range(BATCH_SIZE):
         problem = draw_training_problem(rng)
-        pairs.append((render_prompt(tokenizer, problem.text(), ""), verbose_trace(problem, rng)))
-    num_tokens = sum(len(trace.split(" ")) + 1 for _prompt, trace in pairs)
-    return [_supervised_sample(tokenizer, prompt, trace, num_tokens) for prompt, trace in pairs]
+        asked = Problem(key="", text=problem.text(), answer=problem.answer())
+        pairs.append((renderer.prompt_ids(asked), verbose_trace(problem, rng)))
+    num_tokens = sum(len(trace.split(" ")) + 1 for _ids, trace in pairs)
+    return [_supervised_sample(tokenizer, ids, trace, num_tokens) for ids, trace in pairs]
 
 
 def _supervised_sample(
-    tokenizer: PreTrainedTokenizerBase, prompt: tuple[int, ...], trace: str, num_tokens: int
+    tokenizer: PreTrainedTokenizerBase, prompt_ids: IntArray, trace: str, num_tokens: int
 ) -> TrainSample:
     output_ids = (*tokenizer.encode(f" {trace}", add_special_tokens=False), tokenizer.eos_token_id)
     previous = ["<think>", *trace.split(" ")]
     assert len(previous) == len(output_ids), f"a word of the trace is not one token: {trace}"
     return TrainSample(
-        prompt_ids=np.array(prompt, np.int32),
+        prompt_ids=prompt_ids,
         output_ids=np.array(output_ids, np.int32),
         sampled=np.ones(len(output_ids), np.bool_),
         loss_weights=np.array([WEIGHT_AFTER.get(token, 1.0) / num_tokens for token in previous], np.float32),

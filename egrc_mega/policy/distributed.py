@@ -15,12 +15,19 @@ if not torch.cuda.is_available():
 from megatron.core import parallel_state
 from megatron.core.tensor_parallel.random import initialize_rng_tracker
 
-from egrc_mega.config.schema import MegatronSection
 from egrc_mega.errors import ConfigError, RelayedError
+from egrc_mega.sections.policy import MegatronSection
+
+_lead_group: dist.ProcessGroup | None = None
+"""Where ranks wait for rank 0's part: gloo on any device, with a deadline of its own. None: a world of one."""
 
 
-def initialize(section: MegatronSection, timeout_s: float) -> None:
+def initialize(section: MegatronSection, timeout_s: float, lead_timeout_s: float | None = None) -> None:
     """Join the world and build megatron's groups; NCCL where CUDA is, gloo elsewhere.
+
+    Args:
+        timeout_s: deadline of a collective between devices.
+        lead_timeout_s: longest that ranks wait for rank 0's part of a step; None: as long as for a collective.
 
     Raises:
         ConfigError: the world's size is no multiple of tensor x pipeline parallel size.
@@ -50,6 +57,9 @@ def initialize(section: MegatronSection, timeout_s: float) -> None:
         dist.init_process_group(backend, timeout=timeout)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+    global _lead_group
+    wait = datetime.timedelta(seconds=lead_timeout_s or timeout_s)
+    _lead_group = dist.new_group(backend="gloo", timeout=wait) if world_size > 1 else None
     split_world(section, timeout_s)
 
 
@@ -74,6 +84,11 @@ def finalize() -> None:
     dist.destroy_process_group()
 
 
+def rank() -> int:
+    """This process's number in the world."""
+    return dist.get_rank()
+
+
 def is_rank_0() -> bool:
     """True on the rank that talks to the world."""
     return dist.get_rank() == 0
@@ -84,22 +99,22 @@ def device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def on_rank_0(compute: Callable[[], bytes]) -> bytes:
-    """Run `compute` on rank 0 and hand its bytes to every rank. Collective.
+def on_rank_0(compute: Callable[[], bytes | None]) -> bytes:
+    """Run `compute` on rank 0 and hand its bytes (none of them for None) to every rank. Collective.
 
     Raises:
         Exception: on rank 0 whatever `compute` raised.
         RelayedError: on the other ranks then, so that none waits for a rank that is gone.
     """
     if dist.get_world_size() == 1:
-        return compute()
+        return compute() or b""
     if not is_rank_0():
         answer = broadcast_bytes(None)
         if answer[0]:
             raise RelayedError("rank 0 has failed and said why", exit_code=answer[0])
         return answer[1:]
     try:
-        payload = compute()
+        payload = compute() or b""
     except Exception as error:
         broadcast_bytes(bytes([getattr(error, "exit_code", 1)]))
         raise
@@ -111,11 +126,11 @@ def broadcast_bytes(payload: bytes | None) -> bytes:
     if dist.get_world_size() == 1:
         assert payload is not None
         return payload
-    size = torch.tensor([len(payload) if payload is not None else 0], dtype=torch.int64, device=device())
-    dist.broadcast(size, src=0)
+    size = torch.tensor([len(payload) if payload is not None else 0], dtype=torch.int64)
+    dist.broadcast(size, src=0, group=_lead_group)
     if payload is not None:
-        buffer = torch.frombuffer(bytearray(payload), dtype=torch.uint8).to(device())
+        buffer = torch.frombuffer(bytearray(payload), dtype=torch.uint8)
     else:
-        buffer = torch.empty(int(size), dtype=torch.uint8, device=device())
-    dist.broadcast(buffer, src=0)
-    return buffer.cpu().numpy().tobytes()
+        buffer = torch.empty(int(size), dtype=torch.uint8)
+    dist.broadcast(buffer, src=0, group=_lead_group)
+    return buffer.numpy().tobytes()

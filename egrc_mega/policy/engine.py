@@ -15,11 +15,12 @@ from egrc_kernels import registry
 from egrc_kernels.linear_logprob import linear_logprob, linear_token_loss
 from egrc_kernels.policy_loss import LossMetrics
 
-from egrc_mega.config.schema import LossSection, MegatronSection, PolicySection
 from egrc_mega.convert.parallel import ParallelLayout, layout_problems
 from egrc_mega.convert.source import check_source, open_source
 from egrc_mega.errors import ConfigError, PolicyError
 from egrc_mega.policy.distributed import device  # first: it bends megatron to the CPU where there is no CUDA
+from egrc_mega.sections.policy import MegatronSection, PolicySection
+from egrc_mega.sections.stage import LossSection
 
 # isort: split
 from megatron.core import parallel_state

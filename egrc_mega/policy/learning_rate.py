@@ -5,7 +5,7 @@ from typing import Any
 
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
-from egrc_mega.config.schema import OptimSection
+from egrc_mega.sections.stage import OptimSection
 
 
 def learning_rate(section: OptimSection, update: int, num_updates: int) -> float:

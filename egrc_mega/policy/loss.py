@@ -16,7 +16,7 @@ import torch
 from egrc_kernels.policy_loss import LossSettings, PolicyLoss
 from egrc_kernels.policy_loss import policy_loss as kernel_loss
 
-from egrc_mega.config.schema import LossSection
+from egrc_mega.sections.stage import LossSection
 
 
 @dataclass(frozen=True, slots=True)

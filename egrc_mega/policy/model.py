@@ -12,11 +12,11 @@ from megatron.core.tensor_parallel.mappings import (
 )
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from egrc_mega.config.schema import MegatronSection
 from egrc_mega.convert.family import Architecture
 from egrc_mega.policy import wgrad
 from egrc_mega.policy.kernel_parts import install_rope, replaces_megatrons
 from egrc_mega.policy.layer_spec import block_spec, fuses_weight_gradients, uses_transformer_engine
+from egrc_mega.sections.policy import MegatronSection
 
 SECTION_FIELDS = (
     "tensor_model_parallel_size",

@@ -12,11 +12,11 @@ from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from egrc_mega.config.schema import MegatronSection
 from egrc_mega.errors import PolicyError
 from egrc_mega.policy.distributed import device
 from egrc_mega.policy.gradients import clip, install_multi_tensor_operations
 from egrc_mega.policy.overlap import choose_overlap
+from egrc_mega.sections.policy import MegatronSection
 
 MOMENT_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -13,7 +13,7 @@ from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from egrc_mega.config.schema import MegatronSection
+from egrc_mega.sections.policy import MegatronSection
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from egrc_kernels.policy_loss import LossMetrics
 
-from egrc_mega.config.schema import LossSection
 from egrc_mega.policy.loss import LossRows, policy_loss
 from egrc_mega.policy.packed import on_device
+from egrc_mega.sections.stage import LossSection
 
 BLOCK = 256
 """Rows that the loss kernel takes at a time: any number, for no sequence matters here."""

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from egrc_mega.config.schema import RolloutSection
 from egrc_mega.errors import RolloutError
 from egrc_mega.rollout import segments
 from egrc_mega.rollout.environment import Environment
@@ -13,6 +12,7 @@ from egrc_mega.rollout.recovery import Recovery
 from egrc_mega.rollout.server import Server
 from egrc_mega.rollout.state import State
 from egrc_mega.rollout.versions import Versions
+from egrc_mega.sections.rollout import RolloutSection
 from egrc_mega.types import Completion, FinishReason, RolloutRequest
 
 BUSY_PAUSE_S = 1.0

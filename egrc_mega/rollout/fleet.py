@@ -11,7 +11,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from egrc_mega.config.schema import RolloutSection
 from egrc_mega.errors import RolloutError
 from egrc_mega.rollout.client import ServerClient, open_session
 from egrc_mega.rollout.dispatch import Dispatcher
@@ -26,6 +25,7 @@ from egrc_mega.rollout.stats import FleetStats
 from egrc_mega.rollout.stream import Stream, complete
 from egrc_mega.rollout.versions import Versions
 from egrc_mega.rollout.weights import FolderWeights, Weights
+from egrc_mega.sections.rollout import RolloutSection
 from egrc_mega.types import Completion, RolloutRequest
 
 T = TypeVar("T")

@@ -9,7 +9,6 @@ import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar, cast
 
-from egrc_mega.config.schema import RolloutSection
 from egrc_mega.errors import RolloutError
 from egrc_mega.rollout.errors import RequestRefused, ServerLost
 from egrc_mega.rollout.restarts import RestartBudget
@@ -17,6 +16,7 @@ from egrc_mega.rollout.server import Server, load
 from egrc_mega.rollout.state import State
 from egrc_mega.rollout.stats import FleetStats
 from egrc_mega.rollout.weights import Weights
+from egrc_mega.sections.rollout import RolloutSection
 
 T = TypeVar("T")
 

@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 
 import torch
 
-from egrc_mega.config.schema import Config
+from egrc_mega.config.config import Config
 from egrc_mega.convert.family import Architecture
 from egrc_mega.errors import RolloutError
 from egrc_mega.rollout.fleet import Fleet

@@ -9,9 +9,9 @@ import torch
 from megatron.core.dist_checkpointing import ShardedTensor
 
 from egrc_mega.checkpoint.store import CheckpointStore, load
-from egrc_mega.config.schema import MegatronSection
 from egrc_mega.policy import distributed
 from egrc_mega.run_folder import RunFolder
+from egrc_mega.sections.policy import MegatronSection
 
 NUM_TENSORS, SIDE = 28, 1000
 STATE_BYTES = NUM_TENSORS * SIDE * SIDE * 4

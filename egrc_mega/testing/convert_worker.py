@@ -7,11 +7,11 @@ from typing import Any
 from safetensors.torch import save_file
 
 from egrc_mega.checkpoint.store import load_model, save_model
-from egrc_mega.config.schema import MegatronSection, PolicySection
 from egrc_mega.convert.hf_folder import write_folder
 from egrc_mega.policy import distributed
 from egrc_mega.policy.engine import Policy
 from egrc_mega.policy.logits import packed_logits
+from egrc_mega.sections.policy import MegatronSection, PolicySection
 
 PROMPTS = ([3, 1, 4, 1, 5, 9, 2], list(range(33)), [7], list(range(40, 20, -1)))
 """Packed into one forward pass: an odd length, a long one, a single token."""

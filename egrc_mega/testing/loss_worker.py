@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from egrc_mega.config.schema import LossSection, MegatronSection, PolicySection
 from egrc_mega.policy import distributed
 from egrc_mega.policy.engine import Policy
 from egrc_mega.policy.packing import Baselines
+from egrc_mega.sections.policy import MegatronSection, PolicySection
+from egrc_mega.sections.stage import LossSection
 from egrc_mega.testing.policy_worker import ragged_samples
 from egrc_mega.types import TrainSample
 

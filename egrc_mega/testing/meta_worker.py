@@ -4,9 +4,9 @@ import torch
 import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from egrc_mega.config.schema import MegatronSection
 from egrc_mega.convert.family import Architecture
 from egrc_mega.policy import distributed  # noqa: F401  (first: it bends megatron to the CPU)
+from egrc_mega.sections.policy import MegatronSection
 
 # isort: split
 from megatron.core import parallel_state

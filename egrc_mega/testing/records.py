@@ -1,4 +1,4 @@
-"""Step records made by hand, as `training.metrics.step_record` writes them."""
+"""Step records made by hand, as `training.record.step_record` writes them."""
 
 from typing import Any
 

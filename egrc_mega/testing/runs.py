@@ -12,8 +12,15 @@ import orjson
 import psutil
 from safetensors.torch import load_file
 
-SMALL = (
+SMALL_RUN = (
     "rollout.prompts_per_step=4",
+    "checkpoint.every=2",
+    "evaluation.num_problems=8",
+    "evaluation.max_new_tokens=60",
+    "grading.num_workers=1",
+)
+SMALL = (
+    *SMALL_RUN,
     "stages.compress.steps=3",
     "stages.explore.steps=3",
     "stages.compress.rollout.n=4",
@@ -21,21 +28,23 @@ SMALL = (
     "stages.explore.rollout.temperature=0.7",
     # a reference model, which a resumed run must have again
     "stages.explore.loss.kl_coef=0.05",
-    "checkpoint.every=2",
-    "evaluation.num_problems=8",
-    "evaluation.max_new_tokens=60",
-    "grading.num_workers=1",
 )
 """Six steps of sixteen responses."""
 GUARD = "egrc_mega.rollout.start.guard"
 
 
 def start_run(
-    root: Path, run_dir: Path, *extra: str, faults: str = "", overrides: tuple[str, ...] = ()
+    root: Path,
+    run_dir: Path,
+    *extra: str,
+    faults: str = "",
+    overrides: tuple[str, ...] = (),
+    stages: list[dict[str, Any]] | None = None,
 ) -> "subprocess.Popen[str]":
-    """`egrc train` on the small configuration; `extra` are options of the command."""
+    """`egrc train` on the small configuration; `extra` are options of the command, `stages` replace its own."""
     command = [sys.executable, "-P", "-m", "egrc_mega.cli.main", "train", "-c", str(root / "configs/quickstart.yaml")]
-    for override in (*SMALL, f"run.dir={run_dir}", *overrides):
+    own = SMALL if stages is None else (*SMALL_RUN, f"stages={orjson.dumps(stages).decode()}")
+    for override in (*own, f"run.dir={run_dir}", *overrides):
         command += ["--set", override]
     environment = os.environ | {"EGRC_FAULTS": faults}
     return subprocess.Popen(
@@ -81,7 +90,7 @@ def progress(run: Path) -> dict[str, Any]:
     return {
         "steps": [(step["step"], step["stage"], step["weight_version"]) for step in steps],
         "groups": [(step["groups"], step["sampled_groups"], step["refused_groups"]) for step in steps],
-        "prompts": {name: state["prompts"] for name, state in states.items()},
+        "position": {name: state["position"] for name, state in states.items()},
     }
 
 

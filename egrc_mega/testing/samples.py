@@ -6,20 +6,25 @@ from typing import Any
 
 import numpy as np
 
+from egrc_mega.methods.method import Method, build_method
+from egrc_mega.methods.records import View
+from egrc_mega.sections.stage import StageSection
+from egrc_mega.training.batch import Batch, build_batch
 from egrc_mega.types import (
+    Ask,
     Completion,
     FinishReason,
     Grade,
     Group,
-    Prompt,
+    Problem,
     Sample,
     TrainSample,
     VersionSpan,
     token_array,
 )
 
+PROBLEM = Problem(key="test:1", text="9 a + 1 = ?", answer="0")
 PROMPT_IDS = token_array([1, 12, 13, 20, 4, 23, 25, 26])
-PROMPT = Prompt(id="test:1", text="9 a + 1 = ?", token_ids=PROMPT_IDS, answer="0")
 
 
 def make_sample(
@@ -28,25 +33,50 @@ def make_sample(
     grade: Grade = Grade.RIGHT,
     well_formed: bool = True,
     finish: FinishReason = FinishReason.STOP,
-    mask: Sequence[int] | None = None,
+    sampled: Sequence[int] | None = None,
+    num_forced: int = 0,
+    ask: Ask | None = None,
+    problem: Problem = PROBLEM,
     version: str = "v0",
 ) -> Sample:
-    """A sample with log-prob -1 on every token that the policy sampled: where `mask` is 1."""
-    sampled = np.ones(len(output_ids), bool) if mask is None else np.array(mask, bool)
+    """A sample with log-prob -1 on every token that the policy sampled."""
+    ids = token_array(list(output_ids))
+    chosen = np.ones(len(ids), np.bool_) if sampled is None else np.asarray(sampled, np.bool_)
+    chosen[:num_forced] = False
     completion = Completion(
         rid="test",
-        output_ids=token_array(output_ids),
-        logprobs=np.where(sampled, -1.0, 0.0).astype(np.float32),
-        sampled=sampled,
+        output_ids=ids,
+        logprobs=np.where(chosen, np.float32(-1.0), np.float32(0.0)),
+        sampled=chosen,
         finish_reason=finish,
-        weight_versions=(VersionSpan(version=version, start=0, end=len(output_ids)),),
+        weight_versions=(VersionSpan(version=version, start=num_forced, end=len(ids)),),
     )
-    return Sample(prompt=PROMPT, completion=completion, text="", grade=grade, well_formed=well_formed)
+    return Sample(
+        problem=problem,
+        ask=ask or Ask(),
+        prompt_ids=PROMPT_IDS,
+        completion=completion,
+        text="",
+        grade=grade,
+        well_formed=well_formed,
+        num_forced=num_forced,
+    )
 
 
 def make_group(samples: Sequence[Sample]) -> Group:
     """A group of samples."""
-    return Group(prompt=PROMPT, samples=tuple(samples))
+    return Group(problem=samples[0].problem, samples=tuple(samples))
+
+
+def view_of(method: Method[Any, Any], step: int = 0) -> View:
+    """The view of a stage that has just begun, or of a later step with the state of the begin."""
+    return View(step=step, state=method.State(), seed=1)
+
+
+def batch_of(groups: Sequence[Group], section: StageSection, version: str = "v0") -> Batch:
+    """The batch that a stage makes of groups."""
+    method = build_method(section)
+    return build_batch(groups, method.credit(groups, view_of(method)), section, version)
 
 
 def make_train_sample(

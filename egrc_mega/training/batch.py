@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
-from egrc_mega.methods.aggregation import token_weights
-from egrc_mega.methods.base import Method
+from egrc_mega.methods.method import is_graded
+from egrc_mega.methods.records import DROPPED, Credit
+from egrc_mega.methods.weights import token_weights
 from egrc_mega.policy.packing import joined
-from egrc_mega.types import Completion, Grade, Group, Sample, TrainSample
+from egrc_mega.sections.stage import LossSection, StageSection
+from egrc_mega.types import BoolArray, Completion, FloatArray, Group, Sample, TrainSample
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,65 +26,110 @@ class Batch:
     """Without an advantage: only scored."""
 
 
-def build_batch(groups: Sequence[Group], method: Method, version: str) -> Batch:
-    """Give every sample its advantage and token weights, and split the kept ones over the stage's updates.
+def build_batch(
+    groups: Sequence[Group], credits: Sequence[Sequence[Credit]], stage: StageSection, version: str
+) -> Batch:
+    """Give every sample its token weights, and split those that are trained on over the stage's updates.
 
     Args:
+        credits: what each sample teaches, group by group.
         version: the trainer's weight version; log-probs under any other are not compared.
     """
-    advantages = method.advantages(groups)
-    num_updates = method.stage.optim.num_updates_per_rollout
+    num_updates = stage.optim.num_updates_per_rollout
     updates: list[tuple[TrainSample, ...]] = []
     dropped: list[TrainSample] = []
     for part in range(num_updates):
         # whole groups, dealt in turn, so that every update sees the batch's variety
         rows = [
-            (sample, advantage)
-            for group, row in zip(groups[part::num_updates], advantages[part::num_updates], strict=True)
-            for sample, advantage in zip(group.samples, row, strict=True)
+            (sample, credit)
+            for group, row in zip(groups[part::num_updates], credits[part::num_updates], strict=True)
+            for sample, credit in zip(group.samples, row, strict=True)
         ]
-        kept, rest = _part(rows, method, version)
+        kept, rest = _part(rows, stage.loss, version)
         dropped += rest
         if kept:
             updates.append(tuple(kept))
     return Batch(tuple(updates), tuple(dropped))
 
 
+def scored_only(groups: Sequence[Group], version: str) -> Batch:
+    """Every sample of the groups, in order, to be scored and not trained on."""
+    samples = [sample for group in groups for sample in group.samples]
+    return Batch((), tuple(_train_sample(s, DROPPED, np.zeros(s.length), version) for s in samples))
+
+
 def _part(
-    rows: Sequence[tuple[Sample, float]], method: Method, version: str
+    rows: Sequence[tuple[Sample, Credit]], loss: LossSection, version: str
 ) -> tuple[list[TrainSample], list[TrainSample]]:
     """Kept and dropped samples of one update. Ungraded samples count in no mean."""
-    graded = [(s, a) for s, a in rows if s.grade is not Grade.UNGRADED]
-    ungraded = [s for s, _a in rows if s.grade is Grade.UNGRADED]
-    chosen = [s.completion.sampled for s, _a in graded]
-    weights = token_weights(chosen, [a != 0.0 for _s, a in graded], method.loss)
+    graded = [(s, c) for s, c in rows if is_graded(s)]
+    ungraded = [s for s, _c in rows if not is_graded(s)]
+    trained = [_trained(s, c) for s, c in graded]
+    classes = [c.token_class for _s, c in graded]
+    weights = token_weights(trained, [c.kept for _s, c in graded], loss, classes)
     kept: list[TrainSample] = []
     dropped: list[TrainSample] = []
-    for (sample, advantage), own_weights in zip(graded, weights, strict=True):
+    for (sample, credit), own_weights in zip(graded, weights, strict=True):
         # the KL term holds every graded response, whatever its advantage
-        is_kept = advantage != 0.0 or (method.loss.kl_coef > 0 and own_weights.any())
-        (kept if is_kept else dropped).append(_train_sample(sample, advantage, own_weights, version))
-    dropped += [_train_sample(s, 0.0, np.zeros(s.length, np.float32), version) for s in ungraded]
+        is_kept = credit.kept or (loss.kl_coef > 0 and own_weights.any())
+        (kept if is_kept else dropped).append(_train_sample(sample, credit, own_weights, version))
+    dropped += [_train_sample(s, DROPPED, np.zeros(s.length), version) for s in ungraded]
     return kept, dropped
 
 
-def _train_sample(sample: Sample, advantage: float, weights: NDArray[np.float32], version: str) -> TrainSample:
-    """The record of one sample; its advantage is spread over all tokens."""
-    completion = sample.completion
-    sampled = completion.sampled
+def _sampled(sample: Sample, credit: Credit) -> BoolArray:
+    """bool[O]: where the policy sampled the token; what stands after an edit counts as sampled too."""
+    sampled = sample.completion.sampled
+    if credit.edit is None:
+        return sampled
+    rest = np.ones(len(credit.edit.output_ids) - credit.edit.first_changed, np.bool_)
+    return np.concatenate([sampled[: credit.edit.first_changed], rest])
+
+
+def _trained(sample: Sample, credit: Credit) -> BoolArray:
+    """bool[O]: the tokens that the loss may hold: sampled ones, and forced ones whose old log-prob is stated."""
+    trained = _sampled(sample, credit)
+    if credit.forced_logprob is not None and sample.num_forced:
+        trained = trained.copy()
+        trained[: sample.num_forced] = True
+    return trained
+
+
+def _train_sample(sample: Sample, credit: Credit, weights: NDArray[np.float64], version: str) -> TrainSample:
+    """The record of one sample; one advantage is spread over all tokens."""
+    completion, edit = sample.completion, credit.edit
+    output_ids = completion.output_ids if edit is None else np.asarray(edit.output_ids, np.int32)
+    size, sampled = len(output_ids), _sampled(sample, credit)
+    # behind an edit no server has ever said anything of these tokens
+    known = len(completion.output_ids) if edit is None else edit.first_changed
+    server = np.full(size, np.nan, np.float32)
+    server[:known] = np.where(completion.sampled[:known], completion.logprobs[:known], np.float32(np.nan))
+    compared = np.zeros(size, np.bool_)
+    compared[:known] = _compared(completion, version)[:known] & completion.sampled[:known]
+    advantage = credit.advantage if credit.kept else 0.0
     return TrainSample(
-        prompt_ids=sample.prompt.token_ids,
-        output_ids=completion.output_ids,
+        prompt_ids=sample.prompt_ids,
+        output_ids=output_ids,
         sampled=sampled,
-        loss_weights=weights,
-        advantages=np.full(len(sampled), advantage, np.float32),
-        rollout_logprobs=np.where(sampled, completion.logprobs, np.float32(np.nan)),
-        compared=_compared(completion, version) & sampled,
+        loss_weights=weights.astype(np.float32),
+        advantages=np.broadcast_to(np.asarray(advantage, np.float32), (size,)),
+        rollout_logprobs=server,
+        compared=compared,
+        old_logprobs=_stated(sample, credit, size),
     )
 
 
-def _compared(completion: Completion, version: str) -> NDArray[np.bool_]:
-    """[O] True where the server had the weights called `version`."""
+def _stated(sample: Sample, credit: Credit, size: int) -> FloatArray | None:
+    """float32[O]: the old log-prob that the method states for its forced tokens, NaN elsewhere."""
+    if credit.forced_logprob is None or not sample.num_forced:
+        return None
+    stated = np.full(size, np.nan, np.float32)
+    stated[: sample.num_forced] = credit.forced_logprob
+    return stated
+
+
+def _compared(completion: Completion, version: str) -> BoolArray:
+    """bool[O]: where the server had the weights called `version`."""
     current = np.zeros(len(completion.output_ids), np.bool_)
     for span in completion.weight_versions:
         if span.version == version:

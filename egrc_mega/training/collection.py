@@ -1,37 +1,56 @@
 """A step's groups, whole ones only: over-sampling with abort of the rest, dynamic sampling with refill.
 
-Prompts are taken in the order of the run's cursor. A group that was aborted is carried: the next step asks for it
+Problems are taken in the order of the run's cursor. A group that was aborted is carried: the next step asks for it
 first, from the start or, with `rollout.partial_rollouts`, from its last tokens; version spans say which weights wrote
-what. So no prompt is lost, and slow ones are not trained on less than quick ones.
+what. A group that has been carried through `rollout.max_carried_steps` steps is waited for, so slow problems are
+trained on as often as quick ones, only later. Where the method would plan a carried group otherwise by now, it is
+planned anew.
 """
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from egrc_mega.config.schema import RolloutSection
-from egrc_mega.data.prompts import PromptSource
+from egrc_mega.data.problems import ProblemSource
+from egrc_mega.data.render import Renderer
 from egrc_mega.errors import RolloutError
-from egrc_mega.methods.base import Method
+from egrc_mega.methods.method import Need
+from egrc_mega.observe.spans import span
 from egrc_mega.rollout.fleet import Fleet
 from egrc_mega.rollout.segments import Environment
 from egrc_mega.rollout.stream import Outcome, Refused, Stream
-from egrc_mega.training.schedule import Step
+from egrc_mega.sections.rollout import RolloutSection
+from egrc_mega.seeds import derive_seed
+from egrc_mega.stages.state import Carried, Position
 from egrc_mega.training.staleness import oldest_lag
-from egrc_mega.types import Completion, FinishReason, Group, Prompt, RolloutRequest, Sample
+from egrc_mega.training.turn import Turn
+from egrc_mega.types import (
+    Ask,
+    Completion,
+    Drawn,
+    FinishReason,
+    Group,
+    Problem,
+    RolloutRequest,
+    Sample,
+    Sampling,
+)
 
-Judge = Callable[[Sequence[tuple[Prompt, Completion]]], list[Sample]]
+Judge = Callable[[Sequence[Drawn], frozenset[Need]], list[Sample]]
+"""Grades completions, in order, and measures on them what the method needs of their text."""
 
 
 @dataclass(slots=True, eq=False)
 class OpenGroup:
-    """A prompt whose samples are under way."""
+    """A problem whose samples are under way."""
 
     place: int
-    """The prompt's number since the start of the run."""
-    prompt: Prompt
+    """The problem's number since the start of the run."""
+    problem: Problem
+    asks: Sequence[Ask]
     requests: Sequence[RolloutRequest]
+    age: int = 0
+    """Steps that have ended without it."""
     done: dict[str, Completion] = field(default_factory=dict)
     """Finished responses, by rid."""
     begun: dict[str, Completion] = field(default_factory=dict)
@@ -43,90 +62,109 @@ class OpenGroup:
         """Every sample is there."""
         return len(self.done) == len(self.requests)
 
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """Where a run stands in its prompts: enough to go on after a restart."""
-
-    cursor: int
-    """Prompts asked for so far."""
-    carried: tuple[int, ...]
-    """Prompts that were asked for, aborted, and come first in the next step."""
+    @property
+    def drawn(self) -> list[Drawn]:
+        """What was asked and what came back, of a whole group."""
+        return [
+            Drawn(problem=self.problem, ask=ask, request=request, completion=self.done[request.rid])
+            for ask, request in zip(self.asks, self.requests, strict=True)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
-class Collected:
-    """A step's groups in the order of their prompts."""
+class StepGroups:
+    """A step's groups in the order of their problems."""
 
     groups: list[Group]
     position: Position
     """After this step."""
-    times: dict[str, float]
     counts: dict[str, int]
     """Fields of the step's record."""
+
+
+class Planner:
+    """Turns a problem's number into requests: ids and seeds depend on the place in the run only."""
+
+    def __init__(
+        self, problems: ProblemSource, renderer: Renderer, run_seed: int, stop_token_ids: tuple[int, ...]
+    ) -> None:
+        self.problems, self.renderer = problems, renderer
+        self.run_seed, self.stop_token_ids = run_seed, stop_token_ids
+
+    def plan(self, place: int, number: int, turn: Turn, age: int = 0) -> OpenGroup:
+        """The requests of one problem, the `number`-th of its step; carried problems have negative numbers."""
+        problem = self.problems.take(place)
+        asks = turn.method.plan(problem, turn.view)
+        requests = [self._request(problem, ask, (place, number, n), turn) for n, ask in enumerate(asks)]
+        return OpenGroup(place, problem, asks, requests, age)
+
+    def is_current(self, group: OpenGroup, turn: Turn) -> bool:
+        """Whether the method would still ask for the same."""
+        return list(turn.method.plan(group.problem, turn.view)) == list(group.asks)
+
+    def _request(self, problem: Problem, ask: Ask, where: tuple[int, int, int], turn: Turn) -> RolloutRequest:
+        place, number, n = where
+        sampling = Sampling(
+            temperature=turn.stage.rollout.temperature,
+            top_p=turn.stage.rollout.top_p,
+            max_new_tokens=ask.max_new_tokens or turn.method.longest,
+            stop_token_ids=self.stop_token_ids,
+        )
+        return RolloutRequest(
+            rid=f"step{turn.step:06d}-prompt{number:05d}-sample{n:04d}",
+            prompt_id=f"problem{place}",
+            prompt_ids=self.renderer.prompt_ids(problem, ask),
+            forced_ids=self.renderer.forced_ids(ask),
+            sampling=sampling,
+            seed=derive_seed(self.run_seed, "rollout", turn.step, number, n),
+        )
 
 
 class Collector:
     """Asks the fleet for groups and the graders for verdicts. One step at a time, from any thread."""
 
     def __init__(
-        self,
-        section: RolloutSection,
-        prompts: PromptSource,
-        fleet: Fleet,
-        environment: Environment | None,
-        judge: Judge,
-        run_seed: int,
-        stop_token_ids: tuple[int, ...],
+        self, section: RolloutSection, planner: Planner, fleet: Fleet, environment: Environment | None, judge: Judge
     ) -> None:
-        self.section, self.prompts, self.fleet, self.environment = section, prompts, fleet, environment
-        self.judge, self.run_seed, self.stop_token_ids = judge, run_seed, stop_token_ids
+        self.section, self.planner, self.fleet = section, planner, fleet
+        self.environment, self.judge = environment, judge
         self.num_refused = 0
-        self._waiting: list[OpenGroup] = []
+        self.waiting: dict[int, OpenGroup] = {}
+        """Groups that the last step left, by their place."""
 
-    def collect(self, step: Step, method: Method, position: Position) -> Collected:
+    def collect(self, turn: Turn, position: Position) -> StepGroups:
         """The groups of a step.
 
         Raises:
             RolloutError: too many requests were lost or refused, or too few groups have a signal.
         """
-        collection = _Collection(self, step, method, position)
-        with self.fleet.stream(self.environment) as stream:
-            return collection.run(stream)
+        carried = self._carried(turn, position)
+        with span("rollout"), self.fleet.stream(self.environment) as stream:
+            collection = _Collection(self, turn, position.cursor, stream)
+            found = collection.run(carried)
+        self.waiting = {group.place: group for group in collection.open}
+        return found
 
-    def plan(self, place: int, number: int, step: Step, method: Method) -> OpenGroup:
-        """The requests of one prompt, the `number`-th of its step."""
-        [prompt] = self.prompts.take(place, 1)
-        requests = method.plan(
-            [prompt], step=step.index, run_seed=self.run_seed, stop_token_ids=self.stop_token_ids, first=number
-        )
-        return OpenGroup(place, prompt, requests)
-
-    def take_waiting(self, position: Position, step: Step, method: Method) -> list[OpenGroup]:
-        """The groups that an earlier step left; after a restart or in another stage, from the start."""
-        waiting, self._waiting = {group.place: group for group in self._waiting}, []
-        planned = []
-        for number, place in enumerate(position.carried):
-            group = waiting.get(place)
-            if group is None or step.opens_stage:
-                group = self.plan(place, -1 - number, step, method)
-            planned.append(group)
-        return planned
-
-    def keep_waiting(self, groups: list[OpenGroup]) -> None:
-        """For the next step."""
-        self._waiting = groups
+    def _carried(self, turn: Turn, position: Position) -> list[OpenGroup]:
+        """The groups that an earlier step left; from the start after a restart, or where the plan has changed."""
+        waiting, self.waiting = self.waiting, {}
+        groups = []
+        for number, carried in enumerate(position.carried):
+            group = waiting.get(carried.place)
+            if group is None or turn.opens_stage or not self.planner.is_current(group, turn):
+                group = self.planner.plan(carried.place, -1 - number, turn, carried.age)
+            groups.append(group)
+        return groups
 
 
 class _Collection:
-    """One step's."""
+    """One step under way."""
 
-    def __init__(self, collector: Collector, step: Step, method: Method, position: Position) -> None:
-        self.collector, self.step, self.method = collector, step, method
+    def __init__(self, collector: Collector, turn: Turn, cursor: int, stream: Stream) -> None:
+        self.collector, self.turn, self.cursor, self.stream = collector, turn, cursor, stream
         self.section = collector.section
-        self.position = position
+        self.drops = turn.stage.rollout.drop_groups != "never"
         self.wanted = self.section.prompts_per_step
-        self.cursor = position.cursor
         self.num_asked = 0
         self.open: list[OpenGroup] = []
         self.group_of: dict[str, OpenGroup] = {}
@@ -135,62 +173,48 @@ class _Collection:
         self.counts = dict.fromkeys(
             ("sampled_groups", "groups_without_signal", "refused_groups", "aborted_requests", "carried_groups"), 0
         )
-        self.grade_s = 0.0
 
-    def run(self, stream: Stream) -> Collected:
+    def run(self, carried: list[OpenGroup]) -> StepGroups:
         """Ask, take, judge, until there are enough groups."""
-        started = time.monotonic()
-        self._send(stream, self.collector.take_waiting(self.position, self.step, self.method))
-        self._ask(stream, math.ceil(self.wanted * self.section.over_sampling) - len(self.open))
+        self._send(carried)
+        self._ask(math.ceil(self.wanted * self.section.over_sampling) - len(self.open))
         while True:
-            self._close_whole()
+            self._judge_whole()
             missing = self.wanted - len(self.kept)
-            if self.section.dynamic_sampling and missing:
-                self._ask(stream, math.ceil((missing - len(self.open)) * self.section.over_sampling))
-            if not missing or not stream.num_open:
+            if self.drops and missing:
+                self._ask(math.ceil((missing - len(self.open)) * self.section.over_sampling))
+            if not missing or not self.stream.num_open:
                 break
-            self._note(stream.take())
-        self._note(stream.abort())
-        if missing and self.section.dynamic_sampling:
-            raise self._too_few()
-        if not self.kept:
-            raise RolloutError(f"rollout.max_refused: servers refused every prompt of step {self.step.index + 1}")
-        carried = self._left_over()
-        self.collector.keep_waiting(carried)
+            self._note(self.stream.take())
+        self._note(self.stream.abort())
+        self._require_enough(missing)
+        self._leave_over()
         self.kept.sort(key=lambda pair: pair[0])
-        seconds = time.monotonic() - started
-        return Collected(
+        left = tuple(Carried(place=group.place, age=group.age) for group in self.open)
+        return StepGroups(
             groups=[group for _place, group in self.kept],
-            position=Position(self.cursor, tuple(group.place for group in carried)),
-            times={"rollout": seconds - self.grade_s, "grade": self.grade_s},
+            position=Position(cursor=self.cursor, carried=left),
             counts=self.counts,
         )
 
-    def _ask(self, stream: Stream, count: int) -> None:
-        """New prompts; under dynamic sampling no more than its limit allows."""
-        if self.section.dynamic_sampling:
+    def _ask(self, count: int) -> None:
+        """New problems; where groups are dropped no more than the limit allows."""
+        if self.drops:
             count = min(count, math.floor(self.wanted * self.section.dynamic_sampling_limit) - self.num_asked)
         count = max(0, count)
         numbers = range(self.num_asked, self.num_asked + count)
-        plan = self.collector.plan
-        self._send(stream, [plan(self.cursor + i, n, self.step, self.method) for i, n in enumerate(numbers)])
+        plan = self.collector.planner.plan
+        self._send([plan(self.cursor + i, number, self.turn) for i, number in enumerate(numbers)])
         self.cursor += count
         self.num_asked += count
 
-    def _too_few(self) -> RolloutError:
-        return RolloutError(
-            f"rollout.dynamic_sampling: {self.num_asked} prompts gave {len(self.kept)} of {self.wanted} groups "
-            f"with an advantage in step {self.step.index + 1}; raise rollout.dynamic_sampling_limit = "
-            f"{self.section.dynamic_sampling_limit:g}, take other problems, or switch it off"
-        )
-
-    def _send(self, stream: Stream, groups: Sequence[OpenGroup]) -> None:
+    def _send(self, groups: Sequence[OpenGroup]) -> None:
         """All at once: servers compute together what arrives together."""
         self.open += groups
         self.group_of |= {request.rid: group for group in groups for request in group.requests}
         self.counts["sampled_groups"] += len(groups)
         begun = {rid: completion for group in groups for rid, completion in group.begun.items()}
-        stream.add([r for group in groups for r in group.requests if r.rid not in group.done], begun)
+        self.stream.add([r for group in groups for r in group.requests if r.rid not in group.done], begun)
 
     def _note(self, outcomes: Sequence[Outcome]) -> None:
         """Every outcome goes to its group."""
@@ -216,31 +240,55 @@ class _Collection:
                 f"{refused.reason}; rollout.max_refused = {self.section.max_refused} prompts of a run is used up"
             )
 
-    def _close_whole(self) -> None:
-        """Judge groups that are whole, no more than are missing, and keep those that teach something."""
+    def _judge_whole(self) -> None:
+        """Judge groups that are whole, as many as there are places for them, and keep those that teach something."""
         self.open = [group for group in self.open if not group.is_refused]
-        while whole := [group for group in self.open if group.is_whole][: self.wanted - len(self.kept)]:
+        while whole := self._next_whole():
             self.open = [group for group in self.open if group not in whole]
-            started = time.monotonic()
-            samples = self.collector.judge([(g.prompt, g.done[r.rid]) for g in whole for r in g.requests])
-            self.grade_s += time.monotonic() - started
+            with span("grade"):
+                drawn = [one for group in whole for one in group.drawn]
+                samples = self.collector.judge(drawn, self.turn.method.needs)
             for group in whole:
                 own, samples = samples[: len(group.requests)], samples[len(group.requests) :]
-                self._keep(group.place, Group(prompt=group.prompt, samples=tuple(own)))
+                self._keep(group.place, Group(problem=group.problem, samples=tuple(own)))
+
+    def _next_whole(self) -> list[OpenGroup]:
+        """Whole groups that have a place in the batch. Overdue ones that are not whole yet have theirs reserved."""
+        overdue = [group for group in self.open if group.age >= self.section.max_carried_steps]
+        places = self.wanted - len(self.kept)
+        reserved = min(places, sum(not group.is_whole for group in overdue))
+        whole = [group for group in self.open if group.is_whole]
+        first = [group for group in whole if group in overdue][:places]
+        others = [group for group in whole if group not in overdue][: max(0, places - reserved - len(first))]
+        return [group for group in whole if group in first or group in others]
 
     def _keep(self, place: int, group: Group) -> None:
-        if self.section.dynamic_sampling and not any(self.method.advantages([group])[0]):
+        if self.drops and not self.turn.method.keep(group, self.turn.view):
             self.counts["groups_without_signal"] += 1
         else:
             self.kept.append((place, group))
 
-    def _left_over(self) -> list[OpenGroup]:
+    def _require_enough(self, missing: int) -> None:
+        if missing and self.drops:
+            raise RolloutError(
+                f"stages.{self.turn.stage.name}.rollout.drop_groups: {self.num_asked} prompts gave {len(self.kept)} of "
+                f"{self.wanted} groups that teach something in step {self.turn.step + 1}; raise "
+                f"rollout.dynamic_sampling_limit = {self.section.dynamic_sampling_limit:g}, take other problems, or "
+                f"set it to never"
+            )
+        if not self.kept:
+            raise RolloutError(f"rollout.max_refused: servers refused every prompt of step {self.turn.step + 1}")
+
+    def _leave_over(self) -> None:
         """What the next step asks for first; without tokens that are too old by then, or without any."""
+        self.open = [group for group in self.open if not group.is_refused]
         for group in self.open:
+            group.age += 1
             for part in (group.done, group.begun):
                 for rid, completion in list(part.items()):
-                    is_fresh = oldest_lag([completion], self.step.index + 1) <= self.section.max_version_lag
+                    is_fresh = oldest_lag([completion], self.turn.step + 1) <= self.section.max_version_lag
                     if not (self.section.partial_rollouts and is_fresh and completion.sampled.any()):
                         del part[rid]
+        # the oldest come first, so that none is passed over for ever
+        self.open.sort(key=lambda group: (-group.age, group.place))
         self.counts["carried_groups"] = len(self.open)
-        return self.open

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 
-from egrc_mega.config.schema import MegatronSection
 from egrc_mega.convert.hf_logits import hf_logits
 from egrc_mega.convert.source import HfSource, Source, open_source
 from egrc_mega.policy import distributed
+from egrc_mega.sections.policy import MegatronSection
 
 # isort: split
 from egrc_mega.policy.logits import packed_logits

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from egrc_mega.config.check import problems
-from egrc_mega.config.schema import Config
+from egrc_mega.config.config import Config
 from egrc_mega.convert.families.registry import read_architecture
 from egrc_mega.convert.hf_config import HfConfig
 from egrc_mega.convert.parallel import ParallelLayout, layout_problems

@@ -3,13 +3,13 @@
 from contextlib import ExitStack
 from pathlib import Path
 
-from egrc_mega.config.schema import Config
+from egrc_mega.config.config import Config
 from egrc_mega.errors import ModelError
 from egrc_mega.evaluation.fingerprint import fingerprint_of_folder
 from egrc_mega.evaluation.records import Subject
 from egrc_mega.rollout.weights import FolderWeights
 from egrc_mega.run_folder import RunFolder
-from egrc_mega.training.coordinator import Coordinator
+from egrc_mega.training.serving import Serving
 
 
 def evaluate_model(model: Path, config: Config, out: Path) -> None:
@@ -30,8 +30,8 @@ def evaluate_model(model: Path, config: Config, out: Path) -> None:
     print(f"evaluating {subject}, into {out}", flush=True)
     with ExitStack() as stack:
         folder = stack.enter_context(RunFolder.claim(out, resume=False))
-        coordinator = Coordinator(config, folder, stack, print, trains=False)
+        serving = Serving(config, folder, stack, print)
         if config.rollout.server == "external":  # who knows what they serve
-            coordinator.fleet.update_weights(FolderWeights(model, "evaluated"))
-        for outcome in coordinator.evaluator.evaluate(subject):
+            serving.fleet.update_weights(FolderWeights(model, "evaluated"))
+        for outcome in serving.evaluator.evaluate(subject):
             print(outcome.line(), flush=True)

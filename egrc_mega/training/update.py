@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from egrc_kernels.policy_loss import kl_estimate
 
-from egrc_mega.config.schema import PolicySection, Stage
 from egrc_mega.errors import PolicyError
 from egrc_mega.policy.collected import TokenStats
 from egrc_mega.policy.engine import Policy, UpdateResult
 from egrc_mega.policy.flops import Work
 from egrc_mega.policy.learning_rate import learning_rate
 from egrc_mega.policy.packing import Baselines, joined
+from egrc_mega.sections.policy import PolicySection
+from egrc_mega.sections.stage import StageSection
 from egrc_mega.training.batch import Batch
 from egrc_mega.types import TrainSample
 
@@ -50,7 +51,7 @@ class UpdateMetrics:
 
 
 def run_updates(
-    policy: Policy, batch: Batch, stage: Stage, section: PolicySection, index_in_stage: int = 0
+    policy: Policy, batch: Batch, stage: StageSection, section: PolicySection, index_in_stage: int = 0
 ) -> UpdateMetrics:
     """Score what has no advantage, then one optimizer step per update of the batch.
 

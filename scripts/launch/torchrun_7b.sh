@@ -7,7 +7,7 @@
 #   NPROC_PER_NODE  processes here, one per GPU (8)
 #   MASTER_ADDR     address of node 0 (127.0.0.1)
 #   MASTER_PORT     a free port there (29500)
-#   CONFIG          configuration (configs/r1_distill_qwen_7b.yaml); run.dir must be on a folder that all nodes share
+#   CONFIG          configuration files, later ones win (configs/r1_distill_qwen_7b.yaml), with spaces between; run.dir must be on a folder that all nodes share
 #
 # Further arguments go to the trainer, e.g. --set run.seed=2 or --resume.
 set -euo pipefail
@@ -17,7 +17,10 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 # as SGLang sets them for its processes: sync.transport=distributed has both in one group
 export NCCL_CUMEM_ENABLE="${NCCL_CUMEM_ENABLE:-0}" NCCL_NVLS_ENABLE="${NCCL_NVLS_ENABLE:-0}"
 
+configs=()
+for file in ${CONFIG:-"$root/configs/r1_distill_qwen_7b.yaml"}; do configs+=(--config "$file"); done
+
 exec "$python" -P -m torch.distributed.run \
     --nnodes "${NNODES:-1}" --node-rank "${NODE_RANK:-0}" --nproc-per-node "${NPROC_PER_NODE:-8}" \
     --master-addr "${MASTER_ADDR:-127.0.0.1}" --master-port "${MASTER_PORT:-29500}" --max-restarts 0 \
-    -m egrc_mega.train --config "${CONFIG:-$root/configs/r1_distill_qwen_7b.yaml}" "$@"
+    -m egrc_mega.train "${configs[@]}" "$@"

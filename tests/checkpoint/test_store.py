@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import load_file
 
 from egrc_mega.checkpoint.store import CheckpointStore, load, load_model, read_state, save_model
-from egrc_mega.config.schema import LossSection, MegatronSection, PolicySection
 from egrc_mega.errors import CheckpointError
 from egrc_mega.manifest import damages
 from egrc_mega.policy.engine import Policy
+from egrc_mega.sections.policy import MegatronSection, PolicySection
+from egrc_mega.sections.stage import LossSection
 from egrc_mega.testing.gloo import run_on_gloo
 from egrc_mega.testing.policy_worker import ragged_samples, resumed_updates
 from egrc_mega.testing.tiny_model import write_tiny_qwen2

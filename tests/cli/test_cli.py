@@ -73,12 +73,14 @@ def test_the_options_are_the_documented_ones() -> None:
             "--tp",
         ],
         "egrc report": [],
+        "egrc rollouts": ["--group", "--step"],
         "egrc miniature make-base": [],
         "egrc miniature make-data": [],
-        "egrc config show": ["--config", "--set"],
+        "egrc config show": ["--config", "--methods", "--set"],
         "egrc bench kernels": ["--baseline", "--dtype", "--hidden", "--op", "--out", "--rounds", "--tokens", "--vocab"],
         "egrc doctor": [],
         "egrc serve status": [],
+        "egrc stages replay": ["--config", "--plot", "--set"],
     }
 
 

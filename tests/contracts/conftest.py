@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from egrc_mega.config.schema import RolloutSection
 from egrc_mega.rollout.start.process import embedded_server, start_server
+from egrc_mega.sections.rollout import RolloutSection
 from egrc_mega.testing.fake_server import FakeServer
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from egrc_mega.config.schema import RolloutSection
 from egrc_mega.convert.families.registry import read_architecture
 from egrc_mega.errors import RolloutError
 from egrc_mega.rollout.fleet import Fleet
 from egrc_mega.rollout.weights import FolderWeights
+from egrc_mega.sections.rollout import RolloutSection
 from egrc_mega.sync.buckets import StreamSync
 from egrc_mega.sync.checksums import Checksums
 from egrc_mega.sync.distributed import Broadcast

@@ -4,12 +4,12 @@ from itertools import product
 
 import pytest
 
-from egrc_mega.config.schema import MegatronSection
 from egrc_mega.convert.families.registry import architecture_of
 from egrc_mega.convert.family import Architecture
 from egrc_mega.convert.hf_config import HfConfig
 from egrc_mega.convert.parallel import ParallelLayout, layout_problems, parameters_of_rank, stage_layers
 from egrc_mega.policy import distributed  # noqa: F401  (points megatron at the CPU)
+from egrc_mega.sections.policy import MegatronSection
 
 # isort: split
 from megatron.core.transformer.transformer_block import get_num_layers_to_build

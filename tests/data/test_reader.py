@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from egrc_mega.config.schema import DataSection
 from egrc_mega.data.reader import read_problems
 from egrc_mega.errors import DataError
+from egrc_mega.sections.data import DataSection
 
 GOOD = b'{"problem": "1 + 1 = ?", "answer": "2"}'
 
@@ -46,7 +46,7 @@ def _quarantined(path: Path) -> list[tuple[int, str]]:
         (b"[" * 100_000, "not JSON: "),
         (
             b'{"problem": "1 + 1 = ?", "answer": "3"}',
-            "the problem of line 1 again, with another answer: '3' instead of '2'",
+            "the problem of train.jsonl:1 again, with another answer: '3' instead of '2'",
         ),
     ],
 )
@@ -54,7 +54,10 @@ def test_a_malformed_row_is_quarantined_with_its_line_and_reason(tmp_path: Path,
     path, quarantine = tmp_path / "train.jsonl", tmp_path / "run" / "quarantine.jsonl"
     path.write_bytes(GOOD + b"\n\n" + row + b"\n" + GOOD + b"\n")
     problems = read_problems(path, _section(path), quarantine)
-    assert [(p.line, p.text, p.answer) for p in problems] == [(1, "1 + 1 = ?", "2"), (4, "1 + 1 = ?", "2")]
+    assert [(p.key, p.text, p.answer) for p in problems] == [
+        ("train.jsonl:1", "1 + 1 = ?", "2"),
+        ("train.jsonl:4", "1 + 1 = ?", "2"),
+    ]
     ((line, found),) = _quarantined(quarantine)
     assert line == 3 and found.startswith(reason)
     assert json.loads(quarantine.read_text())["file"] == str(path)
@@ -84,7 +87,7 @@ def test_a_number_is_taken_as_its_text(tmp_path: Path, answer: str, text: str) -
 def test_a_byte_order_mark_and_windows_line_ends_do_not_matter(tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + GOOD + b"\r\n" + GOOD + b"\r\n")
-    assert [p.line for p in read_problems(path, _section(path), tmp_path / "q")] == [1, 2]
+    assert [p.key for p in read_problems(path, _section(path), tmp_path / "q")] == ["train.jsonl:1", "train.jsonl:2"]
     assert not (tmp_path / "q").exists()
 
 
@@ -148,7 +151,7 @@ def test_parquet_rows_are_read_and_judged_like_lines(tmp_path: Path) -> None:
     table = pyarrow.table({"problem": ["x", None, "y", "z"], "answer": [142.0, 1.0, None, 0.25]})
     parquet.write_table(table, path)
     problems = read_problems(path, _section(path), quarantine)
-    assert [(p.line, p.text, p.answer) for p in problems] == [(1, "x", "142"), (4, "z", "0.25")]
+    assert [(int(p.key.rpartition(":")[2]), p.text, p.answer) for p in problems] == [(1, "x", "142"), (4, "z", "0.25")]
     assert [line for line, _reason in _quarantined(quarantine)] == [2, 3]
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(DataError, match="is not a whole parquet file"):
@@ -165,8 +168,30 @@ def test_every_row_is_either_good_or_in_quarantine(tmp_path: Path, rows: list[by
     path.write_bytes(b"\n".join([GOOD, *rows, GOOD]))
     problems = read_problems(path, _section(path, share=1.0), quarantine)
     bad = [line for line, _reason in _quarantined(quarantine)]
-    assert sorted([*(p.line for p in problems), *bad]) == [
+    assert sorted([*(int(p.key.rpartition(":")[2]) for p in problems), *bad]) == [
         1,
         *(i for i, r in enumerate(rows, 2) if r.strip()),
         len(rows) + 2,
     ]
+
+
+def test_the_facts_that_are_asked_for_are_read_as_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text('{"problem": "x", "answer": "1", "difficulty": 3, "other": "text"}\n')
+    section = _section(path).model_copy(update={"facts": ("difficulty",)})
+    [problem] = read_problems(path, section, tmp_path / "q")
+    assert problem.facts == {"difficulty": 3.0}
+
+
+@pytest.mark.parametrize("value", ['"3"', "true", "null", "[3]", "1e999"])
+def test_a_row_whose_fact_is_no_finite_number_is_quarantined(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "train.jsonl"
+    rows = [
+        '{"problem": "x", "answer": "1", "difficulty": 3}',
+        f'{{"problem": "y", "answer": "1", "difficulty": {value}}}',
+    ]
+    path.write_text("\n".join(rows))
+    section = _section(path, share=1.0).model_copy(update={"facts": ("difficulty",)})
+    assert [p.text for p in read_problems(path, section, tmp_path / "q")] == ["x"]
+    ((line, reason),) = _quarantined(tmp_path / "q")
+    assert (line, reason.partition(",")[0]) == (2, "'difficulty' must be a finite number")

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
+from egrc_mega.config.config import Config
 from egrc_mega.config.load import load_config
-from egrc_mega.config.schema import Config
 from egrc_mega.data.tokenizer import load_tokenizer
 from egrc_mega.evaluation.evaluator import Evaluator, evaluation_data
 from egrc_mega.evaluation.store import read_responses, read_table
 from egrc_mega.testing.points import make_subject
 from egrc_mega.testing.samples import make_sample
-from egrc_mega.types import Completion, Prompt, RolloutRequest, Sample
+from egrc_mega.types import Completion, Drawn, RolloutRequest, Sample
 
 
 class Bench:
@@ -29,8 +29,8 @@ class Bench:
         self.num_asked += len(requests)
         return [make_sample(range(5)).completion for _ in requests]
 
-    def judge(self, pairs: Sequence[tuple[Prompt, Completion]]) -> list[Sample]:
-        return [make_sample(range(5)) for _ in pairs]
+    def judge(self, drawn: Sequence[Drawn]) -> list[Sample]:
+        return [make_sample(range(5)) for _ in drawn]
 
     def lines(self, *place: Any) -> list[str]:
         return [outcome.line() for outcome in self.evaluator.evaluate(make_subject(*place))]
@@ -122,10 +122,10 @@ def test_the_benchmark_is_read_with_its_own_keys_and_instruction(configure: Any,
     benchmark.write_text(json.dumps({"Problem": "1 + 1 = ?", "Answer": 2}))
     keys = ("evaluation.prompt_key=Problem", "evaluation.answer_key=Answer", "evaluation.instruction=9 a")
     bench = Bench(configure(f"evaluation.data={benchmark}", *keys), tmp_path)
-    [prompt] = bench.evaluator.prompts
-    assert (prompt.text, prompt.answer) == ("1 + 1 = ?", "2")
+    [asked] = bench.evaluator.asked
+    assert (asked.problem.text, asked.problem.answer) == ("1 + 1 = ?", "2")
     plain = Bench(configure(f"evaluation.data={benchmark}", *keys[:2]), tmp_path)
-    assert list(prompt.token_ids) != list(plain.evaluator.prompts[0].token_ids)
+    assert list(asked.prompt_ids) != list(plain.evaluator.asked[0].prompt_ids)
 
 
 def test_keys_that_the_evaluation_does_not_state_are_the_training_datas(configure: Any) -> None:

@@ -56,8 +56,8 @@ def test_a_folder_without_weights_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("world_of_one")
 def test_a_trainer_has_the_name_of_the_folder_that_it_began_with(tmp_path: Path) -> None:
-    from egrc_mega.config.schema import MegatronSection, PolicySection
     from egrc_mega.policy.engine import Policy
+    from egrc_mega.sections.policy import MegatronSection, PolicySection
 
     folder = write_tiny_qwen2(tmp_path / "model")
     policy = Policy(folder, MegatronSection(), PolicySection())

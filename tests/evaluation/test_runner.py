@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 
 from egrc_mega.evaluation.records import Subject
-from egrc_mega.evaluation.runner import NUM_SHOWN, Measurement, measure
+from egrc_mega.evaluation.runner import NUM_SHOWN, Asked, Measurement, measure
 from egrc_mega.testing.points import make_protocol, make_subject
-from egrc_mega.testing.samples import PROMPT, make_sample
-from egrc_mega.types import Completion, FinishReason, Grade, Prompt, RolloutRequest, Sample
+from egrc_mega.testing.samples import PROBLEM, PROMPT_IDS, make_sample
+from egrc_mega.types import Completion, Drawn, FinishReason, Grade, RolloutRequest, Sample
 
 OUTCOMES = [
     make_sample(range(4)),
@@ -25,16 +25,16 @@ def measured(
     outcomes: Sequence[Sample] = OUTCOMES, subject: Subject | None = None, **protocol: object
 ) -> tuple[Measurement, list[RolloutRequest]]:
     seen: list[RolloutRequest] = []
-    prompts = [replace(PROMPT, id=f"p{i}", text=f"problem {i}") for i in range(len(outcomes))]
+    asked = [Asked(replace(PROBLEM, key=f"p{i}", text=f"problem {i}"), PROMPT_IDS) for i in range(len(outcomes))]
 
     def generate(requests: Sequence[RolloutRequest]) -> list[Completion]:
         seen.extend(requests)
         return [outcome.completion for outcome in outcomes]
 
-    def judge(pairs: Sequence[tuple[Prompt, Completion]]) -> list[Sample]:
-        return [replace(o, prompt=prompt) for o, (prompt, _completion) in zip(outcomes, pairs, strict=True)]
+    def judge(drawn: Sequence[Drawn]) -> list[Sample]:
+        return [replace(outcome, problem=one.problem) for outcome, one in zip(outcomes, drawn, strict=True)]
 
-    return measure(prompts, subject or make_subject(), make_protocol(**protocol), generate, judge), seen
+    return measure(asked, subject or make_subject(), make_protocol(**protocol), generate, judge), seen
 
 
 def test_ungraded_samples_leave_the_accuracy_and_cut_ones_count_as_wrong_at_full_length() -> None:

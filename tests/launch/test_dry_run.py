@@ -35,7 +35,7 @@ def settings(root: Path, tmp_path: Path) -> dict[str, list[str]]:
 
 
 def plan(root: Path, recipe: str, overrides: list[str], num_nodes: int = 1) -> str:
-    return dry_run(root / f"configs/{recipe}.yaml", overrides, num_nodes=num_nodes, num_processes=8)
+    return dry_run([root / f"configs/{recipe}.yaml"], overrides, num_nodes=num_nodes, num_processes=8)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -11,10 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from egrc_mega.config.schema import RolloutSection
 from egrc_mega.errors import ConfigError
 from egrc_mega.launch.serve import announced_address, serve, status
 from egrc_mega.rollout.start.discovery import find_servers
+from egrc_mega.sections.rollout import RolloutSection
 from egrc_mega.testing.fake_server import FakeServer
 
 EGRC = (sys.executable, "-P", "-m", "egrc_mega.cli.main")

@@ -5,10 +5,10 @@ import random
 from importlib.resources import files
 from pathlib import Path
 
-from egrc_mega.config.schema import DataSection
 from egrc_mega.data.reader import read_problems
 from egrc_mega.miniature.dataset import draw_training_problem, eval_problems, write_dataset
 from egrc_mega.miniature.task import MAX_OPERATIONS, MIN_OPERATIONS
+from egrc_mega.sections.data import DataSection
 
 ASSETS = Path(str(files("egrc_mega.miniature") / "assets"))
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from egrc_mega.config.schema import LossSection, MegatronSection, PolicySection
 from egrc_mega.errors import ConfigError, ModelError, PolicyError
 from egrc_mega.policy import engine
 from egrc_mega.policy.engine import Policy
 from egrc_mega.policy.packing import Baselines
+from egrc_mega.sections.policy import MegatronSection, PolicySection
+from egrc_mega.sections.stage import LossSection
 from egrc_mega.testing.policy_worker import ragged_samples
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from egrc_mega.config.schema import OptimSection
 from egrc_mega.policy.learning_rate import learning_rate
+from egrc_mega.sections.stage import OptimSection
 
 
 def rates(total: int, **options: object) -> list[float]:

@@ -9,12 +9,12 @@ import pytest
 import torch
 import transformers
 
-from egrc_mega.config.schema import MegatronSection
 from egrc_mega.convert.families.registry import architecture_of
 from egrc_mega.convert.family import Kind
 from egrc_mega.convert.hf_config import HfConfig
 from egrc_mega.convert.parallel import ParallelLayout, parameters_of_rank
 from egrc_mega.convert.presets import PRESETS
+from egrc_mega.sections.policy import MegatronSection
 from egrc_mega.testing.meta_worker import parameters_by_rank
 
 TP, PP, DP = 2, 2, 2

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from egrc_mega.checkpoint.store import CheckpointStore, load
-from egrc_mega.config.schema import LossSection, MegatronSection, PolicySection
 from egrc_mega.policy import determinism
 from egrc_mega.policy.determinism import make_deterministic
 from egrc_mega.policy.engine import Policy
+from egrc_mega.sections.policy import MegatronSection, PolicySection
+from egrc_mega.sections.stage import LossSection
 from egrc_mega.testing.policy_worker import ragged_samples
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
 

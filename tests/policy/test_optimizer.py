@@ -8,9 +8,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from egrc_mega.checkpoint.store import CheckpointStore, load
-from egrc_mega.config.schema import LossSection, MegatronSection, PolicySection
 from egrc_mega.policy import optimizer as optim
 from egrc_mega.policy.engine import Policy
+from egrc_mega.sections.policy import MegatronSection, PolicySection
+from egrc_mega.sections.stage import LossSection
 from egrc_mega.testing.policy_worker import ragged_samples
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
 

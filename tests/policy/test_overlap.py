@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from egrc_mega.config.schema import MegatronSection
 from egrc_mega.policy import overlap
 from egrc_mega.policy.overlap import Overlap, choose_overlap
+from egrc_mega.sections.policy import MegatronSection
 from egrc_mega.testing.gloo import run_on_gloo
 from egrc_mega.testing.policy_worker import overlapping_updates
 from egrc_mega.testing.tiny_model import write_tiny_qwen2

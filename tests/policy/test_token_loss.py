@@ -8,12 +8,13 @@ import torch
 from egrc_kernels.linear_logprob import sizes
 from safetensors.torch import load_file
 
-from egrc_mega.config.schema import LossSection, MegatronSection, PolicySection
 from egrc_mega.policy import engine, layer_spec
 from egrc_mega.policy.engine import Policy, UpdateResult
 from egrc_mega.policy.loss import LossRows
 from egrc_mega.policy.packing import Baselines
 from egrc_mega.policy.token_loss import BLOCK, TokenLoss, takes_gradient_in_forward
+from egrc_mega.sections.policy import MegatronSection, PolicySection
+from egrc_mega.sections.stage import LossSection
 from egrc_mega.testing.gloo import run_on_gloo
 from egrc_mega.testing.loss_worker import LOSSES, loss_batch, with_forced_tokens
 from egrc_mega.testing.policy_worker import first_updates, first_updates_with_gradients_in_forward

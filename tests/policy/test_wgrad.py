@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from egrc_mega.config.schema import LossSection, MegatronSection, PolicySection
 from egrc_mega.policy import layer_spec, model, wgrad
 from egrc_mega.policy.engine import Policy
+from egrc_mega.sections.policy import MegatronSection, PolicySection
+from egrc_mega.sections.stage import LossSection
 from egrc_mega.testing.gloo import run_on_gloo
 from egrc_mega.testing.policy_worker import first_fused_updates, first_updates, ragged_samples
 from egrc_mega.testing.tiny_model import write_tiny_qwen2

@@ -13,11 +13,11 @@ import psutil
 import pytest
 from aiohttp import web
 
-from egrc_mega.config.schema import RolloutSection
 from egrc_mega.errors import RolloutError
 from egrc_mega.rollout import server as server_module
 from egrc_mega.rollout.fleet import Fleet
 from egrc_mega.rollout.weights import FolderWeights
+from egrc_mega.sections.rollout import RolloutSection
 from egrc_mega.testing.fake_server import GARBAGE, FakeServer
 from egrc_mega.testing.samples import PROMPT_IDS, contents
 from egrc_mega.testing.tiny_model import write_tiny_qwen2

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from egrc_mega.config.schema import RolloutSection
 from egrc_mega.errors import ConfigError, RolloutError
 from egrc_mega.rollout.fleet import Fleet
 from egrc_mega.rollout.keys import Keys, url_problem
 from egrc_mega.rollout.start.discovery import announced, check_host, find_servers
 from egrc_mega.rollout.start.process import ServerProcess
 from egrc_mega.rollout.weights import FolderWeights
+from egrc_mega.sections.rollout import RolloutSection
 from egrc_mega.testing.http import call
 from egrc_mega.testing.samples import PROMPT_IDS
 from egrc_mega.testing.tiny_model import write_tiny_qwen2

@@ -14,11 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from egrc_mega.config.schema import RolloutSection
 from egrc_mega.errors import ConfigError, RolloutError
 from egrc_mega.rollout.fleet import Fleet
 from egrc_mega.rollout.start.process import ServerProcess, embedded_server
 from egrc_mega.rollout.start.sglang import launch_sglang
+from egrc_mega.sections.rollout import RolloutSection
 from egrc_mega.testing.fake_server import FakeServer
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from egrc_mega.config.schema import RolloutSection
 from egrc_mega.errors import RolloutError
 from egrc_mega.rollout.fleet import Fleet
 from egrc_mega.rollout.weights import FolderWeights
 from egrc_mega.rollout.wire import NEUTRAL
+from egrc_mega.sections.rollout import RolloutSection
 from egrc_mega.seeds import derive_seed
 from egrc_mega.testing.fake_server import FakeServer
 from egrc_mega.types import Completion, FinishReason, RolloutRequest, Sampling, token_array

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from egrc_mega.config.schema import MegatronSection, PolicySection, RolloutSection
 from egrc_mega.policy.engine import Policy
 from egrc_mega.rollout.fleet import Fleet
 from egrc_mega.rollout.weights import FolderWeights
+from egrc_mega.sections.policy import MegatronSection, PolicySection
+from egrc_mega.sections.rollout import RolloutSection
 from egrc_mega.testing.samples import PROMPT_IDS, contents, make_train_sample
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
 from egrc_mega.types import Completion, FinishReason, RolloutRequest, Sampling

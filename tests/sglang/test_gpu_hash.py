@@ -6,8 +6,8 @@ import subprocess
 import orjson
 import torch
 
-from egrc_mega.config.schema import RolloutSection
 from egrc_mega.rollout.start.sglang import find_python
+from egrc_mega.sections.rollout import RolloutSection
 from egrc_mega.sync.gpu_hash import gpu_hash
 
 CASES = ((1, "bfloat16"), (3, "bfloat16"), (100, "float32"), (8192, "float32"), (8193, "float32"), (50001, "bfloat16"))

@@ -15,11 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from egrc_mega.config.schema import RolloutSection
 from egrc_mega.convert.families.registry import read_architecture
 from egrc_mega.errors import RolloutError
 from egrc_mega.rollout.fleet import Fleet
 from egrc_mega.rollout.weights import FolderWeights
+from egrc_mega.sections.rollout import RolloutSection
 from egrc_mega.sync.buckets import StreamSync
 from egrc_mega.sync.distributed import Broadcast
 from egrc_mega.sync.spool import Spool
@@ -73,7 +73,7 @@ def test_a_server_killed_in_a_run_changes_no_step_prompt_or_count(root: Path, tm
     prompts = {f"step_{step:06d}": {"cursor": 4 * step, "carried": []} for step in (2, 3, 4, 6)}
     found = progress(tmp_path / "run")
     assert (found["steps"], found["groups"]) == (steps, [(4, 4, 0)] * 6)
-    assert found["prompts"].items() <= prompts.items() and "step_000006" in found["prompts"]
+    assert found["position"].items() <= prompts.items() and "step_000006" in found["position"]
     last = events(tmp_path / "run", "step")[-1]
     assert last["server_restarts"] == 1
 

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from egrc_mega.checkpoint.store import CheckpointStore
-from egrc_mega.config.schema import LossSection, MegatronSection, PolicySection
 from egrc_mega.convert.conversion import megatron_to_hf
 from egrc_mega.convert.hf_folder import write_folder
 from egrc_mega.policy.engine import Policy
 from egrc_mega.rollout.weights import FolderWeights
+from egrc_mega.sections.policy import MegatronSection, PolicySection
+from egrc_mega.sections.stage import LossSection
 from egrc_mega.sync.disk import DiskSync
 from egrc_mega.testing.policy_worker import ragged_samples
 from egrc_mega.testing.tiny_model import write_tiny_model

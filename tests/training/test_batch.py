@@ -5,11 +5,10 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from egrc_mega.config.schema import CompressStage
-from egrc_mega.methods.registry import build_method
+from egrc_mega.methods.compress import CompressSection
 from egrc_mega.testing.policy_worker import ragged_samples
-from egrc_mega.testing.samples import make_group, make_sample, make_train_sample, same_bits
-from egrc_mega.training.batch import Batch, build_batch, decode, encode
+from egrc_mega.testing.samples import batch_of, make_group, make_sample, make_train_sample, same_bits
+from egrc_mega.training.batch import Batch, decode, encode
 from egrc_mega.types import Grade, TrainSample
 
 
@@ -53,13 +52,13 @@ def test_decoding_copies_no_sample() -> None:
 
 
 def test_a_built_sample_has_one_value_of_each_kind_a_token() -> None:
-    stage = CompressStage(name="compress", clip_len=100, beta=1.5, shape={"kind": "none"})
-    right, wrong = make_sample([5, 6, 7, 8], mask=[1, 0, 1, 1]), make_sample([9], grade=Grade.WRONG)
-    batch = build_batch([make_group([right, wrong])], build_method(stage), "v0")
+    stage = CompressSection(clip_len=100, beta=1.5, shape={"kind": "none"})
+    right, wrong = make_sample([5, 6, 7, 8], sampled=[1, 0, 1, 1]), make_sample([9], grade=Grade.WRONG)
+    batch = batch_of([make_group([right, wrong])], stage)
     [[kept]], [dropped] = batch.updates, batch.dropped
     third = np.float32(1 / (3 * 2))  # two graded rollouts, three tokens that the policy chose
     expected = make_train_sample(
-        right.prompt.token_ids,
+        right.prompt_ids,
         (5, 6, 7, 8),
         sampled=(1, 0, 1, 1),
         loss_weights=(third, 0.0, third, third),

@@ -14,46 +14,83 @@ import pytest
 import torch
 from aiohttp import web
 
-from egrc_mega.config.schema import ExploreStage, RolloutSection
 from egrc_mega.errors import RolloutError
-from egrc_mega.methods.registry import build_method
+from egrc_mega.methods.explore import ExploreSection
+from egrc_mega.methods.method import Method, NoState, build_method
+from egrc_mega.methods.records import View
+from egrc_mega.methods.thinkprune import ThinkPruneSection, ThinkPruneState
 from egrc_mega.policy.loss import LossRows, policy_loss
 from egrc_mega.rollout.fleet import Fleet
 from egrc_mega.rollout.weights import FolderWeights
+from egrc_mega.sections.base import Section
+from egrc_mega.sections.rollout import RolloutSection
+from egrc_mega.sections.stage import StageSection
+from egrc_mega.seeds import derive_seed
+from egrc_mega.stages.state import Carried, Position
 from egrc_mega.testing.fake_server import FakeServer
-from egrc_mega.training.batch import build_batch
-from egrc_mega.training.collection import Collected, Collector, Position
-from egrc_mega.training.schedule import schedule
-from egrc_mega.types import Completion, FinishReason, Grade, Prompt, RolloutRequest, Sample, TrainSample, token_array
+from egrc_mega.testing.samples import batch_of
+from egrc_mega.training.collection import Collector, Planner, StepGroups
+from egrc_mega.training.turn import Turn
+from egrc_mega.types import (
+    Ask,
+    Completion,
+    Drawn,
+    FinishReason,
+    Grade,
+    IntArray,
+    Problem,
+    RolloutRequest,
+    Sample,
+    TrainSample,
+    token_array,
+)
 
 N = 2
-STAGE = ExploreStage(name="explore", steps=5, clip_len=8, rollout={"n": N, "max_new_tokens": 6}, loss={"tis_cap": 2.0})
-METHOD = build_method(STAGE)
-STEPS = schedule([STAGE])
-START = Position(0, ())
+STAGE = ExploreSection(steps=5, clip_len=8, rollout={"n": N, "max_new_tokens": 6}, loss={"tis_cap": 2.0})
+DROPPING = STAGE.model_copy(update={"rollout": STAGE.rollout.model_copy(update={"drop_groups": "no_advantage"})})
+STEPS = range(5)
+START = Position()
 
 
-class Prompts:
-    """Prompt number p has the token p + 10."""
-
-    def take(self, position: int, count: int) -> list[Prompt]:
-        return [
-            Prompt(id=f"p{p}", text="", token_ids=token_array([1, p + 10]), answer="7")
-            for p in range(position, position + count)
-        ]
+def turn_of(step: int, stage: StageSection = STAGE, state: Section | None = None) -> Turn:
+    method = build_method(stage)
+    view = View(step=step, state=state or method.State(), seed=1)
+    return Turn(step, step, stage, method, view, f"v{step}")
 
 
-def judge(pairs: Sequence[tuple[Prompt, Completion]]) -> list[Sample]:
+class Problems:
+    """Problem number p is called p<p>."""
+
+    def take(self, position: int) -> Problem:
+        return Problem(key=f"p{position}", text="", answer="7")
+
+
+class Words:
+    """Renders problem number p as 1, p + 10, and a system text as one token more."""
+
+    def prompt_ids(self, problem: Problem, ask: Ask) -> IntArray:
+        return token_array([1, int(problem.key[1:]) + 10] + [2] * (ask.system is not None))
+
+    def forced_ids(self, ask: Ask) -> IntArray:
+        return token_array([3] * len(ask.forced))
+
+
+PLANNER = Planner(Problems(), Words(), 1, ())  # type: ignore[arg-type]
+
+
+def judge(drawn: Sequence[Drawn], _needs: frozenset[str]) -> list[Sample]:
     """Right when the last token is 7; as if that had ended the response."""
     return [
         Sample(
-            prompt=prompt,
-            completion=replace(completion, finish_reason=FinishReason.STOP),
+            problem=one.problem,
+            ask=one.ask,
+            prompt_ids=one.request.prompt_ids,
+            completion=replace(one.completion, finish_reason=FinishReason.STOP),
             text="",
-            grade=Grade.RIGHT if completion.output_ids[-1] == 7 else Grade.WRONG,
+            grade=Grade.RIGHT if one.completion.output_ids[-1] == 7 else Grade.WRONG,
             well_formed=True,
         )
-        for prompt, completion in pairs
+        for one in drawn
     ]
 
 
@@ -69,23 +106,27 @@ def collector(request: pytest.FixtureRequest, fake: FakeServer, tmp_path: Path) 
     section = RolloutSection(server="external", urls=(fake.url,), **fields)
     with Fleet.start(section, tmp_path, "v0", tmp_path) as fleet:
         fleet.update_weights(FolderWeights(tmp_path, "v0"))
-        yield Collector(section, Prompts(), fleet, None, judge, 1, ())  # type: ignore[arg-type]
+        yield Collector(section, PLANNER, fleet, None, judge)
+
+
+def places_of(position: Position) -> list[int]:
+    return [carried.place for carried in position.carried]
 
 
 def number_of(body: dict) -> int:
     return body["input_ids"][1] - 10
 
 
-def prompts_of(collected: Collected) -> list[str]:
+def prompts_of(collected: StepGroups) -> list[str]:
     assert all(len(group.samples) == N for group in collected.groups)
-    return [group.prompt.id for group in collected.groups]
+    return [group.problem.key for group in collected.groups]
 
 
 def test_a_plain_step_takes_its_prompts_in_order_and_leaves_nothing(collector: Collector) -> None:
-    first = collector.collect(STEPS[0], METHOD, START)
+    first = collector.collect(turn_of(0), START)
     assert prompts_of(first) == ["p0", "p1", "p2"]
-    assert first.position == Position(3, ())
-    second = collector.collect(STEPS[1], METHOD, first.position)
+    assert first.position == Position(cursor=3)
+    second = collector.collect(turn_of(1), first.position)
     assert prompts_of(second) == ["p3", "p4", "p5"]
     assert second.counts == {
         "sampled_groups": 3,
@@ -102,30 +143,30 @@ def test_an_over_sampled_step_trains_whole_groups_only_and_counts_what_it_aborte
 ) -> None:
     # five are asked for; of p1 one sample never ends, of p3 none does
     fake.holds = lambda body: number_of(body) == 3 or (number_of(body) == 1 and body["rid"].endswith("0001"))
-    collected = collector.collect(STEPS[0], METHOD, START)
+    collected = collector.collect(turn_of(0), START)
     assert prompts_of(collected) == ["p0", "p2", "p4"]
     assert collected.counts["sampled_groups"] == 5
     assert collected.counts["aborted_requests"] == 3
     assert collected.counts["carried_groups"] == 2
     assert fake.num_aborts >= 1
-    batch = build_batch(collected.groups, METHOD, "v0")
+    batch = batch_of(collected.groups, STAGE)
     assert sum(map(len, batch.updates)) + len(batch.dropped) == 3 * N
 
 
 @pytest.mark.parametrize("collector", [{"over_sampling": 1.6}], indirect=True)
 def test_aborted_prompts_come_first_in_the_next_step_and_start_again(collector: Collector, fake: FakeServer) -> None:
     fake.holds = lambda body: number_of(body) in (1, 3)
-    first = collector.collect(STEPS[0], METHOD, START)
-    assert first.position == Position(5, (1, 3))
+    first = collector.collect(turn_of(0), START)
+    assert first.position == Position(cursor=5, carried=(Carried(place=1, age=1), Carried(place=3, age=1)))
     fake.holds = lambda body: number_of(body) in (5, 6)
-    second = collector.collect(STEPS[1], METHOD, first.position)
+    second = collector.collect(turn_of(1), first.position)
     assert "p1" in prompts_of(second) and "p3" in prompts_of(second)
     for group in second.groups:
         assert all(s.completion.output_ids.tolist() == [7] * 6 for s in group.samples)
     # a run that starts again from a checkpoint asks for the same prompts
-    collector._waiting = []
+    collector.waiting = {}
     fake.holds = lambda body: number_of(body) not in (1, 3, 5)
-    again = collector.collect(STEPS[1], METHOD, first.position)
+    again = collector.collect(turn_of(1), first.position)
     assert prompts_of(again) == ["p1", "p3", "p5"]
 
 
@@ -134,12 +175,12 @@ def test_a_sample_that_spans_two_versions_carries_both_and_its_importance_weight
     collector: Collector, fake: FakeServer, tmp_path: Path
 ) -> None:
     fake.holds = lambda body: number_of(body) in (1, 3)
-    first = collector.collect(STEPS[0], METHOD, START)
+    first = collector.collect(turn_of(0), START)
     collector.fleet.update_weights(FolderWeights(tmp_path, "v1"))
     fake.holds = lambda body: number_of(body) in (5, 6)
     fake.bodies.clear()
-    second = collector.collect(STEPS[1], METHOD, first.position)
-    group = next(group for group in second.groups if group.prompt.id == "p1")
+    second = collector.collect(turn_of(1), first.position)
+    group = next(group for group in second.groups if group.problem.key == "p1")
     for sample in group.samples:
         spans = [(span.version, span.start, span.end) for span in sample.completion.weight_versions]
         assert spans == [("v0", 0, 2), ("v1", 2, 6)]
@@ -147,7 +188,7 @@ def test_a_sample_that_spans_two_versions_carries_both_and_its_importance_weight
     # the server was asked for the rest only
     continued = next(body for body in fake.bodies if number_of(body) == 1)
     assert (continued["input_ids"], continued["sampling_params"]["max_new_tokens"]) == ([1, 11, 7, 7], 4)
-    batch = build_batch([group], METHOD, "v1")
+    batch = batch_of([group], STAGE, "v1")
     for sample in batch.dropped:  # one group of right answers only has no advantage
         assert sample.compared.tolist() == [False, False, True, True, True, True]
         assert sample.rollout_logprobs.tolist() == [-1.0] * 6
@@ -175,32 +216,29 @@ def test_tokens_that_grow_too_old_are_sampled_again(collector: Collector, fake: 
     position = START
     for index in range(2):
         fake.holds = lambda body: number_of(body) == 1 or number_of(body) > 6
-        collected = collector.collect(STEPS[index], METHOD, position)
+        collected = collector.collect(turn_of(index), position)
         position = collected.position
-        assert 1 in position.carried
+        assert 1 in places_of(position)
         collector.fleet.update_weights(FolderWeights(tmp_path, f"v{index + 1}"))
     fake.holds = lambda body: number_of(body) > 8
     fake.bodies.clear()
-    last = collector.collect(STEPS[2], METHOD, position)
-    group = next(group for group in last.groups if group.prompt.id == "p1")
+    last = collector.collect(turn_of(2), position)
+    group = next(group for group in last.groups if group.problem.key == "p1")
     # of v0, v1 and v2 only the last two may be in a batch of v2
     for sample in group.samples:
         assert {span.version for span in sample.completion.weight_versions} <= {"v1", "v2"}
 
 
-@pytest.mark.parametrize("collector", [{"dynamic_sampling": True}], indirect=True)
 def test_groups_without_a_signal_are_replaced(collector: Collector, fake: FakeServer) -> None:
     # even prompts: one right, one wrong; odd ones: both right, so no sample has an advantage
     fake.is_right = lambda body: number_of(body) % 2 == 1 or body["rid"].endswith("0000")
-    collected = collector.collect(STEPS[0], METHOD, START)
+    collected = collector.collect(turn_of(0, DROPPING), START)
     assert prompts_of(collected) == ["p0", "p2", "p4"]
     assert collected.counts["groups_without_signal"] in (2, 3)
     assert collected.position.cursor in (5, 6)
 
 
-@pytest.mark.parametrize(
-    "collector", [{"dynamic_sampling": True, "partial_rollouts": True, "over_sampling": 1.6}], indirect=True
-)
+@pytest.mark.parametrize("collector", [{"partial_rollouts": True, "over_sampling": 1.6}], indirect=True)
 def test_with_everything_switched_on_each_prompt_is_trained_or_without_signal_or_carried_once(
     collector: Collector, fake: FakeServer, tmp_path: Path
 ) -> None:
@@ -212,7 +250,7 @@ def test_with_everything_switched_on_each_prompt_is_trained_or_without_signal_or
     position, trained, num_idle, num_carried = START, [], 0, 0
     for index in range(5):
         fake.holds = lambda body: number_of(body) % 4 == index  # noqa: B023
-        collected = collector.collect(STEPS[index], METHOD, position)
+        collected = collector.collect(turn_of(index, DROPPING), position)
         position = collected.position
         assert len(collected.groups) == 3
         trained += prompts_of(collected)
@@ -224,15 +262,15 @@ def test_with_everything_switched_on_each_prompt_is_trained_or_without_signal_or
         collector.fleet.update_weights(FolderWeights(tmp_path, f"v{index + 1}"))
     assert len(trained) == len(set(trained)) == 15
     assert num_carried and num_idle
-    assert not set(trained) & {f"p{place}" for place in position.carried}
+    assert not set(trained) & {f"p{place}" for place in places_of(position)}
     assert position.cursor == len(trained) + num_idle + len(position.carried)
 
 
-@pytest.mark.parametrize("collector", [{"dynamic_sampling": True, "dynamic_sampling_limit": 2.0}], indirect=True)
+@pytest.mark.parametrize("collector", [{"dynamic_sampling_limit": 2.0}], indirect=True)
 def test_too_few_groups_with_a_signal_stop_the_run_with_the_numbers(collector: Collector) -> None:
-    message = r"rollout\.dynamic_sampling: 6 prompts gave 0 of 3 groups .*dynamic_sampling_limit = 2"
+    message = r"stages\.explore\.rollout\.drop_groups: 6 prompts gave 0 of 3 groups .*dynamic_sampling_limit = 2"
     with pytest.raises(RolloutError, match=message):
-        collector.collect(STEPS[0], METHOD, START)
+        collector.collect(turn_of(0, DROPPING), START)
 
 
 class SmallHelpings:
@@ -271,13 +309,11 @@ class SmallHelpings:
 @pytest.mark.parametrize("over_sampling", [1.0, 1.6, 2.5])
 @pytest.mark.parametrize("helping", range(1, 14))
 def test_the_limit_of_dynamic_sampling_is_used_up_however_replies_arrive(helping: int, over_sampling: float) -> None:
-    section = RolloutSection(
-        prompts_per_step=3, dynamic_sampling=True, dynamic_sampling_limit=2.0, over_sampling=over_sampling
-    )
+    section = RolloutSection(prompts_per_step=3, dynamic_sampling_limit=2.0, over_sampling=over_sampling)
     fleet = SimpleNamespace(stream=lambda _environment: nullcontext(SmallHelpings(helping)))
-    collector = Collector(section, Prompts(), fleet, None, judge, 1, ())  # type: ignore[arg-type]
+    collector = Collector(section, PLANNER, fleet, None, judge)  # type: ignore[arg-type]
     with pytest.raises(RolloutError, match="6 prompts gave 0 of 3 groups"):
-        collector.collect(STEPS[0], METHOD, START)
+        collector.collect(turn_of(0, DROPPING), START)
 
 
 def refuse(fake: FakeServer, numbers: set[int]) -> None:
@@ -294,7 +330,7 @@ def refuse(fake: FakeServer, numbers: set[int]) -> None:
 
 def test_a_refused_prompt_is_absent_with_its_whole_group_and_counted(collector: Collector, fake: FakeServer) -> None:
     refuse(fake, {1})
-    collected = collector.collect(STEPS[0], METHOD, START)
+    collected = collector.collect(turn_of(0), START)
     assert prompts_of(collected) == ["p0", "p2"]
     assert collected.counts["refused_groups"] == 1
     assert collector.fleet.take_stats()["lost_requests"] == 0
@@ -306,7 +342,7 @@ def test_a_used_up_budget_of_refusals_stops_the_run_with_the_servers_reason(
 ) -> None:
     refuse(fake, {0, 2})
     with pytest.raises(RolloutError, match=r"with 400: .*too long.*rollout\.max_refused = 1 prompts"):
-        collector.collect(STEPS[0], METHOD, START)
+        collector.collect(turn_of(0), START)
 
 
 def test_a_request_that_somebody_else_aborts_is_sent_again(collector: Collector, fake: FakeServer) -> None:
@@ -318,7 +354,7 @@ def test_a_request_that_somebody_else_aborts_is_sent_again(collector: Collector,
     fake.holds = hold
     timer = threading.Timer(0.3, lambda: collector.fleet.run(collector.fleet.servers[0].client.abort_all()))
     timer.start()
-    collected = collector.collect(STEPS[0], METHOD, START)
+    collected = collector.collect(turn_of(0), START)
     assert prompts_of(collected) == ["p0", "p1", "p2"]
     assert all(s.completion.output_ids.tolist() == [7] * 6 for group in collected.groups for s in group.samples)
     assert collector.fleet.take_stats()["lost_requests"] == 1
@@ -327,8 +363,95 @@ def test_a_request_that_somebody_else_aborts_is_sent_again(collector: Collector,
 def test_ids_are_unique_and_no_prefix_of_another(collector: Collector, fake: FakeServer) -> None:
     position = START
     for step in STEPS[:3]:
-        position = collector.collect(step, METHOD, position).position
+        position = collector.collect(turn_of(step), position).position
     rids = [body["rid"] for body in fake.bodies]
     assert len(set(rids)) == len(rids) == 9 * N
     assert not any(a != b and b.startswith(a) for a in rids for b in rids)
     assert all(re.fullmatch(r"step\d{6}-prompt\d{5}-sample\d{4}", rid) for rid in rids)
+
+
+# what is carried
+
+
+@pytest.mark.parametrize("collector", [{"over_sampling": 1.6, "max_carried_steps": 2}], indirect=True)
+@pytest.mark.parametrize("partial", [False, True])
+def test_no_problem_is_carried_for_more_steps_than_the_bound(
+    collector: Collector, fake: FakeServer, partial: bool, tmp_path: Path
+) -> None:
+    collector.section = collector.section.model_copy(update={"partial_rollouts": partial})
+    # two problems are slower than all others, for ever: whoever waits gets them
+    fake.hold_s = 0.4
+    fake.holds = lambda body: number_of(body) in (1, 3)
+    position, trained_at = START, {}
+    for step in STEPS:
+        collected = collector.collect(turn_of(step), position)
+        position = collected.position
+        assert len(collected.groups) == 3
+        assert all(carried.age <= 2 for carried in position.carried)
+        trained_at |= dict.fromkeys(prompts_of(collected), step)
+        collector.fleet.update_weights(FolderWeights(tmp_path, f"v{step + 1}"))
+    assert trained_at["p1"] <= 2
+    assert trained_at["p3"] <= 2
+
+
+@pytest.mark.parametrize("collector", [{"over_sampling": 1.6, "partial_rollouts": True}], indirect=True)
+def test_a_carried_group_whose_plan_has_changed_is_planned_anew(collector: Collector, fake: FakeServer) -> None:
+    stage = ThinkPruneSection(caps=(6, 5), steps_per_cap=1, rollout={"n": N}, loss={"tis_cap": 2.0})
+    fake.holds = lambda body: number_of(body) in (1, 3)
+    first = collector.collect(turn_of(0, stage), START)
+    assert places_of(first.position) == [1, 3]
+    fake.holds = lambda body: False
+    fake.bodies.clear()
+    second = collector.collect(turn_of(1, stage, ThinkPruneState(phase=1)), first.position)
+    assert {"p1", "p3"} <= set(prompts_of(second))
+    assert {body["sampling_params"]["max_new_tokens"] for body in fake.bodies} == {5}
+    assert all(len(s.completion.output_ids) == 5 for group in second.groups for s in group.samples)
+
+
+@pytest.mark.parametrize("collector", [{"over_sampling": 1.6, "partial_rollouts": True}], indirect=True)
+def test_a_stage_that_opens_plans_what_is_carried_from_the_start(collector: Collector, fake: FakeServer) -> None:
+    fake.holds = lambda body: number_of(body) in (1, 3)
+    first = collector.collect(turn_of(0), START)
+    fake.holds = lambda body: False
+    fake.bodies.clear()
+    opening = replace(turn_of(1), step_in_stage=0)
+    collector.collect(opening, first.position)
+    carried = [body for body in fake.bodies if number_of(body) in (1, 3)]
+    assert len(carried) == 2 * N
+    assert all(body["sampling_params"]["max_new_tokens"] == 6 for body in carried)
+
+
+def test_what_the_method_asks_for_leaves_in_every_request(collector: Collector, fake: FakeServer) -> None:
+    class Asking(Method[ExploreSection, NoState]):
+        def plan(self, problem: Problem, view: View) -> list[Ask]:
+            return [Ask(), Ask(system="Be brief.", forced="ab", max_new_tokens=5, tag="short")]
+
+    turn = replace(turn_of(0), method=Asking(STAGE))
+    collected = collector.collect(turn, START)
+    plain, asked = collected.groups[0].samples
+    assert (plain.ask.tag, asked.ask.tag) == ("", "short")
+    assert asked.prompt_ids.tolist() == [1, 10, 2]
+    assert asked.completion.output_ids[:2].tolist() == [3, 3]
+    assert asked.completion.sampled.tolist() == [False, False, True, True, True]
+    body = next(body for body in fake.bodies if body["rid"] == asked.completion.rid)
+    assert body["input_ids"] == [1, 10, 2, 3, 3]
+    assert body["sampling_params"]["max_new_tokens"] == 3
+
+
+@pytest.mark.parametrize("field", ["temperature", "top_p"])
+def test_a_request_samples_as_the_stage_says(collector: Collector, fake: FakeServer, field: str) -> None:
+    stage = STAGE.model_copy(update={"rollout": STAGE.rollout.model_copy(update={field: 0.625})})
+    collector.collect(turn_of(0, stage), START)
+    assert {body["sampling_params"][field] for body in fake.bodies} == {0.625}
+
+
+def test_every_sample_of_a_run_has_a_seed_of_its_own(collector: Collector, fake: FakeServer) -> None:
+    position = START
+    for step in STEPS[:3]:
+        position = collector.collect(turn_of(step), position).position
+    seeds = [body["sampling_params"]["sampling_seed"] for body in fake.bodies]
+    assert len(set(seeds)) == len(seeds)
+    # a function of the place in the run only
+    request = PLANNER.plan(4, 1, turn_of(1)).requests[1]
+    assert request.seed == derive_seed(1, "rollout", 1, 1, 1)
+    assert request.seed in seeds

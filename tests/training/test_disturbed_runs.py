@@ -92,7 +92,7 @@ def test_a_server_killed_while_a_run_samples_ahead_changes_no_step_prompt_or_cou
 ) -> None:
     assert events(runs["ahead lost"], "step")[-1]["server_restarts"] == 1
     assert progress(runs["ahead lost"]) == progress(runs["ahead"])
-    assert progress(runs["ahead"])["prompts"]["step_000006"] == {"cursor": 24, "carried": []}
+    assert progress(runs["ahead"])["position"]["step_000006"] == {"cursor": 24, "carried": []}
 
 
 def test_one_step_ahead_begins_with_the_same_loss_and_is_never_more_than_one_step_behind(

@@ -13,11 +13,12 @@ import pytest
 import torch
 from egrc_kernels.logprob import logprob_entropy
 
-from egrc_mega.config.schema import CompressStage, ExploreStage, Stage
-from egrc_mega.methods.registry import build_method
+from egrc_mega.methods.compress import CompressSection
+from egrc_mega.methods.explore import ExploreSection
 from egrc_mega.policy.loss import LossRows, policy_loss
-from egrc_mega.testing.samples import make_group, make_sample, same_bits
-from egrc_mega.training.batch import build_batch, decode, encode
+from egrc_mega.sections.stage import StageSection
+from egrc_mega.testing.samples import batch_of, make_group, make_sample, same_bits
+from egrc_mega.training.batch import decode, encode
 from egrc_mega.types import FinishReason, Grade, Group, Sample
 
 VOCABULARY = 17
@@ -39,7 +40,7 @@ def ragged_groups(seed: int, *, positives: bool = True) -> list[Group]:
             finish = rng.choice([FinishReason.STOP] * 4 + [FinishReason.LENGTH])
             ids = [rng.randrange(VOCABULARY) for _ in range(length)]
             well_formed = finish is FinishReason.STOP and rng.random() < 0.8
-            samples.append(make_sample(ids, grade=grade, finish=finish, mask=mask, well_formed=well_formed))
+            samples.append(make_sample(ids, grade=grade, finish=finish, sampled=mask, well_formed=well_formed))
         groups.append(make_group(samples))
     return groups
 
@@ -58,7 +59,7 @@ def right(sample: Sample) -> bool:
     return sample.grade is Grade.RIGHT and sample.completion.finish_reason is FinishReason.STOP
 
 
-def compress_advantage(stage: CompressStage) -> Callable[[Sample, Group], float]:
+def compress_advantage(stage: CompressSection) -> Callable[[Sample, Group], float]:
     """Sections 3.3.1 to 3.3.3: R(y) = f(|y|) for a positive within the clip; A = beta R."""
 
     def advantage(sample: Sample, _group: Group) -> float:
@@ -88,7 +89,7 @@ def paper_loss(
     logits: dict[int, torch.Tensor],
     old: dict[int, torch.Tensor],
     advantage: Callable[[Sample, Group], float],
-    stage: Stage,
+    stage: StageSection,
 ) -> torch.Tensor:
     """-(1/N) sum over responses of (1/|o|) sum over the policy's tokens of A log pi, or of the clipped A ratio."""
     terms, count = [], 0
@@ -113,17 +114,17 @@ def paper_loss(
 
 
 def product_loss(
-    groups: list[Group], logits: dict[int, torch.Tensor], old: dict[int, torch.Tensor] | None, stage: Stage
+    groups: list[Group], logits: dict[int, torch.Tensor], old: dict[int, torch.Tensor] | None, stage: StageSection
 ) -> torch.Tensor | None:
     """The product's way: advantages, token weights, through the wire, then the op and the loss on flat rows."""
-    batch = decode(encode(build_batch(groups, build_method(stage), "v0")))
+    batch = decode(encode(batch_of(groups, stage)))
     assert len(batch.updates) <= 1
     if not batch.updates:
         return None
-    by_ids = {tuple(s.completion.output_ids.tolist()): s for group in groups for s in group.samples}
+    by_ids = {tuple(s.completion.output_ids): s for group in groups for s in group.samples}
     samples = [by_ids[tuple(s.output_ids.tolist())] for s in batch.updates[0]]
     rows = torch.cat([logits[id(s)] for s in samples])
-    targets = torch.tensor([i for s in samples for i in s.completion.output_ids.tolist()])
+    targets = torch.tensor([i for s in samples for i in s.completion.output_ids]).long()
     logprob, _entropy, _one = logprob_entropy(rows, targets, temperature=stage.rollout.temperature)
     flat_old = None if old is None else torch.cat([old[id(s)] for s in samples]).float()
     sizes = [len(s.output_ids) for s in batch.updates[0]]
@@ -137,7 +138,7 @@ def product_loss(
     return policy_loss(logprob, rows, stage.loss).loss
 
 
-def assert_same_loss_and_gradient(groups: list[Group], stage: Stage, advantage, *, off_policy: bool) -> None:
+def assert_same_loss_and_gradient(groups: list[Group], stage: StageSection, advantage, *, off_policy: bool) -> None:
     generator = torch.Generator().manual_seed(5)
     samples = [s for group in groups for s in group.samples]
     exact = {id(s): torch.randn(s.length, VOCABULARY, generator=generator).double().requires_grad_() for s in samples}
@@ -145,7 +146,7 @@ def assert_same_loss_and_gradient(groups: list[Group], stage: Stage, advantage, 
     old = {}
     for s in samples:
         logp = torch.log_softmax(exact[id(s)].detach() / stage.rollout.temperature, -1)
-        chosen = logp.gather(1, torch.tensor(s.completion.output_ids.tolist())[:, None])[:, 0]
+        chosen = logp.gather(1, torch.tensor(s.completion.output_ids)[:, None])[:, 0]
         # far enough apart that some tokens are clipped on either side
         old[id(s)] = chosen + (0.4 * torch.randn(s.length, generator=generator).double() if off_policy else 0.0)
     expected = paper_loss(groups, exact, old, advantage, stage)
@@ -165,8 +166,8 @@ def assert_same_loss_and_gradient(groups: list[Group], stage: Stage, advantage, 
 @pytest.mark.parametrize("kind", ["exp", "linear", "cosine", "none"])
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
 def test_compress_matches_the_paper(kind: str, temperature: float) -> None:
-    stage = CompressStage(
-        name="compress", clip_len=CLIP, beta=1.5, shape={"kind": kind, "r": 0.1}, rollout={"temperature": temperature}
+    stage = CompressSection(
+        clip_len=CLIP, beta=1.5, shape={"kind": kind, "r": 0.1}, rollout={"temperature": temperature}
     )
     assert_same_loss_and_gradient(ragged_groups(1), stage, compress_advantage(stage), off_policy=False)
 
@@ -174,14 +175,14 @@ def test_compress_matches_the_paper(kind: str, temperature: float) -> None:
 @pytest.mark.parametrize("off_policy", [False, True])
 @pytest.mark.parametrize("temperature", [0.7, 1.2])
 def test_explore_matches_the_paper(off_policy: bool, temperature: float) -> None:
-    stage = ExploreStage(name="explore", clip_len=CLIP, rollout={"temperature": temperature})
+    stage = ExploreSection(clip_len=CLIP, rollout={"temperature": temperature})
     assert_same_loss_and_gradient(ragged_groups(2), stage, explore_advantage, off_policy=off_policy)
 
 
 def test_a_batch_without_a_positive_sample_trains_on_nothing() -> None:
-    stage = CompressStage(name="compress", clip_len=CLIP)
+    stage = CompressSection(clip_len=CLIP)
     groups = ragged_groups(3, positives=False)
-    batch = build_batch(groups, build_method(stage), "v0")
+    batch = batch_of(groups, stage)
     assert batch.updates == ()
     assert len(batch.dropped) == 15
     assert_same_loss_and_gradient(groups, stage, compress_advantage(stage), off_policy=False)
@@ -189,38 +190,38 @@ def test_a_batch_without_a_positive_sample_trains_on_nothing() -> None:
 
 def test_the_kept_denominator_divides_by_the_kept_responses_only() -> None:
     groups = ragged_groups(1)
-    everything = CompressStage(name="compress", clip_len=CLIP)
-    kept = CompressStage(name="compress", clip_len=CLIP, loss={"denominator": "kept"})
+    everything = CompressSection(clip_len=CLIP)
+    kept = CompressSection(clip_len=CLIP, loss={"denominator": "kept"})
     graded = sum(s.grade is not Grade.UNGRADED for group in groups for s in group.samples)
-    one = build_batch(groups, build_method(everything), "v0").updates[0]
-    other = build_batch(groups, build_method(kept), "v0").updates[0]
+    one = batch_of(groups, everything).updates[0]
+    other = batch_of(groups, kept).updates[0]
     for a, b in zip(one, other, strict=True):
         assert [w * graded for w in a.loss_weights] == pytest.approx([w * len(one) for w in b.loss_weights])
 
 
 def test_token_mean_weighs_every_token_of_the_policy_alike() -> None:
-    stage = CompressStage(name="compress", clip_len=CLIP, loss={"agg": "token-mean"})
+    stage = CompressSection(clip_len=CLIP, loss={"agg": "token-mean"})
     groups = ragged_groups(1)
     graded = [s for group in groups for s in group.samples if s.grade is not Grade.UNGRADED]
-    num_tokens = sum(int(s.completion.sampled.sum()) for s in graded)
-    for sample in build_batch(groups, build_method(stage), "v0").updates[0]:
+    num_tokens = sum(sum(s.completion.sampled) for s in graded)
+    for sample in batch_of(groups, stage).updates[0]:
         assert sample.loss_weights == pytest.approx([sampled / num_tokens for sampled in sample.sampled])
 
 
 def test_several_updates_split_whole_groups_and_each_normalises_itself() -> None:
-    stage = ExploreStage(name="explore", clip_len=CLIP, optim={"num_updates_per_rollout": 2})
+    stage = ExploreSection(clip_len=CLIP, optim={"num_updates_per_rollout": 2})
     groups = ragged_groups(2)
-    batch = build_batch(groups, build_method(stage), "v0")
+    batch = batch_of(groups, stage)
     assert len(batch.updates) == 2
-    lone = build_batch(groups[1:2], build_method(ExploreStage(name="explore", clip_len=CLIP)), "v0")
+    lone = batch_of(groups[1:2], ExploreSection(clip_len=CLIP))
     assert all(same_bits(a, b) for a, b in zip(batch.updates[1], lone.updates[0], strict=True))
 
 
 def test_log_probs_of_another_weight_version_are_not_compared() -> None:
-    stage = ExploreStage(name="explore", clip_len=CLIP)
-    group = make_group([make_sample([1, 2, 3], mask=[1, 0, 1]), make_sample([4], grade=Grade.WRONG, version="v7")])
-    first, second = build_batch([group], build_method(stage), "v0").updates[0]
+    stage = ExploreSection(clip_len=CLIP)
+    group = make_group([make_sample([1, 2, 3], sampled=[1, 0, 1]), make_sample([4], grade=Grade.WRONG, version="v7")])
+    first, second = batch_of([group], stage).updates[0]
     assert np.isnan(first.rollout_logprobs).tolist() == [False, True, False]
     assert (first.compared.tolist(), second.compared.tolist()) == ([True, False, True], [False])
     # but they are what importance sampling weighs by
-    assert second.rollout_logprobs.tolist() == group.samples[1].completion.logprobs.tolist()
+    assert second.rollout_logprobs.tolist() == list(group.samples[1].completion.logprobs)

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from egrc_mega.config.schema import CompressStage, ExploreStage, MegatronSection, PolicySection
 from egrc_mega.errors import PolicyError
+from egrc_mega.methods.compress import CompressSection
+from egrc_mega.methods.explore import ExploreSection
 from egrc_mega.policy.engine import Policy
 from egrc_mega.policy.packing import Baselines
+from egrc_mega.sections.policy import MegatronSection, PolicySection
 from egrc_mega.testing.policy_worker import ragged_samples
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
 from egrc_mega.training.batch import Batch
@@ -20,7 +22,7 @@ from egrc_mega.types import TrainSample
 pytestmark = pytest.mark.usefixtures("world_of_one")
 
 SECTION = PolicySection(logprob_bound=1e-4)
-STAGE = ExploreStage(name="explore", rollout={"temperature": 0.7}, optim={"lr": 1e-3})
+STAGE = ExploreSection(rollout={"temperature": 0.7}, optim={"lr": 1e-3})
 
 
 @pytest.fixture
@@ -109,7 +111,7 @@ def test_without_scoring_the_dropped_there_is_no_mean_over_all(policy: Policy) -
 def test_a_batch_without_an_advantage_moves_nothing_and_is_measured(policy: Policy) -> None:
     batch = Batch((), batch_of(policy).dropped)
     before = weights(policy)
-    metrics = run_updates(policy, batch, CompressStage(name="compress", rollout={"temperature": 0.7}), SECTION)
+    metrics = run_updates(policy, batch, CompressSection(rollout={"temperature": 0.7}), SECTION)
     assert (metrics.num_updates, metrics.loss, metrics.grad_norm) == (0, None, None)
     assert metrics.entropy is not None
     assert all(torch.equal(tensor, before[name]) for name, tensor in policy.export_hf())

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from egrc_mega.config.schema import RolloutSection
 from egrc_mega.errors import ConfigError, RolloutError
 from egrc_mega.rollout.keys import KEY_VARIABLE, Keys, is_loopback, url_problem
+from egrc_mega.sections.rollout import RolloutSection
 
 POLL_S = 0.2
 CONNECT_TIMEOUT_S = 5.0

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import aiohttp
 
-from egrc_mega.config.schema import RolloutSection
 from egrc_mega.errors import RolloutError
 from egrc_mega.rollout.client import ServerClient, open_session
 from egrc_mega.rollout.start.sglang import launch_sglang, reachable
+from egrc_mega.sections.rollout import RolloutSection
 
 STOP_TIMEOUT_S = 10.0
 LOG_LINES_SHOWN = 5

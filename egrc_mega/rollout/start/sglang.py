@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from egrc_mega.config.schema import RolloutSection
 from egrc_mega.errors import ConfigError
+from egrc_mega.sections.rollout import RolloutSection
 
 CPU_FLAGS = (
     "--device=cpu",

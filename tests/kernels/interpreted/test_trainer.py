@@ -10,11 +10,12 @@ import torch
 from egrc_kernels import registry
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from egrc_mega.config.schema import LossSection, MegatronSection, PolicySection
 from egrc_mega.policy.collected import TokenStats
 from egrc_mega.policy.engine import Policy
 from egrc_mega.policy.packing import Baselines
 from egrc_mega.policy.weights import gather_hf, local_parameters
+from egrc_mega.sections.policy import MegatronSection, PolicySection
+from egrc_mega.sections.stage import LossSection
 from egrc_mega.testing.policy_worker import ragged_samples
 from egrc_mega.testing.samples import make_train_sample
 from egrc_mega.testing.tiny_model import write_tiny_qwen2

@@ -1,12 +1,16 @@
 """Length shaping, from the paper's section 3.3.3 and its ablations."""
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
 
-from egrc_mega.config.schema import ShapeSection
-from egrc_mega.methods.shaping import shaping
+from egrc_mega.methods.shapes import ShapeSection, shaped
+
+
+def shaping(section: ShapeSection, clip_len: int) -> Callable[[int], float]:
+    return lambda length: shaped(section, clip_len, length)
 
 
 @pytest.mark.parametrize("kind", ["exp", "linear", "cosine"])

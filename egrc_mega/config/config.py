@@ -1,0 +1,71 @@
+"""A whole run's configuration: the sections, and the stages of every method in use."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from egrc_mega.config.walk import rebuild
+from egrc_mega.data.source import SOURCES
+from egrc_mega.grading.grader import GRADERS
+from egrc_mega.methods.catalogue import METHODS
+from egrc_mega.methods.reward import REWARDS
+from egrc_mega.plugins import load_plugins
+from egrc_mega.sections.base import Section
+from egrc_mega.sections.data import DataSection, EvaluationSection, GradingSection
+from egrc_mega.sections.policy import MegatronSection, PolicySection
+from egrc_mega.sections.registry import OneOf
+from egrc_mega.sections.rollout import RolloutSection, SyncSection
+from egrc_mega.sections.run import CheckpointSection, ModelSection, ObserveSection, RunSection
+from egrc_mega.sections.stage import StageSection
+
+
+class Config(Section):
+    """A whole run."""
+
+    plugins: tuple[str, ...] = ()
+    """Python files or modules with methods, rewards, graders or data sources of your own."""
+    run: RunSection
+    """Folder and seed."""
+    model: ModelSection
+    """What to compress."""
+    data: DataSection
+    """What to train on."""
+    rollout: RolloutSection = RolloutSection()
+    """Servers."""
+    sync: SyncSection = SyncSection()
+    """Weights to the servers."""
+    grading: GradingSection = GradingSection()
+    """Graders."""
+    megatron: MegatronSection = MegatronSection()
+    """Layout and optimizer, megatron-core's names."""
+    policy: PolicySection = PolicySection()
+    """Update step."""
+    stages: Annotated[tuple[Annotated[StageSection, OneOf(METHODS)], ...], Field(min_length=1)]
+    """In order; the same method may stand there twice, under two labels."""
+    checkpoint: CheckpointSection = CheckpointSection()
+    """Commits."""
+    evaluation: EvaluationSection
+    """Evaluation."""
+    observe: ObserveSection = ObserveSection()
+    """What is kept to be looked at."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, for config.yaml, the checkpoint and the report."""
+        return self.model_dump(mode="json")
+
+
+FAMILIES = (METHODS, REWARDS, GRADERS, SOURCES)
+"""Everything that a plugin may add to."""
+
+
+def use_plugins(names: Sequence[str]) -> None:
+    """Make the schema that of the package's own classes and of these plugins, and of no others.
+
+    Raises:
+        ConfigError: a plugin cannot be imported, or two of them define classes of one name.
+    """
+    modules = load_plugins(names)
+    changed = [family for family in FAMILIES if family.use_plugins(modules)]
+    if changed:
+        rebuild(Config)

@@ -1,0 +1,84 @@
+"""From words to tokens and back: prompts through the model's own chat template, and where the tokens of a text end."""
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from egrc_mega.errors import ConfigError
+from egrc_mega.types import Ask, IntArray, Problem
+
+END_OF_THINKING = "</think>"
+PLAIN = Ask()
+UNFINISHED = "\N{REPLACEMENT CHARACTER}"
+"""What a tokenizer makes of the first bytes of a character."""
+
+
+class Renderer:
+    """Turns a problem and what a method asks of it into token ids."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, instruction: str) -> None:
+        """`instruction` follows every problem, after a space."""
+        self.tokenizer, self.instruction = tokenizer, instruction
+        vocabulary = tokenizer.get_vocab()
+        self._ends_thinking = [i for token, i in vocabulary.items() if token.strip() == END_OF_THINKING]
+
+    def prompt_ids(self, problem: Problem, ask: Ask = PLAIN) -> IntArray:
+        """int32[P]: system text, problem, instruction and suffix with the generation prompt, then the opening."""
+        content = f"{problem.text} {self.instruction}" if self.instruction else problem.text
+        messages = [{"role": "user", "content": content + ask.suffix}]
+        if ask.system is not None:
+            messages.insert(0, {"role": "system", "content": ask.system})
+        rendered = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        # the template has written the special tokens already
+        return self.encode(f"{rendered}{ask.opening}")
+
+    def forced_ids(self, ask: Ask) -> IntArray:
+        """int32[F]: the begin of the response that the method forces.
+
+        Raises:
+            ConfigError: the text has no tokens.
+        """
+        ids = self.encode(ask.forced)
+        if ask.forced and not self.decode(ids).strip():
+            raise ConfigError(
+                f"stages: the method forces responses to begin with {ask.forced!r}, for which the tokenizer of "
+                f"model.path has no token; give a text of its vocabulary"
+            )
+        return ids
+
+    def encode(self, text: str) -> IntArray:
+        """int32[N]: the text's tokens, no special tokens added."""
+        return np.asarray(self.tokenizer.encode(text, add_special_tokens=False), dtype=np.int32)
+
+    def decode(self, output_ids: IntArray) -> str:
+        """The text of a response, special tokens included."""
+        return str(self.tokenizer.decode(output_ids.tolist()))
+
+    def think_length(self, output_ids: IntArray) -> int | None:
+        """Tokens up to the last `</think>`, that one included; None where there is none."""
+        if len(self._ends_thinking) == 1:
+            found = np.flatnonzero(output_ids == self._ends_thinking[0])
+            return int(found[-1]) + 1 if len(found) else None
+        at = self.decode(output_ids).rfind(END_OF_THINKING)
+        if at < 0:
+            return None
+        return int(np.searchsorted(self.token_ends(output_ids), at + len(END_OF_THINKING))) + 1
+
+    def token_ends(self, output_ids: IntArray) -> IntArray:
+        """int32[O]: where in the decoded text each token ends; a token that ends within a character ends before it.
+
+        Decodes a window that begins at the last token known to end a character, so the time is linear in the tokens.
+        """
+        ids = output_ids.tolist()
+        ends = np.empty(len(ids), dtype=np.int32)
+        begin = settled = 0
+        known = ""
+        for i in range(len(ids)):
+            text = str(self.tokenizer.decode(ids[begin : i + 1]))
+            ends[i] = settled + len(text.rstrip(UNFINISHED)) - len(known)
+            if not text.endswith(UNFINISHED):
+                settled = int(ends[i])
+                # one token stays as context, for some tokenizers join words by what stands before
+                begin, known = i, str(self.tokenizer.decode(ids[i : i + 1]))
+                if UNFINISHED in known:  # the last bytes of a character: no text by itself
+                    begin, known = i + 1, ""
+        return ends

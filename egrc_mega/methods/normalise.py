@@ -1,0 +1,71 @@
+"""From rewards to advantages: every normaliser that the named methods use, once.
+
+A normaliser maps the rewards of a set of samples to their advantages. What is ungraded takes no part.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from statistics import fmean, stdev
+
+from egrc_mega.methods.records import DROPPED, Credit
+from egrc_mega.types import Grade, Group, Sample
+
+Normaliser = Callable[[Sequence[float]], Sequence[float]]
+Terms = Callable[[Sample], Mapping[str, float]]
+"""The named parts of a sample's reward; the reward is their sum."""
+
+
+def itself(rewards: Sequence[float]) -> Sequence[float]:
+    """A = R."""
+    return rewards
+
+
+def centred(rewards: Sequence[float]) -> Sequence[float]:
+    """A = R - mean R (Dr.GRPO)."""
+    mean = fmean(rewards)
+    return [reward - mean for reward in rewards]
+
+
+def z_score(eps: float = 1e-6) -> Normaliser:
+    """A = (R - mean R) / (std R + eps), std unbiased; 0 where all rewards are equal (GRPO)."""
+
+    def normalise(rewards: Sequence[float]) -> Sequence[float]:
+        if len(rewards) < 2 or max(rewards) == min(rewards):
+            return [0.0] * len(rewards)
+        mean, scale = fmean(rewards), stdev(rewards) + eps
+        return [(reward - mean) / scale for reward in rewards]
+
+    return normalise
+
+
+def leave_one_out(rewards: Sequence[float]) -> Sequence[float]:
+    """A = R - mean of the others (RLOO); 0 for a single sample."""
+    n = len(rewards)
+    return [0.0] * n if n < 2 else [advantage * n / (n - 1) for advantage in centred(rewards)]
+
+
+def over_groups(groups: Sequence[Group], terms: Terms, normalise: Normaliser) -> list[list[Credit]]:
+    """Credits of every group, normalised within the group."""
+    return [_credits(group.samples, terms, normalise) for group in groups]
+
+
+def over_batch(groups: Sequence[Group], terms: Terms, normalise: Normaliser) -> list[list[Credit]]:
+    """Credits of every group, normalised over all samples of the batch."""
+    flat = iter(_credits([sample for group in groups for sample in group.samples], terms, normalise))
+    return [[next(flat) for _sample in group.samples] for group in groups]
+
+
+def _credits(samples: Sequence[Sample], terms: Terms, normalise: Normaliser) -> list[Credit]:
+    """A credit whose advantage is 0 moves nothing: it is dropped, and its reward still counts in the record."""
+    parts = [terms(sample) if sample.grade is not Grade.UNGRADED else None for sample in samples]
+    judged = [_with_reward(part) for part in parts if part is not None]
+    advantages = normalise([credit.reward or 0.0 for credit in judged]) if judged else []
+    taught = iter(
+        replace(credit, advantage=advantage, kept=advantage != 0.0)
+        for credit, advantage in zip(judged, advantages, strict=True)
+    )
+    return [DROPPED if part is None else next(taught) for part in parts]
+
+
+def _with_reward(terms: Mapping[str, float]) -> Credit:
+    return Credit(reward=sum(terms.values()), terms=terms)

@@ -1,0 +1,43 @@
+"""Where a run lives, its model and its commits."""
+
+from pathlib import Path
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from egrc_mega.sections.base import Section
+
+
+class RunSection(Section):
+    """Where the run lives and its one seed."""
+
+    dir: Path
+    """Run folder: metrics, checkpoints, export and report go here."""
+    seed: NonNegativeInt = 1
+    """Every random choice of the run derives from it."""
+    lead_timeout_s: PositiveFloat = 86400.0
+    """Longest that the other ranks wait for rank 0's part of a step: rollouts, grading, an evaluation."""
+
+
+class ModelSection(Section):
+    """The model to compress."""
+
+    path: Path
+    """Hugging Face folder: config.json, safetensors, tokenizer."""
+    expects: dict[str, int | float | bool | str] = Field(default_factory=dict)
+    """Fields that config.json must have with these values: a recipe says which model it is for."""
+
+
+class ObserveSection(Section):
+    """What a run keeps to be looked at."""
+
+    rollouts_gib: NonNegativeFloat = 10.0
+    """Disk space for every response of the newest steps, in GiB (`egrc rollouts`); the oldest go first. 0: none."""
+
+
+class CheckpointSection(Section):
+    """When the run's state is committed."""
+
+    every: PositiveInt = 10
+    """Steps between checkpoints; the end of a stage is always committed, and stays."""
+    keep: PositiveInt = 2
+    """Newest checkpoints that stay besides the ends of stages."""

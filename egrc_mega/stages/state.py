@@ -1,0 +1,44 @@
+"""Everything of a run's place, as one record: what a checkpoint keeps beside weights and optimizer."""
+
+from typing import Any
+
+from pydantic import Field, NonNegativeInt
+
+from egrc_mega.sections.base import Section
+from egrc_mega.stages.progress import Progress
+
+
+class Carried(Section):
+    """A problem that was asked for and has not been trained on yet."""
+
+    place: NonNegativeInt
+    """The problem's number since the start of the run."""
+    age: NonNegativeInt
+    """Steps that have ended without it."""
+
+
+class Position(Section):
+    """Where a run stands in its problems."""
+
+    cursor: NonNegativeInt = 0
+    """Problems asked for so far."""
+    carried: tuple[Carried, ...] = ()
+    """Those that were asked for and aborted; they come first in the next step."""
+
+
+class RunState(Section):
+    """A run's place."""
+
+    progress: Progress = Progress()
+    """Among the stages."""
+    method: dict[str, Any] | None = None
+    """The state of the method of the stage under way, or of the last one; None where the stage has not begun."""
+    position: Position = Position()
+    """Among the problems."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    """The configuration that the run goes by, with which a resume compares its own."""
+
+    @property
+    def version(self) -> str:
+        """Name of the policy's weights: how many steps they have seen."""
+        return f"v{self.progress.step}"

@@ -1,0 +1,150 @@
+"""Rank 0's part of a run, as one object: servers, graders, problems, weight sync, events."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from egrc_mega import __version__
+from egrc_mega.config.config import Config
+from egrc_mega.convert.hf_folder import write_folder
+from egrc_mega.data.problems import ProblemSource
+from egrc_mega.data.reader import read_problems
+from egrc_mega.evaluation.records import Subject
+from egrc_mega.methods.records import Credit
+from egrc_mega.observe.console import StepPrinter
+from egrc_mega.observe.events import EventLog
+from egrc_mega.observe.rollouts import FOLDER, RolloutLog
+from egrc_mega.policy.collected import TokenStats
+from egrc_mega.policy.engine import Policy
+from egrc_mega.policy.layer_spec import parts_in_use
+from egrc_mega.run_folder import RunFolder
+from egrc_mega.stages.progress import Switch
+from egrc_mega.stages.state import Position
+from egrc_mega.sync.transport import build_transport, check_transport
+from egrc_mega.training.ahead import Ahead
+from egrc_mega.training.batch import Batch, build_batch, scored_only
+from egrc_mega.training.collection import Collector, Planner, StepGroups
+from egrc_mega.training.credit import credited
+from egrc_mega.training.record import step_record
+from egrc_mega.training.serving import Serving
+from egrc_mega.training.stored import stored_groups
+from egrc_mega.training.turn import Turn
+from egrc_mega.training.update import UpdateMetrics
+from egrc_mega.types import FloatArray, Group
+
+HfTensors = Iterator[tuple[str, torch.Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What a step's groups teach: computed once, and used by the batch, the record and the rollouts on disk."""
+
+    groups: list[Group]
+    credits: list[list[Credit]]
+
+
+class Lead:
+    """What only rank 0 has. Whatever `stack` holds is stopped when the run ends."""
+
+    def __init__(self, config: Config, stack: ExitStack, *, resume: bool) -> None:
+        """Claim the run folder, read the problems, start servers and graders.
+
+        Raises:
+            EgrcError: folder, data, model folder or a server cannot be used.
+        """
+        check_transport(config)
+        self.config = config
+        self.folder = stack.enter_context(RunFolder.claim(config.run.dir, resume=resume))
+        self.printer = stack.enter_context(StepPrinter(sum(stage.steps for stage in config.stages)))
+        self.printer.note(f"run folder {self.folder.path}; starting servers and graders")
+        problems = read_problems(config.data.train, config.data, self.folder.quarantine)
+        self.serving = Serving(config, self.folder, stack, self.printer.note)
+        source = ProblemSource(problems, shuffle=config.data.shuffle, seed=config.run.seed)
+        planner = Planner(source, self.serving.renderer, config.run.seed, self.serving.stop_token_ids)
+        serving = self.serving
+        collector = Collector(config.rollout, planner, serving.fleet, serving.environment, serving.judge)
+        self.ahead = Ahead(collector)
+        # from here on the folder holds a run
+        self.folder.write_config(config.to_dict())
+        self.events = stack.enter_context(EventLog(self.folder.metrics))
+        self.events.write("resume" if resume else "run", seed=config.run.seed, version=__version__)
+        budget_bytes = int(config.observe.rollouts_gib * 2**30)
+        self.rollouts = stack.enter_context(RolloutLog(self.folder.path / FOLDER, budget_bytes))
+        self.sync = build_transport(config, self.folder.weights, serving.fleet)
+        self.collected: StepGroups
+        """Of the step under way."""
+        self.lesson: Lesson
+
+    def note_parts(self) -> None:
+        """Say and keep which implementations the run trains with."""
+        parts = parts_in_use(self.config.megatron.transformer_impl)
+        self.events.write("parts", **parts)
+        self.printer.note("; ".join(f"{purpose}: {part}" for purpose, part in parts.items()))
+
+    def collect(self, turn: Turn, position: Position) -> Position:
+        """Sample and grade the step's groups, or take those that were sampled ahead; the position after them."""
+        self.collected = self.ahead.collect(turn, position)
+        return self.collected.position
+
+    def to_measure(self, turn: Turn) -> Batch:
+        """The step's samples, for a method that needs to know what trainer or reference think of them."""
+        return scored_only(self.collected.groups, turn.version)
+
+    def note_measured(self, turn: Turn, stats: TokenStats, reference: torch.Tensor | None) -> None:
+        """Put token entropies and reference log-probs, flat over all outputs in order, onto the samples."""
+        entropies = stats.entropies.numpy() if "entropies" in turn.method.needs else None
+        logprobs = reference.numpy() if reference is not None else None
+        samples = [sample for group in self.collected.groups for sample in group.samples]
+        ends = np.cumsum([sample.length for sample in samples])[:-1]
+        parts = zip(samples, _split(entropies, ends, len(samples)), _split(logprobs, ends, len(samples)), strict=True)
+        measured = iter(replace(s, entropies=own, reference_logprobs=other) for s, own, other in parts)
+        groups = [replace(g, samples=tuple(next(measured) for _ in g.samples)) for g in self.collected.groups]
+        self.collected = replace(self.collected, groups=groups)
+
+    def credit(self, turn: Turn) -> Batch:
+        """Ask the method what the groups teach, once, and make a batch of it."""
+        groups = self.collected.groups
+        self.lesson = Lesson(groups, credited(turn, groups))
+        return build_batch(groups, self.lesson.credits, turn.stage, turn.version)
+
+    def record(self, turn: Turn, update: UpdateMetrics, costs: dict[str, Any], total_steps: int) -> dict[str, Any]:
+        """Write the step to `metrics.jsonl`, show its line and return it."""
+        costs |= self.serving.fleet.take_stats() | self.collected.counts
+        record = step_record(turn, self.lesson.groups, self.lesson.credits, update, costs, total_steps)
+        self.events.write("step", **record)
+        self.rollouts.write(turn.step + 1, turn.stage.name, stored_groups(self.lesson.groups, self.lesson.credits))
+        self.printer.show(record)
+        return record
+
+    def note_switch(self, switch: Switch) -> None:
+        """Keep and say why a stage has ended."""
+        self.events.write("switch", **switch.model_dump())
+        self.printer.note(f"stage {switch.ended} ends after {switch.steps_in_stage} steps: {switch.reason}")
+
+    def evaluate(self, subject: Subject) -> None:
+        """Measure the weights that the servers hold, where the run folder has no numbers of them yet, and say so."""
+        for outcome in self.serving.evaluator.evaluate(subject):
+            self.printer.note(outcome.line())
+            self.events.write("evaluation", kept_from=outcome.kept_from, **asdict(outcome.point))
+
+    def publish(self, tensors: HfTensors, policy: Policy, version: str) -> None:
+        """Move every server to these weights."""
+        self.sync.publish(tensors, policy.architecture, policy.dtype, version)
+
+    def export(self, tensors: HfTensors, policy: Policy, step: int) -> None:
+        """Write the Hugging Face folder, in the dtype that the model came in."""
+        architecture = policy.architecture
+        dtype = getattr(torch, architecture.dtype) if architecture.dtype else policy.dtype
+        write_folder(
+            self.folder.export, tensors, architecture=architecture, source=policy.companions, dtype=dtype, durable=True
+        )
+        self.events.write("end", step=step)
+
+
+def _split(flat: FloatArray | None, ends: NDArray[np.int64], count: int) -> Sequence[FloatArray | None]:
+    return [None] * count if flat is None else np.split(flat, ends)

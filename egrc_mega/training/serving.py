@@ -1,0 +1,84 @@
+"""Servers, tokenizer and graders: what turns requests into graded samples. It knows no training data."""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+from egrc_mega.config.config import Config
+from egrc_mega.convert.families.registry import read_architecture
+from egrc_mega.data.render import Renderer
+from egrc_mega.data.tokenizer import Tokenizer, check_vocabulary, load_tokenizer, stop_token_ids
+from egrc_mega.evaluation.evaluator import Evaluator
+from egrc_mega.grading.extract import is_well_formed
+from egrc_mega.grading.grader import GRADERS
+from egrc_mega.grading.pool import GraderPool
+from egrc_mega.methods.method import Need
+from egrc_mega.rollout.fleet import Fleet
+from egrc_mega.rollout.segments import Environment
+from egrc_mega.rollout.start.process import first_version
+from egrc_mega.run_folder import RunFolder
+from egrc_mega.sections.rollout import EnvironmentSection
+from egrc_mega.types import Completion, Drawn, FinishReason, RolloutRequest, Sample
+
+
+class Serving:
+    """What training, `egrc eval`, studies and diagnoses share."""
+
+    def __init__(self, config: Config, folder: RunFolder, stack: ExitStack, note: Callable[[str], None]) -> None:
+        """Start servers and graders; `stack` stops them. `note` gets a line about lost servers.
+
+        Raises:
+            EgrcError: the model folder or a server cannot be used.
+        """
+        model_path = config.model.path
+        self.tokenizer = load_tokenizer(model_path)
+        check_vocabulary(self.tokenizer, model_path)
+        self.stop_token_ids = stop_token_ids(self.tokenizer, model_path)
+        self.environment = build_environment(config.rollout.environment, self.tokenizer)
+        grading = config.grading
+        grader = GRADERS[grading.grader.grader](grading.grader)
+        pool = GraderPool(grading.num_workers, grading.timeout_s, grader, config.plugins)
+        self.graders = stack.enter_context(pool)
+        vocab_size = read_architecture(model_path).vocab_size
+        fleet = Fleet.start(config.rollout, model_path, first_version(), folder.logs, vocab_size=vocab_size, note=note)
+        self.fleet = stack.enter_context(fleet)
+        self.renderer = Renderer(self.tokenizer, config.data.instruction)
+        self.evaluator = Evaluator(config, self.tokenizer, self.stop_token_ids, folder.path, self.generate, self.judge)
+
+    def generate(self, requests: Sequence[RolloutRequest]) -> list[Completion]:
+        """Completions in the order of the requests.
+
+        Raises:
+            RolloutError: a request was lost too often, or refused.
+        """
+        return self.fleet.generate(requests, self.environment)
+
+    def judge(self, drawn: Sequence[Drawn], needs: frozenset[Need] = frozenset()) -> list[Sample]:
+        """Decode and grade completions, in order."""
+        texts = [self.renderer.decode(one.completion.output_ids) for one in drawn]
+        answers = [self.graders.grader.extract(text) for text in texts]
+        golds = [one.problem.answer for one in drawn]
+        grades = self.graders.grade(list(zip(answers, golds, strict=True)))
+        return [
+            Sample(
+                problem=one.problem,
+                ask=one.ask,
+                prompt_ids=one.request.prompt_ids,
+                completion=one.completion,
+                text=text,
+                grade=grade,
+                well_formed=is_well_formed(text, one.completion.finish_reason is FinishReason.STOP),
+                num_forced=len(one.request.forced_ids),
+                think_length=self.renderer.think_length(one.completion.output_ids),
+                token_ends=self.renderer.token_ends(one.completion.output_ids) if "token_ends" in needs else None,
+            )
+            for one, text, grade in zip(drawn, texts, grades, strict=True)
+        ]
+
+
+def build_environment(section: EnvironmentSection | None, tokenizer: Tokenizer) -> Environment | None:
+    """The environment of a configuration, or None when the policy writes every token."""
+    if section is None:
+        return None
+    from egrc_mega.miniature.environment import NoisyArithmetic
+
+    return NoisyArithmetic(tokenizer, section.probability)

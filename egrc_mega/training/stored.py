@@ -1,0 +1,40 @@
+"""A step's lesson as the rollouts file keeps it."""
+
+from collections.abc import Sequence
+
+from egrc_mega.methods.records import Credit
+from egrc_mega.observe.rollout_file import StoredGroup, StoredSample
+from egrc_mega.types import Group, Sample
+
+
+def stored_groups(groups: Sequence[Group], credits: Sequence[Sequence[Credit]]) -> list[StoredGroup]:
+    """Every sample with what it was worth and what it taught."""
+    return [
+        StoredGroup(
+            key=group.problem.key,
+            prompt=group.problem.text,
+            answer=group.problem.answer,
+            samples=tuple(_stored(sample, credit) for sample, credit in zip(group.samples, row, strict=True)),
+        )
+        for group, row in zip(groups, credits, strict=True)
+    ]
+
+
+def _stored(sample: Sample, credit: Credit) -> StoredSample:
+    completion = sample.completion
+    return StoredSample(
+        text=sample.text,
+        output_ids=completion.output_ids,
+        sampled=completion.sampled,
+        logprobs=completion.logprobs,
+        entropies=sample.entropies,
+        grade=sample.grade.value,
+        well_formed=sample.well_formed,
+        truncated=completion.truncated,
+        reward=credit.reward,
+        terms=credit.terms,
+        advantage=credit.advantage if isinstance(credit.advantage, float) else credit.advantage.astype("float32"),
+        kept=credit.kept,
+        versions=completion.weight_versions,
+        tag=sample.ask.tag,
+    )

@@ -1,0 +1,163 @@
+"""When a stage ends: curves with a plateau, a collapse, noise and spikes; the same from every resumed place."""
+
+import math
+import random
+from typing import Any
+
+import pytest
+
+from egrc_mega.methods.compress import CompressSection
+from egrc_mega.methods.explore import ExploreSection
+from egrc_mega.sections.stage import StageSection
+from egrc_mega.stages.progress import Progress, Switch, advance, reached, steps_left_at_most
+
+RULES = {"min_steps": 10, "window": 10, "ema_steps": 5, "checks": 3}
+Record = dict[str, Any]
+
+
+def stages(**rules: Any) -> list[StageSection]:
+    return [CompressSection(steps=200, plateau=RULES | rules), ExploreSection(steps=5)]
+
+
+def falling(step: int) -> Record:
+    """Entropy and length fall towards a floor, as a compression's do; accuracy stays."""
+    share = math.exp(-step / 15)
+    return {"entropy": 0.2 + 0.4 * share, "length": 40 + 60 * share, "accuracy": 0.8}
+
+
+def follow(records: list[Record], rules: list[StageSection], start: Progress | None = None) -> tuple[Progress, Any]:
+    progress, switch = start or Progress(), None
+    for record in records:
+        progress, switch = advance(progress, rules, record)
+        if switch:
+            break
+    return progress, switch
+
+
+def steps_until_switch(records: list[Record], rules: list[StageSection]) -> int | None:
+    _progress, switch = follow(records, rules)
+    return switch.step if switch else None
+
+
+def test_a_stage_with_a_number_of_steps_ends_after_them() -> None:
+    rules = [CompressSection(steps=3), ExploreSection(steps=2)]
+    progress, switch = follow([{}] * 3, rules)
+    assert switch == Switch(ended="compress", opens="explore", step=3, steps_in_stage=3, reason="all 3 steps are done")
+    assert (progress.stage, progress.step_in_stage, progress.step) == (1, 0, 3)
+    progress, switch = follow([{}] * 2, rules, progress)
+    assert switch is not None and switch.opens is None
+    assert progress.stage == len(rules)
+    assert steps_left_at_most(progress, rules) == 0
+
+
+def test_a_plateau_ends_a_stage_and_the_reason_holds_its_numbers() -> None:
+    progress, switch = follow([falling(step) for step in range(200)], stages())
+    assert switch is not None
+    assert 40 < switch.step < 120
+    assert "stand still" in switch.reason
+    assert progress == Progress(step=switch.step, stage=1)
+
+
+def test_a_falling_curve_is_no_plateau() -> None:
+    steep = [{"entropy": 1.0 * 0.99**step, "length": 100.0 * 0.99**step, "accuracy": 0.8} for step in range(199)]
+    assert steps_until_switch(steep, stages()) is None
+
+
+def test_both_curves_must_stand_still() -> None:
+    only_entropy = [{"entropy": 0.3, "length": 100.0 - step / 2, "accuracy": 0.8} for step in range(150)]
+    only_length = [{"entropy": 1.0 - step / 200, "length": 50.0, "accuracy": 0.8} for step in range(150)]
+    assert steps_until_switch(only_entropy, stages()) is None
+    assert steps_until_switch(only_length, stages()) is None
+
+
+def test_a_plateau_from_the_first_step_waits_for_the_minimum() -> None:
+    flat = [{"entropy": 0.3, "length": 50.0, "accuracy": 0.8}] * 100
+    assert steps_until_switch(flat, stages(min_steps=30)) == 30
+    assert steps_until_switch(flat, stages(min_steps=1)) == 10 + 3
+
+
+def test_the_maximum_ends_what_never_stands_still() -> None:
+    rng = random.Random(3)
+    wild = [{"entropy": rng.uniform(0.1, 0.9), "length": rng.uniform(20, 90), "accuracy": 0.8} for _ in range(300)]
+    _progress, switch = follow(wild, stages())
+    assert switch is not None and switch.reason == "all 200 steps are done"
+
+
+def test_noise_does_not_end_a_stage_that_still_falls_and_does_not_hide_a_plateau() -> None:
+    rng = random.Random(5)
+
+    def noisy(step: int) -> Record:
+        clean = falling(step)
+        return {name: value * rng.gauss(1, 0.02) for name, value in clean.items()}
+
+    records = [noisy(step) for step in range(200)]
+    found = steps_until_switch(records, stages(rel_length=0.03, rel_entropy=0.04))
+    clean = steps_until_switch([falling(step) for step in range(200)], stages(rel_length=0.03, rel_entropy=0.04))
+    assert found is not None and clean is not None
+    assert 25 < found < clean + 60
+
+
+def test_a_spike_within_the_hysteresis_does_not_start_the_count_anew() -> None:
+    flat = {"entropy": 0.3, "length": 50.0, "accuracy": 0.8}
+    small = flat | {"length": 50.0 * 1.08}  # moves the mean by 2.7 %: beyond 2 %, within 1.5 times that
+    records = [flat] * 12 + [small] + [flat] * 40
+    patient, strict = stages(min_steps=1), stages(min_steps=1, hysteresis=1.0)
+    assert steps_until_switch(records, patient) < steps_until_switch(records, strict)
+
+
+def test_a_collapse_of_accuracy_ends_a_stage_at_once_even_before_the_minimum() -> None:
+    good = [falling(step) for step in range(8)]
+    bad = [falling(8 + step) | {"accuracy": 0.2} for step in range(20)]
+    _progress, switch = follow(good + bad, stages(min_steps=100))
+    assert switch is not None and switch.step < 12
+    assert "below its best" in switch.reason
+    assert steps_until_switch(good + bad, stages(min_steps=100, accuracy_guard=None)) is None
+
+
+def test_entropy_below_its_floor_ends_a_stage_at_once() -> None:
+    _progress, switch = follow([falling(step) for step in range(100)], stages(min_steps=90, entropy_floor=0.35))
+    assert switch is not None and switch.step < 60
+    assert switch.reason.startswith("entropy 0.34") and switch.reason.endswith("is below its floor 0.35")
+
+
+@pytest.mark.parametrize("hole", [None, float("nan"), float("inf"), "absent"])
+def test_a_step_without_a_measurement_leaves_the_curves_where_they_were(hole: Any) -> None:
+    records = [falling(step) for step in range(60)]
+    for step in (7, 20, 21, 45):
+        records[step] = {} if hole == "absent" else dict.fromkeys(("entropy", "length", "accuracy"), hole)
+    progress, _switch = follow(records, stages(min_steps=100))
+    curves = progress.curves
+    assert curves.entropy is not None and math.isfinite(curves.entropy)
+    assert curves.length is not None and math.isfinite(curves.length)
+    assert curves.accuracy == pytest.approx(0.8)
+
+
+def test_a_resume_in_the_middle_of_a_window_switches_at_the_same_step() -> None:
+    records = [falling(step) for step in range(200)]
+    expected = follow(records, stages())
+    for stop in (1, 5, 13, 40, 41):
+        progress, _switch = follow(records[:stop], stages())
+        again = Progress.model_validate_json(progress.model_dump_json())
+        assert again == progress
+        assert follow(records[stop:], stages(), again) == expected
+
+
+def test_the_next_stage_begins_with_curves_of_its_own() -> None:
+    rules = [CompressSection(steps=3, plateau=RULES | {"min_steps": 1}), ExploreSection(steps=50, plateau=RULES)]
+    progress, _switch = follow([falling(0)] * 3, rules)
+    assert progress.curves == Progress().curves
+
+
+def test_points_are_named_by_stage_and_number() -> None:
+    rules = [CompressSection(steps=1, label="a"), CompressSection(steps=1, label="b")]
+    points, progress = [], Progress()
+    for _ in range(2):
+        points.append(reached(progress, rules))
+        progress, _switch = advance(progress, rules, {})
+    assert [*points, reached(progress, rules)] == [("base", 0), ("a", 1), ("b", 2)]
+
+
+def test_steps_left_count_what_may_still_come() -> None:
+    rules = [CompressSection(steps=4), ExploreSection(steps=6)]
+    progress, _switch = follow([{}] * 3, rules)
+    assert steps_left_at_most(progress, rules) == 7
