@@ -14,16 +14,17 @@ import json
 import multiprocessing
 import platform
 import resource
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import accumulate, pairwise
+from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from host_path_replies import lengths_of, measure_replies
 from safetensors.numpy import load, save
 
 from egrc_mega.convert.families.registry import architecture_of
@@ -84,6 +85,9 @@ def _in_own_process(way: Callable[[int, int], dict[str, Any]], responses: int, r
 
 def _replies(responses: int, rounds: int) -> dict[str, Any]:
     """Reading and validating what the servers sent."""
+    sys.path.insert(0, str(Path(__file__).parent))  # python -P leaves the script's folder out
+    from host_path_replies import lengths_of, measure_replies
+
     return measure_replies(lengths_of(responses, TOKENS * responses // 2048, CAP), CAP, rounds)
 
 
