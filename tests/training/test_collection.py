@@ -20,6 +20,8 @@ from egrc_mega.methods.registry import build_method
 from egrc_mega.policy.loss import LossRows, policy_loss
 from egrc_mega.rollout.fleet import Fleet
 from egrc_mega.rollout.weights import FolderWeights
+from egrc_mega.rollout.wire import NEUTRAL
+from egrc_mega.seeds import derive_seed
 from egrc_mega.testing.fake_server import FakeServer
 from egrc_mega.training.batch import build_batch
 from egrc_mega.training.collection import Collected, Collector, Position
@@ -322,6 +324,21 @@ def test_a_request_that_somebody_else_aborts_is_sent_again(collector: Collector,
     assert prompts_of(collected) == ["p0", "p1", "p2"]
     assert all(s.completion.output_ids.tolist() == [7] * 6 for group in collected.groups for s in group.samples)
     assert collector.fleet.take_stats()["lost_requests"] == 1
+
+
+def test_what_leaves_for_training_is_what_the_stage_says(collector: Collector, fake: FakeServer) -> None:
+    fields = {"n": N, "max_new_tokens": 6, "temperature": 0.7, "top_p": 0.9}
+    stage = ExploreStage(name="explore", steps=5, clip_len=8, rollout=fields, loss={"tis_cap": 2.0})
+    collector.stop_token_ids = (2, 5)
+    collector.collect(STEPS[0], build_method(stage), START)
+    assert len(fake.bodies) == 3 * N
+    asked = {"temperature": 0.7, "top_p": 0.9, "max_new_tokens": 6, "stop_token_ids": [2, 5]}
+    for body in fake.bodies:
+        seed = body["sampling_params"].pop("sampling_seed")
+        place, n = (int(part) for part in re.findall(r"(?:prompt|sample)(\d+)", body["rid"]))
+        assert seed == derive_seed(collector.run_seed, "rollout", 0, place, n)
+        assert body["sampling_params"] == NEUTRAL | asked
+        assert (body["input_ids"], body["return_logprob"]) == ([1, place + 10], True)
 
 
 def test_ids_are_unique_and_no_prefix_of_another(collector: Collector, fake: FakeServer) -> None:
