@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from egrc_mega.rollout.restarts import LONGEST_BACKOFF_S, RestartBudget
 from egrc_mega.rollout.server import Server
 from egrc_mega.rollout.state import NEXT, State
 from egrc_mega.rollout.versions import Versions
-from egrc_mega.rollout.weights import FolderWeights
+from egrc_mega.rollout.weights import FolderWeights, all_of
 from egrc_mega.testing.fake_server import GARBAGE, FakeServer
 from egrc_mega.testing.samples import PROMPT_IDS
 from egrc_mega.types import Completion, FinishReason, RolloutRequest, Sampling, VersionSpan, token_array
@@ -199,6 +200,36 @@ def test_requests_that_wait_for_weights_which_a_server_refuses_to_all_hear_of_it
             fleet.update_weights(Locked(tmp_path, "v1"), produce=ask)
         with pytest.raises(RolloutError, match="weights 'v1' did not reach every server: refused weights with 401"):
             stream.take()
+
+
+def test_what_is_lost_after_the_fleet_has_failed_ends_with_why_it_failed(tmp_path: Path) -> None:
+    fields = {"max_restarts": 1, "start_timeout_s": 0.2}
+    with FakeServer() as fake, attach(fake, tmp_path, **fields) as fleet, fleet.stream() as stream:
+        fake.hangs = 1
+        stream.add([REQUEST])
+        while fake.num_requests < 1:
+            time.sleep(0.01)
+        fake.is_ill, fake.faults = True, [GARBAGE["nothing"]]
+        stream.add([replace(REQUEST, rid="other")])
+        for _ in range(2):
+            with pytest.raises(RolloutError, match=r"did not come back within rollout\.start_timeout_s = 0\.2 s"):
+                stream.take()
+            fleet.loop.call_soon_threadsafe(fleet.servers[0].client.hang_up)
+
+
+def test_when_one_of_several_calls_fails_the_others_are_still_waited_for() -> None:
+    ended = []
+
+    async def fail() -> None:
+        raise RolloutError("first")
+
+    async def end_later() -> None:
+        await asyncio.sleep(0.05)
+        ended.append(True)
+
+    with pytest.raises(RolloutError, match="first"):
+        asyncio.run(all_of([end_later(), fail(), end_later()]))
+    assert len(ended) == 2
 
 
 # -- the budget of restarts
