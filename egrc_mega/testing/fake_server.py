@@ -134,6 +134,8 @@ class FakeServer:
         self.refused_buckets: list[int] = []
         """Numbers of the buckets, over all updates, that it fails to load."""
         self.num_buckets = 0
+        self.updates: list[Reply] = []
+        """Bodies of the calls that brought weights: folders and buckets."""
         self.versions: list[str] = []
         """All that it ever had, in order."""
         self.num_requests = 0
@@ -176,12 +178,15 @@ class FakeServer:
         self.num_updates += 1
         self.calls.append(request.path)
         body = await request.json()
+        self.updates.append(body)
         if self.confirms_updates:
             self.version = body["weight_version"]
         return web.json_response({"success": True, "message": "", "num_paused_requests": 0})
 
     async def _bucket(self, request: web.Request) -> web.Response:
+        self.calls.append(request.path)
         body = await request.json()
+        self.updates.append(body)
         if not self.has_session:
             return _result("a bucket must come between begin_weight_update() and end_weight_update()")
         self.num_buckets += 1
@@ -192,6 +197,7 @@ class FakeServer:
         return _result()
 
     async def _session(self, request: web.Request) -> web.Response:
+        self.calls.append(request.path)
         begins = request.path == "/begin_weight_update"
         if begins == self.has_session:
             return _result(f"{'a weight-update session is already' if begins else 'no weight-update session is'} open")

@@ -16,8 +16,8 @@ from egrc_mega.data.render import Renderer
 from egrc_mega.errors import RolloutError
 from egrc_mega.methods.method import Need
 from egrc_mega.observe.spans import span
+from egrc_mega.rollout.environment import Environment
 from egrc_mega.rollout.fleet import Fleet
-from egrc_mega.rollout.segments import Environment
 from egrc_mega.rollout.stream import Outcome, Refused, Stream
 from egrc_mega.sections.rollout import RolloutSection
 from egrc_mega.seeds import derive_seed

@@ -12,8 +12,8 @@ from egrc_mega.grading.extract import is_well_formed
 from egrc_mega.grading.grader import GRADERS
 from egrc_mega.grading.pool import GraderPool
 from egrc_mega.methods.method import Need
+from egrc_mega.rollout.environment import Environment
 from egrc_mega.rollout.fleet import Fleet
-from egrc_mega.rollout.segments import Environment
 from egrc_mega.rollout.start.process import first_version
 from egrc_mega.run_folder import RunFolder
 from egrc_mega.sections.rollout import EnvironmentSection

@@ -335,6 +335,18 @@ def test_the_samples_of_a_prompt_go_to_one_server(tmp_path: Path) -> None:
         assert sorted((one.num_requests, other.num_requests)) == [4, 8]
 
 
+def test_new_prompts_go_to_the_server_with_the_fewest_requests_under_way(tmp_path: Path) -> None:
+    with FakeServer() as one, FakeServer() as other, attach([one, other], tmp_path) as fleet, fleet.stream() as stream:
+        other.holds = lambda body: True
+        asked = requests(6, prompts=6)
+        stream.add(asked[:2])  # one each; the second stays
+        for request in asked[2:]:
+            stream.take()
+            stream.add([request])
+        stream.take()
+        assert (one.num_requests, other.num_requests) == (5, 1)
+
+
 def test_a_server_that_keeps_old_weights_is_fenced_and_asked_again(tmp_path: Path) -> None:
     with FakeServer() as fake, attach([fake], tmp_path, max_restarts=1) as fleet:
         fake.confirms_updates = False

@@ -149,6 +149,20 @@ def test_an_environments_stop_token_at_the_end_of_a_cut_segment_lets_it_write_al
     assert (completion.finish_reason, environment.seen) == (FinishReason.LENGTH, [])
 
 
+def test_a_segment_that_is_aborted_before_its_first_token_lets_nobody_write(fake: FakeServer, fleet: Fleet) -> None:
+    """Nobody had asked for it here, so the whole response is asked for again."""
+
+    def aborted(reply: dict) -> dict:
+        return {"output_ids": [], "meta_info": {"id": reply["meta_info"]["id"], "finish_reason": {"type": "abort"}}}
+
+    fake.faults = [one_token_stops, aborted]
+    environment = Pair()
+    [completion] = fleet.generate([REQUEST], environment)
+    assert [text for _prompt, text, _draw in environment.seen[:1]] == [[7]]
+    assert fake.bodies[2]["rid"] == "again1-r1-segment-0000"
+    assert completion.rid == "r1"
+
+
 def begun(asked: RolloutRequest, fake: FakeServer, fleet: Fleet) -> Completion:
     """What the fake server has of a request when it is told to abort: two tokens."""
     fake.holds = lambda body: True

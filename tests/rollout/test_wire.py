@@ -58,6 +58,14 @@ def test_a_good_reply_becomes_a_completion_of_arrays(dumps) -> None:
     assert completion.weight_versions[1] == VersionSpan(version="v2", start=1, end=4)
 
 
+def test_rows_are_read_as_one_list_and_a_text_is_not_taken_for_their_edges() -> None:
+    reply = read_generation(COMPACT(GOOD))
+    [cells] = reply["meta_info"]["output_token_logprobs"]
+    assert cells == [-0.5, 5, None, -1.5, 6, None, -0.125, 1, None, 0.0, 2, None]
+    assert reply["output_ids"] == GOOD["output_ids"]
+    assert reply["meta_info"]["weight_versions"] == GOOD["meta_info"]["weight_versions"]
+
+
 def test_log_probs_lose_no_bit_of_the_float32_that_the_server_had() -> None:
     logprobs = -np.random.default_rng(0).exponential(1.0, 3000).astype(np.float32)
     rows = [[value, i, None] for i, value in enumerate(logprobs.tolist())]

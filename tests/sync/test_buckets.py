@@ -112,6 +112,31 @@ def hand_over(fleet: Fleet, model: Path, version: str, bucket_bytes: int = BUCKE
     sync.publish(iter(tensors.items()), read_architecture(model), torch.float32, version)
 
 
+def test_the_last_bucket_and_no_other_names_the_version_and_empties_the_prefix_cache(
+    model: Path, tmp_path: Path
+) -> None:
+    with FakeServer() as one, FakeServer() as two, attach([one, two], tmp_path) as fleet:
+        hand_over(fleet, model, "v1")
+        for fake in (one, two):
+            labels = [(bucket["weight_version"], bucket["flush_cache"]) for bucket in fake.updates]
+            assert len(labels) > 3
+            assert labels == [("v1-incomplete", False)] * (len(labels) - 1) + [("v1", True)]
+            buckets = ["/update_weights_from_tensor"] * len(labels)
+            session = ["/begin_weight_update", *buckets, "/end_weight_update"]
+            assert fake.calls == ["/pause_generation", *session, "/continue_generation"]
+
+
+def test_a_folder_is_loaded_by_its_whole_path_under_its_version_and_empties_the_prefix_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with FakeServer() as fake, attach([fake], tmp_path) as fleet:
+        fleet.update_weights(FolderWeights(Path("weights"), "v1"))
+    folder = {"model_path": str(tmp_path / "weights"), "weight_version": "v1", "flush_cache": True}
+    assert fake.updates == [folder]
+    assert fake.calls == ["/pause_generation", "/update_weights_from_disk", "/continue_generation"]
+
+
 def test_a_half_applied_update_is_called_incomplete_and_done_again_whole(model: Path, tmp_path: Path) -> None:
     with FakeServer() as one, FakeServer() as two, attach([one, two], tmp_path) as fleet:
         two.refused_buckets = [3]

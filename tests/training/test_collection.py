@@ -22,6 +22,7 @@ from egrc_mega.methods.thinkprune import ThinkPruneSection, ThinkPruneState
 from egrc_mega.policy.loss import LossRows, policy_loss
 from egrc_mega.rollout.fleet import Fleet
 from egrc_mega.rollout.weights import FolderWeights
+from egrc_mega.rollout.wire import NEUTRAL
 from egrc_mega.sections.base import Section
 from egrc_mega.sections.rollout import RolloutSection
 from egrc_mega.sections.stage import StageSection
@@ -360,6 +361,21 @@ def test_a_request_that_somebody_else_aborts_is_sent_again(collector: Collector,
     assert collector.fleet.take_stats()["lost_requests"] == 1
 
 
+def test_what_leaves_for_training_is_what_the_stage_says(collector: Collector, fake: FakeServer) -> None:
+    fields = {"n": N, "max_new_tokens": 6, "temperature": 0.7, "top_p": 0.9}
+    stage = ExploreSection(steps=5, clip_len=8, rollout=fields, loss={"tis_cap": 2.0})
+    collector.planner = Planner(PLANNER.problems, PLANNER.renderer, 7, (2, 5))
+    collector.collect(turn_of(0, stage), START)
+    assert len(fake.bodies) == 3 * N
+    asked = {"temperature": 0.7, "top_p": 0.9, "max_new_tokens": 6, "stop_token_ids": [2, 5]}
+    for body in fake.bodies:
+        seed = body["sampling_params"].pop("sampling_seed")
+        place, n = (int(part) for part in re.findall(r"(?:prompt|sample)(\d+)", body["rid"]))
+        assert seed == derive_seed(7, "rollout", 0, place, n)
+        assert body["sampling_params"] == NEUTRAL | asked
+        assert (body["input_ids"], body["return_logprob"]) == ([1, place + 10], True)
+
+
 def test_ids_are_unique_and_no_prefix_of_another(collector: Collector, fake: FakeServer) -> None:
     position = START
     for step in STEPS[:3]:
@@ -436,13 +452,6 @@ def test_what_the_method_asks_for_leaves_in_every_request(collector: Collector, 
     body = next(body for body in fake.bodies if body["rid"] == asked.completion.rid)
     assert body["input_ids"] == [1, 10, 2, 3, 3]
     assert body["sampling_params"]["max_new_tokens"] == 3
-
-
-@pytest.mark.parametrize("field", ["temperature", "top_p"])
-def test_a_request_samples_as_the_stage_says(collector: Collector, fake: FakeServer, field: str) -> None:
-    stage = STAGE.model_copy(update={"rollout": STAGE.rollout.model_copy(update={field: 0.625})})
-    collector.collect(turn_of(0, stage), START)
-    assert {body["sampling_params"][field] for body in fake.bodies} == {0.625}
 
 
 def test_every_sample_of_a_run_has_a_seed_of_its_own(collector: Collector, fake: FakeServer) -> None:

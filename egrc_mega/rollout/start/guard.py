@@ -6,7 +6,6 @@ The launcher has children of its own and does not watch its parent. The pipe clo
 """
 
 import contextlib
-import ctypes
 import json
 import os
 import signal
@@ -15,13 +14,14 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from functools import partial
 
 import psutil
 
+from egrc_mega.parent import die_with_parent
 from egrc_mega.rollout.keys import Keys
 
 GRACE_S = 5.0
-PR_SET_PDEATHSIG = 1
 
 
 def main(command: list[str]) -> int:
@@ -39,7 +39,8 @@ def _run(command: list[str], keys: Keys) -> int:
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        preexec_fn=_die_with_parent,
+        # when the guard itself is killed, the kernel kills the command; SGLang's children then end themselves
+        preexec_fn=partial(die_with_parent, os.getpid()),
     )
 
     def end(*_signal: object) -> None:
@@ -65,12 +66,6 @@ def _key_file(keys: Keys) -> Iterator[list[str]]:
         json.dump({name: key for name, key in named.items() if key}, file)  # JSON is YAML
         file.flush()
         yield ["--config", file.name]
-
-
-def _die_with_parent() -> None:
-    """When the guard itself is killed, the kernel kills the command (Linux); SGLang's children then end themselves."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _wait_for_end_of_input(end: object) -> None:
