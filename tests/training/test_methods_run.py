@@ -8,12 +8,14 @@ import re
 import shutil
 import signal
 from pathlib import Path
+from statistics import fmean
 
 import orjson
 import pytest
 import yaml
 
 from egrc_mega.config.load import load_config
+from egrc_mega.observe.rollouts import read_rollouts
 from egrc_mega.testing.runs import assert_same_weights, events, finish_run, start_run
 
 pytestmark = pytest.mark.long_file
@@ -30,6 +32,48 @@ def run_of(root: Path, run_dir: Path, stages: list[dict[str, object]], *extra: s
     more = options.pop("overrides", ())
     small = ("checkpoint.every=1", "evaluation.num_problems=4")
     return start_run(root, run_dir, *extra, stages=stages, overrides=(*small, *more), **options)
+
+
+LOOKING = """
+from statistics import fmean
+from typing import Literal
+
+import numpy as np
+
+from egrc_mega.methods.method import Method, NoState
+from egrc_mega.methods.normalise import over_groups, z_score
+from egrc_mega.sections.stage import StageSection
+
+
+class LookingSection(StageSection):
+    method: Literal["looking"] = "looking"
+
+
+class Looking(Method[LookingSection, NoState]):
+    Config = LookingSection
+    needs = frozenset({"entropies", "reference_logprobs", "token_ends"})
+    calls = 0
+
+    def credit(self, groups, view):
+        Looking.calls += 1
+        for sample in (sample for group in groups for sample in group.samples):
+            arrays = (sample.entropies, sample.reference_logprobs, sample.token_ends)
+            assert [len(array) for array in arrays] == [sample.length] * 3
+            assert sample.token_ends[-1] == len(sample.text)
+        terms = lambda sample: {"answer": float(sample.right), "entropy": -float(np.mean(sample.entropies))}
+        return over_groups(groups, terms, z_score())
+
+    def metrics(self, groups, credits, view):
+        samples = [sample for group in groups for sample in group.samples]
+        gaps = [abs(sample.reference_logprobs - sample.completion.logprobs).max() for sample in samples]
+        tokens = np.concatenate([sample.entropies for sample in samples])
+        return {"entropy": float(tokens.mean()), "gap": float(max(gaps)), "calls": float(Looking.calls)}
+
+    @property
+    def longest(self):
+        return 100
+"""
+"""A method of somebody else that looks at everything that a run can measure."""
 
 
 @pytest.fixture(scope="module")
@@ -50,21 +94,30 @@ def one_launch(root: Path, facts: Path, tmp_path_factory: pytest.TempPathFactory
         stage("thinkprune", caps=[120, 80], steps_per_cap=1, system=None),
         stage("adaptthink", no_thinking=" </think>", thinking=" Wait", no_thinking_cap=60, thinking_cap=160),
     ]
-    overrides = ("megatron.tensor_model_parallel_size=2", f"data.train={facts}", "data.facts=[reference_accuracy]")
+    stages.append(stage("looking"))
+    plugin = facts.with_name("looking.py")
+    plugin.write_text(LOOKING)
+    overrides = (
+        "megatron.tensor_model_parallel_size=2",
+        f"data.train={facts}",
+        "data.facts=[reference_accuracy]",
+        f"plugins=[{plugin}]",
+    )
     finish_run(run_of(root, run_dir, stages, "--nproc-per-node", "2", overrides=overrides))
     return run_dir
 
 
 def test_the_three_rivals_train_in_one_launch_on_two_ranks(one_launch: Path) -> None:
     steps = events(one_launch, "step")
-    assert [(step["method"], step["step_in_stage"]) for step in steps] == [(m, n) for m in RIVALS for n in (1, 2)]
+    methods = (*RIVALS, "looking")
+    assert [(step["method"], step["step_in_stage"]) for step in steps] == [(m, n) for m in methods for n in (1, 2)]
     assert all(step["updated"] and step["grad_norm"] > 0 for step in steps)
     assert all(step["logprob_diff_max"] <= 1e-4 for step in steps)
     assert [step["method_cap"] for step in steps[2:4]] == [120, 80]
 
 
 def test_every_named_term_of_a_reward_is_in_the_record(one_launch: Path) -> None:
-    dapo, _dapo, _prune, _prune2, think, _think = events(one_launch, "step")
+    dapo, think = events(one_launch, "step")[0], events(one_launch, "step")[4]
     assert dapo["reward"] == pytest.approx(dapo["reward_answer"] + dapo["reward_overlong"])
     assert think["reward"] == pytest.approx(think["reward_answer"] - 0.5 + think["reward_mode"])
     assert think["reward_mode"] == pytest.approx(0.05 / 2)
@@ -78,8 +131,30 @@ def test_groups_that_dapo_drops_are_replaced_and_counted(one_launch: Path) -> No
 
 
 def test_a_forced_token_blames_no_server(one_launch: Path) -> None:
-    think = events(one_launch, "step")[4:]
+    think = events(one_launch, "step")[4:6]
     assert all(step["lost_requests"] == 0 and step["server_restarts"] == 0 for step in think)
+
+
+def test_a_method_is_shown_what_it_needs_and_asked_once_a_step(one_launch: Path) -> None:
+    first, second = events(one_launch, "step")[6:]
+    assert (first["method_calls"], second["method_calls"]) == (1, 2)
+    for step in (first, second):
+        assert step["method_entropy"] == pytest.approx(step["entropy"], rel=1e-5)
+        # the model that the run began with has been left behind
+        assert step["method_gap"] > 1e-3 > step["logprob_diff_max"]
+
+
+def test_the_rollouts_on_disk_are_what_the_record_and_the_batch_were_made_of(one_launch: Path) -> None:
+    for step in events(one_launch, "step"):
+        stored = read_rollouts(one_launch, step["step"])
+        samples = [sample for group in stored.groups for sample in group.samples]
+        assert stored.stage == step["stage"]
+        assert len(stored.groups) == step["groups"]
+        assert fmean(s.reward for s in samples if s.reward is not None) == pytest.approx(step["reward"])
+        assert fmean(s.kept for s in samples) == step["kept"]
+        assert sum(len(s.output_ids) for s in samples) == step["tokens"]
+        assert {s.tag for s in samples} == ({"thinking", "no_thinking"} if step["method"] == "adaptthink" else {""})
+        assert all((s.entropies is not None) == (step["method"] == "looking") for s in samples)
 
 
 SWITCHING = {"min_steps": 1, "window": 1, "ema_steps": 2, "checks": 1, "rel_length": 9.0, "rel_entropy": 9.0}
