@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
+from egrc_mega.errors import RunError
 from egrc_mega.methods.method import Method, build_method
 from egrc_mega.methods.records import View
 from egrc_mega.sections.stage import StageSection
@@ -42,12 +45,22 @@ class Turn:
 
 
 def turn_of(state: RunState, stages: tuple[StageSection, ...], seed: int) -> Turn | None:
-    """The turn that a run's state asks for; None when the run is over."""
+    """The turn that a run's state asks for; None when the run is over.
+
+    Raises:
+        RunError: the method's state is none that the method can read.
+    """
     progress = state.progress
     if progress.stage >= len(stages):
         return None
     stage = stages[progress.stage]
     method = build_method(stage)
-    own = method.State.model_validate(state.method or {})
+    try:
+        own = method.State.model_validate(state.method or {})
+    except ValidationError as error:
+        raise RunError(
+            f"stages.{stage.name}: the checkpoint holds a state that the method {stage.method} cannot read "
+            f"({error.errors()[0]['msg']}); resume with the method that it was made with, or begin anew with --fresh"
+        ) from error
     view = View(step=progress.step_in_stage, state=own, seed=seed)
     return Turn(progress.step, progress.step_in_stage, stage, method, view, state.version)
