@@ -51,7 +51,7 @@ SEAMS = {
 """Third-party package -> the folders of egrc_mega that may import it."""
 
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 80
-LONG_KERNELS = {"_policy_loss_kernel": 131}
+LONG_KERNELS = {"_policy_loss_kernel": 121}
 """Kernels that are one launch on purpose; this list only shrinks."""
 SHORT_FOLDERS = ("rollout", "training")
 """Where a function has at most so many lines, and half of them at most so few:"""

@@ -119,19 +119,19 @@ def _fused_variants() -> Iterator[Variant]:
 
 
 def _loss_variants() -> Iterator[Variant]:
-    """Every loss that the trainer can ask for: it always gives the server's log-probs, and never entropies."""
+    """Every loss that the trainer can ask for: it always gives the server's log-probs."""
     from egrc_kernels.policy_loss import triton as loss
     from egrc_kernels.policy_loss.settings import KLS, RATIOS
 
-    tensors = ("logprobs", "advantages", "weights", "olds", "rollouts", "references", "entropies", "gradients", "sums")
+    tensors = ("logprobs", "advantages", "weights", "olds", "rollouts", "references", "gradients", "sums")
     scalars = ("low", "high", "dual_clip", "tis_cap", "kl_coef")
     types = dict.fromkeys(tensors, "*fp32") | dict.fromkeys(scalars, "fp32") | {"boundaries": "*i32"}
     for ratio, dual, tis, kl in product(RATIOS, (False, True), (False, True), (None, *KLS)):
         if dual and ratio == "none":
             continue  # there is no ratio to clip
         terms = [ratio, *["dual clip"] * dual, *["TIS"] * tis, *([kl] if kl else [])]
-        constants = {"RATIO": RATIOS.index(ratio), "DUAL": dual, "POSITIVE_ONLY": False, "HAS_TIS": tis}
-        constants |= {"KL": KLS.index(kl or "k3"), "HAS_KL": kl is not None, "HAS_ENTROPY": False, "BLOCK": loss.BLOCK}
+        constants = {"RATIO": RATIOS.index(ratio), "DUAL": dual, "HAS_TIS": tis}
+        constants |= {"KL": KLS.index(kl or "k3"), "HAS_KL": kl is not None, "BLOCK": loss.BLOCK}
         yield Variant(
             f"policy_loss/{', '.join(terms)}",
             ("policy_loss", "_policy_loss_kernel"),

@@ -10,11 +10,11 @@ import torch
 from egrc_kernels.policy_loss import kl_estimate
 
 from egrc_mega.errors import PolicyError
-from egrc_mega.policy.collected import TokenStats
 from egrc_mega.policy.engine import Policy, UpdateResult
 from egrc_mega.policy.flops import Work
 from egrc_mega.policy.learning_rate import learning_rate
 from egrc_mega.policy.packing import Baselines, joined
+from egrc_mega.policy.pass_sums import TokenStats
 from egrc_mega.sections.policy import PolicySection
 from egrc_mega.sections.stage import StageSection
 from egrc_mega.training.batch import Batch
@@ -44,6 +44,8 @@ class UpdateMetrics:
     """Of the policy before the batch's first update to the present one (k3), over the trained tokens."""
     ratio_min: float | None
     ratio_max: float | None
+    tis_weight: float | None
+    """Mean weight of truncated importance sampling over the trained tokens; 1 without `tis_cap`."""
     entropy: float | None
     entropy_rollout: float | None
     entropy_kept: float | None
@@ -51,7 +53,7 @@ class UpdateMetrics:
 
 
 def run_updates(
-    policy: Policy, batch: Batch, stage: StageSection, section: PolicySection, index_in_stage: int = 0
+    policy: Policy, batch: Batch, stage: StageSection, section: PolicySection, index_in_stage: int
 ) -> UpdateMetrics:
     """Score what has no advantage, then one optimizer step per update of the batch.
 
@@ -150,12 +152,13 @@ def _ratio_metrics(results: list[UpdateResult]) -> dict[str, float | None]:
     """Over all updates of the batch. The ratio is the token's or, with sequence ratios, its sequence's."""
     num_tokens = sum(float(r.metrics.num_tokens) for r in results)
     if not num_tokens:
-        return dict.fromkeys(("clip_fraction", "approx_kl", "ratio_min", "ratio_max"))
+        return dict.fromkeys(("clip_fraction", "approx_kl", "ratio_min", "ratio_max", "tis_weight"))
     return {
         "clip_fraction": sum(float(r.metrics.num_clipped) for r in results) / num_tokens,
         "approx_kl": sum(float(r.metrics.approx_kl) for r in results) / num_tokens,
         "ratio_min": min(float(r.metrics.ratio_min) for r in results),
         "ratio_max": max(float(r.metrics.ratio_max) for r in results),
+        "tis_weight": sum(float(r.metrics.tis_weight) for r in results) / num_tokens,
     }
 
 

@@ -190,7 +190,7 @@ def test_policy_loss(ratio: str) -> None:
     result.loss.backward()
     double = values.double()
     loss, gradient, metrics = reference.loss_gradient_metrics(
-        double[0], double[1], weights.double(), double[2], double[3], double[4], None, boundaries, settings
+        double[0], double[1], weights.double(), double[2], double[3], double[4], boundaries, settings
     )
     assert_close(result.loss[None], loss[None], 1e-5)
     assert_close(live.grad, gradient, 1e-5)

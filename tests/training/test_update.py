@@ -70,14 +70,14 @@ def test_a_difference_above_the_bound_stops_the_run_before_any_weight_moves(
         batch = Batch(batch.updates, with_one_wrong(batch.dropped))
     before = weights(policy)
     with pytest.raises(PolicyError, match=r"differ by 0\.0002, more than policy\.logprob_bound = 0\.0001"):
-        run_updates(policy, batch, STAGE, SECTION)
+        run_updates(policy, batch, STAGE, SECTION, 0)
     assert all(torch.equal(tensor, before[name]) for name, tensor in policy.export_hf())
 
 
 def test_the_check_can_be_switched_off_and_is_still_logged(policy: Policy) -> None:
     batch = batch_of(policy)
     batch = Batch((with_one_wrong(batch.updates[0]),), batch.dropped)
-    metrics = run_updates(policy, batch, STAGE, SECTION.model_copy(update={"logprob_check": False}))
+    metrics = run_updates(policy, batch, STAGE, SECTION.model_copy(update={"logprob_check": False}), 0)
     assert metrics.logprob_diff_max == pytest.approx(2e-4, rel=0.05)
     assert metrics.num_updates == 1
 
@@ -96,23 +96,32 @@ def test_entropies_are_over_the_policys_tokens_of_kept_and_of_all_samples(policy
         "entropy_kept": expected(kept, "entropies"),
         "entropy_rollout_kept": expected(kept, "entropies_rollout"),
     }
-    metrics = run_updates(policy, batch, STAGE, SECTION)
+    metrics = run_updates(policy, batch, STAGE, SECTION, 0)
     assert {name: getattr(metrics, name) for name in found} == pytest.approx(found, rel=1e-5)
     assert metrics.logprob_diff_max is not None
     assert metrics.logprob_diff_max <= 1e-5
 
 
 def test_without_scoring_the_dropped_there_is_no_mean_over_all(policy: Policy) -> None:
-    metrics = run_updates(policy, batch_of(policy), STAGE, SECTION.model_copy(update={"score_dropped": False}))
+    metrics = run_updates(policy, batch_of(policy), STAGE, SECTION.model_copy(update={"score_dropped": False}), 0)
     assert metrics.entropy is None
     assert metrics.entropy_kept is not None
+
+
+@pytest.mark.parametrize(("cap", "expected"), [(None, 1.0), (3.0, 2.0), (1.5, 1.5)])
+def test_the_mean_weight_of_importance_sampling_is_told(policy: Policy, cap: float | None, expected: float) -> None:
+    halved = tuple(replace(s, rollout_logprobs=s.rollout_logprobs - np.log(2)) for s in batch_of(policy).updates[0])
+    stage = STAGE.model_copy(update={"loss": STAGE.loss.model_copy(update={"tis_cap": cap})})
+    section = SECTION.model_copy(update={"logprob_check": False})
+    assert run_updates(policy, Batch((halved,), ()), stage, section, 0).tis_weight == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_batch_without_an_advantage_moves_nothing_and_is_measured(policy: Policy) -> None:
     batch = Batch((), batch_of(policy).dropped)
     before = weights(policy)
-    metrics = run_updates(policy, batch, CompressSection(rollout={"temperature": 0.7}), SECTION)
+    metrics = run_updates(policy, batch, CompressSection(rollout={"temperature": 0.7}), SECTION, 0)
     assert (metrics.num_updates, metrics.loss, metrics.grad_norm) == (0, None, None)
+    assert metrics.tis_weight is None
     assert metrics.entropy is not None
     assert all(torch.equal(tensor, before[name]) for name, tensor in policy.export_hf())
 
@@ -121,7 +130,7 @@ def test_several_updates_take_their_ratio_from_before_the_first(tmp_path: Path) 
     folder = write_tiny_qwen2(tmp_path / "model")
     together, by_hand = (Policy(folder, MegatronSection(), SECTION) for _ in range(2))
     batch = batch_of(together, num_updates=2)
-    metrics = run_updates(together, batch, STAGE, SECTION)
+    metrics = run_updates(together, batch, STAGE, SECTION, 0)
     assert metrics.num_updates == 2
     old = by_hand.score([s for update in batch.updates for s in update], 0.7).logprobs
     start = 0

@@ -18,10 +18,8 @@ class LossMetrics(NamedTuple):
     """Tokens whose ratio is beyond the clip on the side where the clip acts."""
     approx_kl: torch.Tensor
     """k3 of old to present policy."""
-    entropy: torch.Tensor
     tis_weight: torch.Tensor
-    kl: torch.Tensor
-    """The KL term's estimates, without its coefficient."""
+    """Weights of truncated importance sampling; one for each token without `tis_cap`."""
     ratio_min: torch.Tensor
     ratio_max: torch.Tensor
 
@@ -43,7 +41,6 @@ def policy_loss(
     old_logprobs_R: torch.Tensor | None = None,
     rollout_logprobs_R: torch.Tensor | None = None,
     reference_logprobs_R: torch.Tensor | None = None,
-    entropies_R: torch.Tensor | None = None,
 ) -> PolicyLoss:
     """The masked advantage loss of packed sequences, already normalised by its token weights.
 
@@ -56,14 +53,13 @@ def policy_loss(
         old_logprobs_R: [R], the denominator of the ratio; None: the present ones, without their gradient.
         rollout_logprobs_R: [R], for `tis_cap`; NaN: unknown, weight one.
         reference_logprobs_R: [R], for `kl_coef`.
-        entropies_R: [R], for the metric only.
 
     Raises:
         ValueError: a shape, dtype or device differs, or a term lacks its log-probs.
     """
-    optional = (old_logprobs_R, rollout_logprobs_R, reference_logprobs_R, entropies_R)
+    optional = (old_logprobs_R, rollout_logprobs_R, reference_logprobs_R)
     for name, tensor in zip(
-        ("logprobs", "advantages", "weights", "old_logprobs", "rollout_logprobs", "reference_logprobs", "entropies"),
+        ("logprobs", "advantages", "weights", "old_logprobs", "rollout_logprobs", "reference_logprobs"),
         (logprobs_R, advantages_R, weights_R, *optional),
         strict=True,
     ):
@@ -80,8 +76,8 @@ def policy_loss(
     if settings.tis_cap is not None and rollout_logprobs_R is None:
         raise ValueError("tis_cap needs rollout_logprobs_R")
     old_R = logprobs_R.detach() if old_logprobs_R is None else old_logprobs_R
-    inputs = [x if x is None else x.contiguous() for x in (rollout_logprobs_R, reference_logprobs_R, entropies_R)]
-    loss, metrics_8 = _PolicyLoss.apply(
+    inputs = [x if x is None else x.contiguous() for x in (rollout_logprobs_R, reference_logprobs_R)]
+    loss, metrics_6 = _PolicyLoss.apply(
         logprobs_R.contiguous(),
         advantages_R.contiguous(),
         weights_R.contiguous(),
@@ -90,22 +86,22 @@ def policy_loss(
         boundaries_S,
         settings,
     )
-    return PolicyLoss(loss, LossMetrics(*metrics_8))
+    return PolicyLoss(loss, LossMetrics(*metrics_6))
 
 
 class _PolicyLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
         *tensors, settings = inputs
-        loss, gradient_R, metrics_8 = _loss_gradient_metrics(*tensors, *astuple(settings))
+        loss, gradient_R, metrics_6 = _loss_gradient_metrics(*tensors, *astuple(settings))
         ctx.save_for_backward(gradient_R)
-        ctx.mark_non_differentiable(metrics_8)
-        return loss, metrics_8
+        ctx.mark_non_differentiable(metrics_6)
+        return loss, metrics_6
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (gradient_R,) = ctx.saved_tensors
-        return gradient_R * grads[0], *([None] * 8)
+        return gradient_R * grads[0], *([None] * 7)
 
 
 @torch.library.custom_op("egrc::policy_loss", mutates_args=())
@@ -116,19 +112,17 @@ def _loss_gradient_metrics(
     old: torch.Tensor,
     rollout: torch.Tensor | None,
     references: torch.Tensor | None,
-    entropies: torch.Tensor | None,
     boundaries: torch.Tensor,
     ratio: str,
     eps_clip: float,
     eps_clip_high: float,
     dual_clip: float | None,
-    positive_only: bool,
     tis_cap: float | None,
     kl_coef: float,
     kl_kind: str,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    settings = LossSettings(ratio, eps_clip, eps_clip_high, dual_clip, positive_only, tis_cap, kl_coef, kl_kind)
-    tensors = (logprobs, advantages, weights, old, rollout, references, entropies, boundaries)
+    settings = LossSettings(ratio, eps_clip, eps_clip_high, dual_clip, tis_cap, kl_coef, kl_kind)
+    tensors = (logprobs, advantages, weights, old, rollout, references, boundaries)
     if uses_triton(logprobs):
         from egrc_kernels.policy_loss import triton
 
@@ -138,13 +132,15 @@ def _loss_gradient_metrics(
 
 @_loss_gradient_metrics.register_fake
 def _(logprobs: torch.Tensor, *_rest: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    return logprobs.new_empty(()), torch.empty_like(logprobs), logprobs.new_empty(8)
+    return logprobs.new_empty(()), torch.empty_like(logprobs), logprobs.new_empty(len(LossMetrics._fields))
 
 
 def token_weights(
     mask_R: torch.Tensor, boundaries_S: torch.Tensor, reduction: str, denominator: float | None = None
 ) -> torch.Tensor:
-    """Weights that make `policy_loss` a mean.
+    """Weights that make `policy_loss` a mean over one packed batch, for those who use this package by itself.
+
+    A trainer that spreads a batch over micro-batches and ranks knows its own denominators and makes its own weights.
 
     Args:
         mask_R: [R], zero for tokens that do not count.

@@ -12,14 +12,11 @@ def loss_gradient_metrics(
     old_R: torch.Tensor,
     rollout_R: torch.Tensor | None,
     reference_R: torch.Tensor | None,
-    entropies_R: torch.Tensor | None,
     boundaries_S: torch.Tensor,
     settings: LossSettings,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(scalar loss, [R] gradient by the log-probs, [8] metrics in the order of `api.METRICS`), float32."""
+    """(scalar loss, [R] gradient by the log-probs, [6] metrics in the order of `api.LossMetrics`), float32."""
     is_used_R = weights_R != 0
-    if settings.positive_only:
-        is_used_R = is_used_R & (advantages_R > 0)
     weights_R = torch.where(is_used_R, weights_R, 0.0)
     advantages_R = torch.where(is_used_R, advantages_R, 0.0)
     old_R = torch.where(is_used_R, old_R, 0.0)
@@ -39,14 +36,12 @@ def loss_gradient_metrics(
         sums_S = torch.zeros_like(counts_S).index_add(0, sequences_R, slopes_R)
         slopes_R = (sums_S / counts_S.clamp(min=1))[sequences_R]
     loss, gradient_R = -objective_R.sum(), -slopes_R
-    kl_R = torch.zeros_like(live_R)
     if settings.kl_coef and reference_R is not None:
         differences_R = live_R - torch.where(is_used_R, reference_R, 0.0)
-        kl_R = kl_estimate(differences_R, settings.kl_kind)
-        loss = loss + settings.kl_coef * (weights_R * kl_R).sum()
+        loss = loss + settings.kl_coef * (weights_R * kl_estimate(differences_R, settings.kl_kind)).sum()
         gradient_R = gradient_R + settings.kl_coef * weights_R * _kl_slope(differences_R, settings.kl_kind)
-    metrics_8 = _metrics(live_R, old_R, is_used_R, ratios_R, coefficients_R, tis_R, kl_R, entropies_R, settings)
-    return loss, torch.where(is_used_R, gradient_R, 0.0), metrics_8
+    metrics_6 = _metrics(live_R, old_R, is_used_R, ratios_R, coefficients_R, tis_R, settings)
+    return loss, torch.where(is_used_R, gradient_R, 0.0), metrics_6
 
 
 def kl_estimate(difference_R: torch.Tensor, kind: str) -> torch.Tensor:
@@ -117,8 +112,6 @@ def _metrics(
     ratios_R: torch.Tensor,
     coefficients_R: torch.Tensor,
     tis_R: torch.Tensor,
-    kl_R: torch.Tensor,
-    entropies_R: torch.Tensor | None,
     settings: LossSettings,
 ) -> torch.Tensor:
     low, high = 1 - settings.eps_clip, 1 + settings.eps_clip_high
@@ -129,9 +122,7 @@ def _metrics(
         torch.ones_like(live_R),
         is_clipped_R.to(live_R.dtype),
         kl_estimate(old_R - live_R, "k3"),
-        torch.zeros_like(live_R) if entropies_R is None else entropies_R,
         tis_R,
-        kl_R,
     ]
     infinity = live_R.new_full((1,), torch.inf)
     lowest = torch.cat([torch.where(is_used_R, ratios_R, torch.inf), infinity]).amin()

@@ -7,7 +7,7 @@ RATIOS, KLS = ("none", "token", "sequence"), ("k1", "k2", "k3")
 
 @dataclass(frozen=True, slots=True)
 class LossSettings:
-    """See README for the formulas.
+    """Which loss `policy_loss` computes; the README has the formulas of every option.
 
     Raises:
         ValueError: a value outside its range.
@@ -21,14 +21,12 @@ class LossSettings:
     """Upper clip of the ratio: 1 + eps_clip_high."""
     dual_clip: float | None = None
     """Bound on the loss of a negative advantage, as a multiple of it."""
-    positive_only: bool = False
-    """Tokens whose advantage is not positive count for nothing."""
     tis_cap: float | None = None
     """Weight by min(cap, old / rollout probability)."""
     kl_coef: float = 0.0
     """Weight of the KL term to the reference."""
     kl_kind: str = "k3"
-    """Its estimator."""
+    """Estimator of the KL term."""
 
     def __post_init__(self) -> None:
         for name, value, allowed in (("ratio", self.ratio, RATIOS), ("kl_kind", self.kl_kind, KLS)):
@@ -40,3 +38,5 @@ class LossSettings:
             raise ValueError(f"dual_clip must exceed 1, got {self.dual_clip}")
         if self.tis_cap is not None and not self.tis_cap > 0:
             raise ValueError(f"tis_cap must be positive, got {self.tis_cap}")
+        if not self.kl_coef >= 0:
+            raise ValueError(f"kl_coef must not be negative, got {self.kl_coef}")

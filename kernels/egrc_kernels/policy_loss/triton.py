@@ -17,17 +17,15 @@ BLOCK, WARPS = 1024, 8
 MAX_REGISTERS = 128
 """Said to NVIDIA's assembler, which would else spill a few rather than let a processor hold fewer programs."""
 TOTALS_BLOCK = 512
-NUM_SUMS = 9
-"""The loss, six sums and two extremes."""
+NUM_SUMS = 7
+"""The loss, four sums and two extremes."""
 
 
 @triton.jit
-def _is_used(weights, advantages, places, is_here, POSITIVE_ONLY: tl.constexpr):
+def _is_used(weights, advantages, places, is_here):
     weight = tl.load(weights + places, mask=is_here, other=0.0)
     advantage = tl.load(advantages + places, mask=is_here, other=0.0)
     is_used = is_here & (weight != 0.0)
-    if POSITIVE_ONLY:
-        is_used = is_used & (advantage > 0.0)
     return is_used, tl.where(is_used, weight, 0.0), tl.where(is_used, advantage, 0.0)
 
 
@@ -55,7 +53,6 @@ def _policy_loss_kernel(
     olds,
     rollouts,
     references,
-    entropies,
     boundaries,
     gradients,
     sums,
@@ -67,11 +64,9 @@ def _policy_loss_kernel(
     kl_coef,
     RATIO: tl.constexpr,
     DUAL: tl.constexpr,
-    POSITIVE_ONLY: tl.constexpr,
     HAS_TIS: tl.constexpr,
     KL: tl.constexpr,
     HAS_KL: tl.constexpr,
-    HAS_ENTROPY: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     sequence = tl.program_id(0)
@@ -85,7 +80,7 @@ def _policy_loss_kernel(
         used = tl.zeros([BLOCK], tl.float32)
         for first in range(begin, end, BLOCK):
             places, is_here = first + lanes, first + lanes < end
-            is_used, _weight, _advantage = _is_used(weights, advantages, places, is_here, POSITIVE_ONLY)
+            is_used, _weight, _advantage = _is_used(weights, advantages, places, is_here)
             difference = tl.load(logprobs + places, mask=is_used, other=0.0) - tl.load(
                 olds + places, mask=is_used, other=0.0
             )
@@ -97,7 +92,7 @@ def _policy_loss_kernel(
         slopes = tl.zeros([BLOCK], tl.float32)
         for first in range(begin, end, BLOCK):
             places, is_here = first + lanes, first + lanes < end
-            is_used, weight, advantage = _is_used(weights, advantages, places, is_here, POSITIVE_ONLY)
+            is_used, weight, advantage = _is_used(weights, advantages, places, is_here)
             ratio = tl.exp(tl.zeros([BLOCK], tl.float32) + mean)
             _objective, slope = _clip(ratio, advantage * weight, low, high, DUAL, dual_clip)
             if HAS_TIS:
@@ -111,14 +106,12 @@ def _policy_loss_kernel(
     used = tl.zeros([BLOCK], tl.float32)
     clips = tl.zeros([BLOCK], tl.float32)
     moves = tl.zeros([BLOCK], tl.float32)
-    entropy_sum = tl.zeros([BLOCK], tl.float32)
     tis_sum = tl.zeros([BLOCK], tl.float32)
-    kl_sum = tl.zeros([BLOCK], tl.float32)
     lowest = tl.full([BLOCK], float("inf"), tl.float32)
     highest = tl.full([BLOCK], float("-inf"), tl.float32)
     for first in range(begin, end, BLOCK):
         places, is_here = first + lanes, first + lanes < end
-        is_used, weight, advantage = _is_used(weights, advantages, places, is_here, POSITIVE_ONLY)
+        is_used, weight, advantage = _is_used(weights, advantages, places, is_here)
         logprob = tl.load(logprobs + places, mask=is_used, other=0.0)
         old = tl.load(olds + places, mask=is_used, other=0.0)
         coefficient = advantage * weight
@@ -158,15 +151,12 @@ def _policy_loss_kernel(
                 kl_slope = 1.0 - tl.exp(-x)
             token_loss += kl_coef * weight * kl
             gradient += kl_coef * weight * kl_slope
-            kl_sum += tl.where(is_used, kl, 0.0)
         tl.store(gradients + places, tl.where(is_used, gradient, 0.0), mask=is_here)
         loss += tl.where(is_used, token_loss, 0.0)
         used += is_used.to(tl.float32)
         clips += is_clipped.to(tl.float32)
         moves += tl.where(is_used, tl.exp(difference) - 1.0 - difference, 0.0)
         tis_sum += tis
-        if HAS_ENTROPY:
-            entropy_sum += tl.load(entropies + places, mask=is_used, other=0.0)
         lowest = tl.minimum(lowest, tl.where(is_used, ratio, float("inf")))
         highest = tl.maximum(highest, tl.where(is_used, ratio, float("-inf")))
     out = sums + sequence
@@ -174,16 +164,14 @@ def _policy_loss_kernel(
     tl.store(out + num_sequences, tl.sum(used, 0))
     tl.store(out + 2 * num_sequences, tl.sum(clips, 0))
     tl.store(out + 3 * num_sequences, tl.sum(moves, 0))
-    tl.store(out + 4 * num_sequences, tl.sum(entropy_sum, 0))
-    tl.store(out + 5 * num_sequences, tl.sum(tis_sum, 0))
-    tl.store(out + 6 * num_sequences, tl.sum(kl_sum, 0))
-    tl.store(out + 7 * num_sequences, tl.min(lowest, 0))
-    tl.store(out + 8 * num_sequences, tl.max(highest, 0))
+    tl.store(out + 4 * num_sequences, tl.sum(tis_sum, 0))
+    tl.store(out + 5 * num_sequences, tl.min(lowest, 0))
+    tl.store(out + 6 * num_sequences, tl.max(highest, 0))
 
 
 @triton.jit
 def _totals_kernel(sums, loss, metrics, num_sequences, BLOCK: tl.constexpr):
-    """Over the sequences: the loss and six metrics are sums, the last two an extreme each."""
+    """Over the sequences: the loss and four metrics are sums, the last two an extreme each."""
     number = tl.program_id(0)
     total = tl.zeros([BLOCK], tl.float32)
     lowest = tl.full([BLOCK], float("inf"), tl.float32)
@@ -199,7 +187,7 @@ def _totals_kernel(sums, loss, metrics, num_sequences, BLOCK: tl.constexpr):
     if number == 0:
         tl.store(loss, result)
     else:
-        result = tl.where(number == 7, tl.min(lowest, 0), tl.where(number == 8, tl.max(highest, 0), result))
+        result = tl.where(number == 5, tl.min(lowest, 0), tl.where(number == 6, tl.max(highest, 0), result))
         tl.store(metrics + number - 1, result)
 
 
@@ -211,14 +199,13 @@ def loss_gradient_metrics(
     old_R: torch.Tensor,
     rollout_R: torch.Tensor | None,
     reference_R: torch.Tensor | None,
-    entropies_R: torch.Tensor | None,
     boundaries_S: torch.Tensor,
     settings: LossSettings,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """See `reference.loss_gradient_metrics`."""
+    """The kernel's answer to `reference.loss_gradient_metrics`, which says the shapes."""
     num_sequences = len(boundaries_S) - 1
     gradient_R = torch.empty_like(logprobs_R)
-    sums_9S = torch.empty(NUM_SUMS, num_sequences, dtype=torch.float32, device=logprobs_R.device)
+    sums_7S = torch.empty(NUM_SUMS, num_sequences, dtype=torch.float32, device=logprobs_R.device)
     if num_sequences:
         _policy_loss_kernel[(num_sequences,)](
             logprobs_R,
@@ -227,10 +214,9 @@ def loss_gradient_metrics(
             old_R,
             logprobs_R if rollout_R is None else rollout_R,
             logprobs_R if reference_R is None else reference_R,
-            logprobs_R if entropies_R is None else entropies_R,
             boundaries_S,
             gradient_R,
-            sums_9S,
+            sums_7S,
             num_sequences,
             1 - settings.eps_clip,
             1 + settings.eps_clip_high,
@@ -239,15 +225,13 @@ def loss_gradient_metrics(
             settings.kl_coef,
             RATIO=RATIOS.index(settings.ratio),
             DUAL=settings.dual_clip is not None and settings.ratio != "none",
-            POSITIVE_ONLY=settings.positive_only,
             HAS_TIS=settings.tis_cap is not None and rollout_R is not None,
             KL=KLS.index(settings.kl_kind),
             HAS_KL=bool(settings.kl_coef) and reference_R is not None,
-            HAS_ENTROPY=entropies_R is not None,
             BLOCK=BLOCK,
             num_warps=WARPS,
             **({"maxnreg": MAX_REGISTERS} if torch.version.hip is None else {}),
         )
-    loss, metrics_8 = logprobs_R.new_empty(()), logprobs_R.new_empty(NUM_SUMS - 1)
-    _totals_kernel[(NUM_SUMS,)](sums_9S, loss, metrics_8, num_sequences, BLOCK=TOTALS_BLOCK, num_warps=WARPS)
-    return loss, gradient_R, metrics_8
+    loss, metrics_6 = logprobs_R.new_empty(()), logprobs_R.new_empty(NUM_SUMS - 1)
+    _totals_kernel[(NUM_SUMS,)](sums_7S, loss, metrics_6, num_sequences, BLOCK=TOTALS_BLOCK, num_warps=WARPS)
+    return loss, gradient_R, metrics_6

@@ -12,10 +12,9 @@ BOUNDARIES = torch.tensor([0, 1, 1, 40, 41, 70, 70], dtype=torch.int32)
 RATIO = [{"ratio": r, "dual_clip": d} for r, d in [("none", None), ("token", None), ("token", 3.0), ("sequence", 2.0)]]
 EXTRA = [
     {},
-    {"positive_only": True},
     {"tis_cap": 1.5},
     *({"kl_coef": 0.1, "kl_kind": kind} for kind in ("k1", "k2", "k3")),
-    {"tis_cap": 2.0, "kl_coef": 0.2, "positive_only": True},
+    {"tis_cap": 2.0, "kl_coef": 0.2},
 ]
 
 
@@ -41,7 +40,6 @@ def inputs(seed: int = 0) -> dict[str, torch.Tensor]:
         "old_logprobs_R": logprobs + noise[0],
         "rollout_logprobs_R": rollout,
         "reference_logprobs_R": logprobs + noise[2],
-        "entropies_R": torch.rand(rows, generator=generator),
     }
     # under the mask there may be anything
     for name, tensor in found.items():
@@ -53,8 +51,6 @@ def inputs(seed: int = 0) -> dict[str, torch.Tensor]:
 def run(values: dict[str, torch.Tensor], settings: LossSettings):
     values = dict(values)
     live = values.pop("logprobs_R").clone().requires_grad_()
-    if settings.ratio == "token" and settings.positive_only:
-        values["old_logprobs_R"] = None  # the first update: the present ones
     advantages, weights = values.pop("advantages_R"), values.pop("weights_R")
     result = policy_loss(live, advantages, weights, BOUNDARIES, settings, **values)
     (3 * result.loss).backward()
@@ -67,15 +63,13 @@ def test_loss_gradient_and_metrics_match_float64(ratio: dict, extra: dict) -> No
     values = inputs()
     found, gradient = run(values, settings)
     double = {name: tensor.double() for name, tensor in values.items()}
-    old = double["logprobs_R"] if settings.ratio == "token" and settings.positive_only else double["old_logprobs_R"]
     loss, expected, metrics = reference.loss_gradient_metrics(
         double["logprobs_R"],
         double["advantages_R"],
         double["weights_R"],
-        old,
+        double["old_logprobs_R"],
         double["rollout_logprobs_R"],
         double["reference_logprobs_R"],
-        double["entropies_R"],
         BOUNDARIES,
         settings,
     )
@@ -83,6 +77,15 @@ def test_loss_gradient_and_metrics_match_float64(ratio: dict, extra: dict) -> No
     torch.testing.assert_close(gradient.double(), 3 * expected, rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(torch.stack(found.metrics).double(), metrics, rtol=1e-5, atol=1e-5)
     assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("ratio", ["token", "sequence"])
+def test_without_old_logprobs_the_present_ones_are_old(ratio: str) -> None:
+    settings, values = LossSettings(ratio=ratio, tis_cap=1.5), inputs()
+    expected, expected_gradient = run(values | {"old_logprobs_R": values["logprobs_R"]}, settings)
+    found, gradient = run(values | {"old_logprobs_R": None}, settings)
+    assert torch.equal(found.loss, expected.loss) and torch.equal(gradient, expected_gradient)
+    assert found.metrics.ratio_min == found.metrics.ratio_max == 1
 
 
 def test_the_same_bits_again() -> None:
