@@ -25,7 +25,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors.numpy import load, save
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save
 
 from egrc_mega.convert.families.registry import architecture_of
 from egrc_mega.convert.hf_config import HfConfig
@@ -34,7 +35,7 @@ from egrc_mega.methods.explore import ExploreSection
 from egrc_mega.methods.method import NoState, build_method
 from egrc_mega.methods.records import View
 from egrc_mega.policy import distributed  # noqa: F401  it bends megatron to the CPU where there is no CUDA
-from egrc_mega.policy.balance import plan_bins
+from egrc_mega.policy.balance import plan_loads
 from egrc_mega.policy.flops import FlopModel
 from egrc_mega.policy.packing import Baselines, build_micro_batch
 from egrc_mega.training.batch import build_batch, decode, encode
@@ -122,8 +123,8 @@ def _pack(samples: Sequence[Any], build: Callable[..., Any]) -> None:
     """All micro-batches of the first of eight ranks, one at a time as a step takes them."""
     lengths = [sample.num_tokens for sample in samples]
     costs = [FLOPS.forward([s.num_tokens], len(s.output_ids)) for s in samples]
-    for bin_ in plan_bins(lengths, costs, BUDGET, RANKS)[0]:
-        build(samples, bin_, Baselines(), torch.device("cpu"))
+    for load in plan_loads(lengths, costs, BUDGET, RANKS)[0]:
+        build(samples, load, Baselines(), torch.device("cpu"))
 
 
 def _groups(responses: int, as_row: Callable[[Any], Any]) -> list[Group]:
@@ -237,7 +238,7 @@ def _encode_tuples(samples: list[TupleSample]) -> bytes:
 
 
 def _decode_tuples(payload: bytes) -> list[TupleSample]:
-    arrays = {name: array.tolist() for name, array in load(payload).items()}
+    arrays = {name: array.tolist() for name, array in load_arrays(payload).items()}
     prompts, outputs = (
         [slice(*pair) for pair in pairwise(accumulate(arrays[name], initial=0))]
         for name in ("prompt_length", "output_length")
@@ -252,8 +253,8 @@ def _decode_tuples(payload: bytes) -> list[TupleSample]:
     ]
 
 
-def _pack_tuples(samples: list[TupleSample], bin_: Any, *_unused: Any) -> list[torch.Tensor]:
-    own = [samples[index] for index in bin_.indices]
+def _pack_tuples(samples: list[TupleSample], load: Any, *_unused: Any) -> list[torch.Tensor]:
+    own = [samples[index] for index in load.indices]
     ids = [i for s in own for i in (*s.prompt_ids, *s.output_ids)]
     positions = [i for s in own for i in range(s.num_tokens)]
     rows, first = [], 0
@@ -261,7 +262,7 @@ def _pack_tuples(samples: list[TupleSample], bin_: Any, *_unused: Any) -> list[t
         rows += range(first + len(s.prompt_ids) - 1, first + s.num_tokens - 1)
         first += s.num_tokens
     offsets = [0, *accumulate(len(s.output_ids) for s in samples)]
-    flat = [i for index in bin_.indices for i in range(offsets[index], offsets[index + 1])]
+    flat = [i for index in load.indices for i in range(offsets[index], offsets[index + 1])]
     floats = [[s.advantage for s in own for _token in s.output_ids]]
     floats += [[value for s in own for value in getattr(s, name)] for name in ("loss_weights", "rollout_logprobs")]
     held = torch.tensor(list(range(len(ids))))

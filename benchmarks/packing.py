@@ -18,7 +18,7 @@ from statistics import median
 from egrc_mega.convert.families.registry import architecture_of
 from egrc_mega.convert.hf_config import HfConfig
 from egrc_mega.convert.presets import PRESETS
-from egrc_mega.policy.balance import plan_bins
+from egrc_mega.policy.balance import plan_loads
 from egrc_mega.policy.flops import FlopModel
 
 BUDGET, RANKS, COUNT = 16384, 8, 2048
@@ -56,7 +56,7 @@ def _lengths(seed: int) -> list[int]:
 
 
 def _ours(lengths: list[int], costs: list[float]) -> list[list[int]]:
-    return [[i for bin_ in bins for i in bin_.indices] for bins in plan_bins(lengths, costs, BUDGET, RANKS)]
+    return [[i for load in loads for i in load.indices] for loads in plan_loads(lengths, costs, BUDGET, RANKS)]
 
 
 def _in_turn(lengths: list[int], _costs: list[float]) -> list[list[int]]:

@@ -16,6 +16,7 @@ from egrc_mega.convert.hf_folder import (
     DEFAULT_SHARD_BYTES,
     DTYPES,
     Advance,
+    HfTensors,
     copy_companions,
     new_folder,
     write_folder,
@@ -145,7 +146,7 @@ def megatron_to_hf(
     )
 
 
-def _hf_tensors(source: Source, dtype: torch.dtype | None) -> Iterator[tuple[str, torch.Tensor]]:
+def _hf_tensors(source: Source, dtype: torch.dtype | None) -> HfTensors:
     for entry in source.architecture.entries():
         yield from zip(entry.hf, _tensors(source, entry, dtype), strict=True)
 

@@ -38,6 +38,9 @@ DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """safetensors' names of the dtypes that models come in here."""
 DEFAULT_SHARD_BYTES = 5 * 10**9
 
+HfTensors = Iterator[tuple[str, torch.Tensor]]
+"""All weights of a model by their Hugging Face names, one whole tensor after the other."""
+
 Advance = Callable[[int], None]
 """Told the number of bytes that have been written since the last call."""
 

@@ -61,7 +61,7 @@ class Request:
         return -(-(len(self.prompt_ids) + len(self.output_ids)) // WIDTH) * WIDTH
 
 
-class Batch:
+class DecodingBatch:
     """Requests of one width that started together. Rows beyond the requests are filler."""
 
     def __init__(self, model: PreTrainedModel, requests: list[Request]) -> None:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from egrc_mega.convert.hf_folder import HfReader
-from egrc_mega.embedded.batch import Batch, Request
+from egrc_mega.embedded.batch import DecodingBatch, Request
 from egrc_mega.embedded.tensors import hf_tensors
 from egrc_mega.errors import ModelError
 from egrc_mega.sync.checksums import checksum
@@ -43,7 +43,7 @@ class Engine:
         self.num_steps = 0
         self.num_tokens = 0
         self._waiting: deque[Request] = deque()
-        self._batches: list[Batch] = []
+        self._batches: list[DecodingBatch] = []
         self._commands: deque[tuple[Callable[[], Any], bool, Future[Any]]] = deque()
         self._paused = False
         self._last_arrival = 0.0
@@ -202,7 +202,7 @@ class Engine:
             for _ in range(0 if is_arriving else min(free, len(self._waiting))):
                 request = self._waiting.popleft()
                 by_width.setdefault(request.width, []).append(request)
-        self._batches += [Batch(self.model, by_width[width]) for width in sorted(by_width)]
+        self._batches += [DecodingBatch(self.model, by_width[width]) for width in sorted(by_width)]
 
 
 def _load_model(model_path: Path) -> PreTrainedModel:

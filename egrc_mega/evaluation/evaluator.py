@@ -12,8 +12,9 @@ from egrc_mega.data.reader import read_problems
 from egrc_mega.data.render import Renderer
 from egrc_mega.data.tokenizer import Tokenizer
 from egrc_mega.evaluation.records import SHOWN_DIGITS, Point, Protocol, Subject
-from egrc_mega.evaluation.runner import Asked, Generate, Judge, measure
+from egrc_mega.evaluation.runner import Asked, Generate, measure
 from egrc_mega.evaluation.store import add_point, read_table
+from egrc_mega.methods.method import Judge
 from egrc_mega.sections.data import DataSection
 
 

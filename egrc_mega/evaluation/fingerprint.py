@@ -1,12 +1,12 @@
 """The name of weights by their content: the same for a model folder and for the trainer that holds the same tensors."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
-from egrc_mega.convert.hf_folder import HfReader, to_bytes
+from egrc_mega.convert.hf_folder import HfReader, HfTensors, to_bytes
 
 
 def fingerprint(tensors: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype | None = None) -> str:
@@ -32,6 +32,6 @@ def fingerprint_of_folder(folder: Path) -> str:
     return fingerprint(_tensors(HfReader(folder)))
 
 
-def _tensors(reader: HfReader) -> Iterator[tuple[str, torch.Tensor]]:
+def _tensors(reader: HfReader) -> HfTensors:
     for name in sorted(reader.names()):
         yield name, reader.tensor(name)

@@ -6,6 +6,7 @@ from statistics import fmean
 
 from egrc_mega.evaluation.records import Point, Protocol, Response, Subject
 from egrc_mega.evaluation.statistics import bootstrap_interval, wilson_interval
+from egrc_mega.methods.method import Judge
 from egrc_mega.seeds import derive_seed
 from egrc_mega.types import Ask, Completion, Drawn, Grade, IntArray, Problem, RolloutRequest, Sample, Sampling
 
@@ -13,7 +14,6 @@ NUM_SHOWN = 32
 """Responses kept for the report, the first problems of the file at every point."""
 
 Generate = Callable[[Sequence[RolloutRequest]], list[Completion]]
-Judge = Callable[[Sequence[Drawn]], list[Sample]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,7 +42,7 @@ def measure(
         Drawn(problem=one.problem, ask=Ask(), request=request, completion=completion)
         for one, request, completion in zip(asked, requests, generate(requests), strict=True)
     ]
-    samples = judge(drawn)
+    samples = judge(drawn, frozenset())
     return Measurement(
         _point(subject, protocol, samples), [_response(subject, protocol, s) for s in samples[:NUM_SHOWN]]
     )

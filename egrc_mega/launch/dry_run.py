@@ -71,7 +71,7 @@ def _layout_lines(config: Config, architecture: Architecture, world_size: int) -
         weights, gradients, optimizer = (count * size / 2**30 for size in sizes)
         on_device = weights + gradients + (0 if config.policy.offload_optimizer else optimizer)
         yield (
-            f"rank     stage {stage}, {layers_text(pieces)}: {count:,} parameters; "
+            f"rank     pipeline stage {stage}, {layers_text(pieces)}: {count:,} parameters; "
             f"{weights:.1f} GiB weights + {gradients:.1f} gradients + {optimizer:.1f} optimizer "
             f"{'(on the host) ' if config.policy.offload_optimizer else ''}= {on_device:.1f} GiB before activations"
         )

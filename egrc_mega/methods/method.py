@@ -6,7 +6,7 @@ keep. What a reward needs of the plan (a budget, a cap, a mode) travels on the `
 that were sampled ahead or carried were planned under an older state.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
@@ -15,11 +15,14 @@ from egrc_mega.methods.records import Credit, View
 from egrc_mega.sections.base import Section
 from egrc_mega.sections.registry import Registry
 from egrc_mega.sections.stage import StageSection
-from egrc_mega.types import Ask, Grade, Group, Problem, Sample
+from egrc_mega.types import Ask, Drawn, Grade, Group, Problem, Sample
 
 Need = Literal["entropies", "reference_logprobs", "token_ends"]
 """What a method may ask to find on its samples: the trainer's token entropies, the reference model's log-probs, and
 where in the text each token ends."""
+
+Judge = Callable[[Sequence[Drawn], frozenset[Need]], list[Sample]]
+"""Grades completions, in order, and measures on them what is needed of their text."""
 
 C = TypeVar("C", bound=StageSection)
 S = TypeVar("S", bound=Section)

@@ -13,16 +13,16 @@ from egrc_mega.errors import PolicyError
 
 
 @dataclass(frozen=True, slots=True)
-class Bin:
+class Load:
     """Indices of samples that share a micro-batch; a filler's outputs are ignored and its weights are zero."""
 
     indices: tuple[int, ...]
     is_filler: bool = False
 
 
-def plan_bins(
+def plan_loads(
     num_tokens: Sequence[int], costs: Sequence[float], budget: int, num_ranks: int, multiple: int = 1
-) -> list[list[Bin]]:
+) -> list[list[Load]]:
     """The micro-batches of every rank: as many on each, none empty, none above the budget of tokens.
 
     Args:
@@ -47,8 +47,8 @@ def plan_bins(
     while (packed := _pack_all(shares, num_tokens, budget, per_rank)) is None:
         per_rank += multiple
     shortest = min(range(len(num_tokens)), key=num_tokens.__getitem__)
-    filler = Bin((shortest,), is_filler=True)
-    return [[Bin(tuple(sorted(indices))) if indices else filler for indices in bins] for bins in packed]
+    filler = Load((shortest,), is_filler=True)
+    return [[Load(tuple(sorted(indices))) if indices else filler for indices in loads] for loads in packed]
 
 
 def partition(costs: Sequence[float], num_parts: int) -> list[list[int]]:
@@ -69,25 +69,25 @@ def partition(costs: Sequence[float], num_parts: int) -> list[list[int]]:
 
 
 def _pack_all(
-    shares: Sequence[Sequence[int]], num_tokens: Sequence[int], budget: int, num_bins: int
+    shares: Sequence[Sequence[int]], num_tokens: Sequence[int], budget: int, num_loads: int
 ) -> list[list[list[int]]] | None:
     packed = []
     for share in shares:
-        bins = _pack(share, num_tokens, budget, num_bins)
-        if bins is None:
+        loads = _pack(share, num_tokens, budget, num_loads)
+        if loads is None:
             return None
-        packed.append(bins)
+        packed.append(loads)
     return packed
 
 
-def _pack(share: Sequence[int], num_tokens: Sequence[int], budget: int, num_bins: int) -> list[list[int]] | None:
-    """Longest first into the emptiest bin; None when the budget is exceeded."""
-    bins: list[list[int]] = [[] for _ in range(num_bins)]
-    loads = [(0, i) for i in range(num_bins)]
+def _pack(share: Sequence[int], num_tokens: Sequence[int], budget: int, num_loads: int) -> list[list[int]] | None:
+    """Longest first into the emptiest load; None when the budget is exceeded."""
+    loads: list[list[int]] = [[] for _ in range(num_loads)]
+    filled = [(0, i) for i in range(num_loads)]
     for index in sorted(share, key=lambda i: (-num_tokens[i], i)):
-        load, emptiest = loads[0]
-        if load + num_tokens[index] > budget:
+        tokens, emptiest = filled[0]
+        if tokens + num_tokens[index] > budget:
             return None
-        bins[emptiest].append(index)
-        heapq.heapreplace(loads, (load + num_tokens[index], emptiest))
-    return bins
+        loads[emptiest].append(index)
+        heapq.heapreplace(filled, (tokens + num_tokens[index], emptiest))
+    return loads

@@ -15,6 +15,7 @@ from egrc_kernels import registry
 from egrc_kernels.linear_logprob import linear_logprob, linear_token_loss
 from egrc_kernels.policy_loss import LossMetrics
 
+from egrc_mega.convert.hf_folder import HfTensors
 from egrc_mega.convert.parallel import ParallelLayout, layout_problems
 from egrc_mega.convert.source import check_source, open_source
 from egrc_mega.errors import ConfigError, PolicyError
@@ -27,8 +28,7 @@ from megatron.core import parallel_state
 from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from egrc_mega.policy import optimizer as optim
-from egrc_mega.policy.balance import Bin, plan_bins
-from egrc_mega.policy.collected import Collected, TokenStats
+from egrc_mega.policy.balance import Load, plan_loads
 from egrc_mega.policy.context import TokenSplit
 from egrc_mega.policy.flops import FlopModel, Work
 from egrc_mega.policy.loss import policy_loss
@@ -36,6 +36,7 @@ from egrc_mega.policy.model import build_model, transformer_config
 from egrc_mega.policy.offload import OptimizerOnHost
 from egrc_mega.policy.overlap import gather_weight, gather_weights
 from egrc_mega.policy.packing import Baselines, MicroBatch, build_micro_batch, flat_offsets, packed_length
+from egrc_mega.policy.pass_sums import PassSums, TokenStats
 from egrc_mega.policy.reference import Reference
 from egrc_mega.policy.token_loss import TokenLoss, takes_gradient_in_forward
 from egrc_mega.policy.weights import export_hf, import_hf
@@ -183,36 +184,36 @@ class Policy:
         dtype: torch.dtype = self.config.params_dtype
         return dtype
 
-    def export_hf(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def export_hf(self) -> HfTensors:
         """Hugging Face tensors of the current weights; see `weights.export_hf`."""
         gather_weights(self.model)
         return export_hf(self.pieces, self.architecture)
 
-    def _plan(self, samples: Sequence[TrainSample]) -> list[Bin]:
+    def _plan(self, samples: Sequence[TrainSample]) -> list[Load]:
         """This rank's micro-batches: all ranks have as many, and nearly the same work."""
         lengths = [sample.num_tokens for sample in samples]
         costs = [self.flops.forward([sample.num_tokens], len(sample.output_ids)) for sample in samples]
         ranks, rank = parallel_state.get_data_parallel_world_size(), parallel_state.get_data_parallel_rank()
         # the interleaved schedule takes micro-batches in groups of as many as there are stages
         multiple = self.config.pipeline_model_parallel_size if len(self.pieces) > 1 else 1
-        return plan_bins(lengths, costs, self.section.max_tokens_per_micro_batch, ranks, multiple)[rank]
+        return plan_loads(lengths, costs, self.section.max_tokens_per_micro_batch, ranks, multiple)[rank]
 
-    def _run(self, pass_: Pass) -> Collected:
+    def _run(self, pass_: Pass) -> PassSums:
         """All micro-batches of this rank through megatron's schedule; backward too where there is a loss."""
         samples, forward_only = pass_.samples, pass_.loss is None
-        bins = self._plan(samples)
-        longest = max(packed_length(samples, bin_, self.split) for bin_ in bins)
+        loads = self._plan(samples)
+        longest = max(packed_length(samples, load, self.split) for load in loads)
         # see variable_seq_lengths in `transformer_config`
         length = None if self.config.variable_seq_lengths else longest
         # built when the schedule asks for them, while the device is busy with those before; virtual stages share them
-        batches = (build_micro_batch(samples, bin_, pass_.baselines, device(), self.split, length) for bin_ in bins)
+        batches = (build_micro_batch(samples, load, pass_.baselines, device(), self.split, length) for load in loads)
         num_outputs = int(flat_offsets(samples)[-1])
-        collected = Collected(num_outputs)
+        sums = PassSums(num_outputs)
         get_forward_backward_func()(
-            forward_step_func=partial(self._forward_step, pass_=pass_, collected=collected),
+            forward_step_func=partial(self._forward_step, pass_=pass_, sums=sums),
             data_iterator=list(tee(batches, len(self.pieces))),
             model=self.model,
-            num_microbatches=len(bins),
+            num_microbatches=len(loads),
             seq_length=longest,
             micro_batch_size=1,
             forward_only=forward_only,
@@ -220,17 +221,17 @@ class Policy:
         lengths = [sample.num_tokens for sample in samples]
         count = self.flops.forward if forward_only else self.flops.training
         self.work += Work(sum(lengths), count(lengths, num_outputs))
-        return collected
+        return sums
 
     def _forward_step(
-        self, data_iterator: Iterator[MicroBatch], model: Any, *, pass_: Pass, collected: Collected
+        self, data_iterator: Iterator[MicroBatch], model: Any, *, pass_: Pass, sums: PassSums
     ) -> ForwardResult:
         batch = next(data_iterator)
         output = model(batch.input_ids_1T, batch.position_ids_1T, None, packed_seq_params=batch.packed)
-        return output, partial(self._loss, batch=batch, pass_=pass_, collected=collected)
+        return output, partial(self._loss, batch=batch, pass_=pass_, sums=sums)
 
     def _loss(
-        self, hidden_TH: torch.Tensor, *, batch: MicroBatch, pass_: Pass, collected: Collected
+        self, hidden_TH: torch.Tensor, *, batch: MicroBatch, pass_: Pass, sums: PassSums
     ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
         """The scalar that backward starts from, in megatron's form; zero for a pass without a loss."""
         scalar, metrics = hidden_TH.new_zeros(()), None
@@ -251,9 +252,9 @@ class Policy:
             stats = linear_logprob(hidden_RH, weight_VH, batch.targets_R, **how)
             if pass_.loss is not None:
                 scalar, metrics = policy_loss(stats.logprob_T, batch.rows, pass_.loss)
-        collected.add(batch, stats)
+        sums.add(batch, stats)
         if metrics is not None:
-            collected.add_loss(scalar, metrics)
+            sums.add_loss(scalar, metrics)
         # the count is unused: the loss is normalised already (optimizer._sum_gradients)
         return scalar, torch.ones((), dtype=torch.int), {}
 

@@ -44,19 +44,13 @@ class LossRows:
 
 
 _PER_ROW = [field.name for field in fields(LossRows) if field.name.endswith("_R")]
+_OF_THE_KERNEL = {field.name for field in fields(LossSettings)}
+"""The section names them as the kernel does; what else it has is about weights and about which log-probs are old."""
 
 
 def policy_loss(logprobs_R: torch.Tensor, rows: LossRows, loss: LossSection) -> PolicyLoss:
     """Scalar loss of [R] log-probs with gradient, and its metrics."""
-    settings = LossSettings(
-        ratio=loss.ratio,
-        eps_clip=loss.eps_clip,
-        eps_clip_high=loss.eps_clip_high,
-        dual_clip=loss.dual_clip,
-        tis_cap=loss.tis_cap,
-        kl_coef=loss.kl_coef,
-        kl_kind=loss.kl_kind,
-    )
+    settings = LossSettings(**loss.model_dump(include=_OF_THE_KERNEL))
     return kernel_loss(
         logprobs_R,
         rows.advantages_R,

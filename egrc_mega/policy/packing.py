@@ -2,6 +2,9 @@
 
 Every micro-batch holds at least one sample: where there are fewer samples than micro-batches, one repeats the shortest
 sample with weight zero, because a rank without a micro-batch would leave the collectives hanging.
+
+Shapes: T tokens of the micro-batch that this rank holds, R of their logits that predict an output token, S sequences;
+W the same as T or R of the whole micro-batch, before context parallelism gives each rank its share.
 """
 
 import math
@@ -13,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import DTypeLike, NDArray
 
-from egrc_mega.policy.balance import Bin
+from egrc_mega.policy.balance import Load
 from egrc_mega.policy.context import TokenSplit, held_tokens, ranges
 from egrc_mega.policy.loss import LossRows
 from egrc_mega.policy.packed import WHOLE, PackedSequences, on_device, pack
@@ -58,20 +61,20 @@ class Baselines:
 
 def build_micro_batch(
     samples: Sequence[TrainSample],
-    bin_: Bin,
+    load: Load,
     baselines: Baselines,
     device: torch.device,
     split: TokenSplit = WHOLE,
     num_tokens: int | None = None,
 ) -> MicroBatch:
-    """The tensors of a bin, or of this rank's part of it. All index arithmetic is the host's.
+    """The tensors of a load, or of this rank's part of it. All index arithmetic is the host's.
 
     Sequences are padded as the split demands, and all tokens by a sequence of its own at the end, to `num_tokens` or
     to `packed_length`; no row sees padding.
     """
-    own = [samples[index] for index in bin_.indices]
+    own = [samples[index] for index in load.indices]
     lengths = [round_up(sample.num_tokens, split.sequence_multiple) for sample in own]
-    padding = (num_tokens or packed_length(samples, bin_, split)) - sum(lengths)
+    padding = (num_tokens or packed_length(samples, load, split)) - sum(lengths)
     boundaries = np.cumsum([0, *lengths, *([padding] if padding else [])])
     ids_W = np.zeros(boundaries[-1], np.int64)
     for sample, start in zip(own, boundaries, strict=False):
@@ -94,15 +97,15 @@ def build_micro_batch(
         packed=pack(boundaries.tolist(), device, split),
         rows_R=on_device(places_W[rows_W][is_here_W], device),
         targets_R=on_device(ids_W[rows_W + 1][is_here_W], device),
-        rows=_loss_rows(samples, bin_, baselines, is_here_W, device),
-        flat_R=on_device(_flat_positions(samples, bin_)[is_here_W], device),
-        is_filler=bin_.is_filler,
+        rows=_loss_rows(samples, load, baselines, is_here_W, device),
+        flat_R=on_device(_flat_positions(samples, load)[is_here_W], device),
+        is_filler=load.is_filler,
     )
 
 
-def packed_length(samples: Sequence[TrainSample], bin_: Bin, split: TokenSplit = WHOLE) -> int:
-    """Tokens of a bin on all ranks that share it, padding included."""
-    own = sum(round_up(samples[index].num_tokens, split.sequence_multiple) for index in bin_.indices)
+def packed_length(samples: Sequence[TrainSample], load: Load, split: TokenSplit = WHOLE) -> int:
+    """Tokens of a load on all ranks that share it, padding included."""
+    own = sum(round_up(samples[index].num_tokens, split.sequence_multiple) for index in load.indices)
     return round_up(own, math.lcm(split.sequence_multiple, split.total_multiple))
 
 
@@ -121,18 +124,18 @@ def flat_offsets(samples: Sequence[TrainSample]) -> NDArray[np.int64]:
     return np.cumsum([0, *(len(sample.output_ids) for sample in samples)])
 
 
-def _flat_positions(samples: Sequence[TrainSample], bin_: Bin) -> NDArray[np.int64]:
-    """Of every output token of the bin, its place among the outputs of all samples."""
-    offsets, indices = flat_offsets(samples), np.array(bin_.indices)
+def _flat_positions(samples: Sequence[TrainSample], load: Load) -> NDArray[np.int64]:
+    """Of every output token of the load, its place among the outputs of all samples."""
+    offsets, indices = flat_offsets(samples), np.array(load.indices)
     return ranges(offsets[indices], offsets[indices + 1] - offsets[indices])
 
 
 def _loss_rows(
-    samples: Sequence[TrainSample], bin_: Bin, baselines: Baselines, is_here_W: NDArray[np.bool_], device: torch.device
+    samples: Sequence[TrainSample], load: Load, baselines: Baselines, is_here_W: NDArray[np.bool_], device: torch.device
 ) -> LossRows:
-    """What the loss knows of the bin's output tokens that are here."""
-    own = [samples[index] for index in bin_.indices]
-    flat_R = _flat_positions(samples, bin_)[is_here_W]
+    """What the loss knows of the load's output tokens that are here."""
+    own = [samples[index] for index in load.indices]
+    flat_R = _flat_positions(samples, load)[is_here_W]
 
     def floats(name: str) -> torch.Tensor:
         return on_device(joined(own, name, np.float32)[is_here_W], device)
@@ -144,7 +147,7 @@ def _loss_rows(
     here_before = np.concatenate([[0], np.cumsum(is_here_W)])
     return LossRows(
         advantages_R=floats("advantages"),
-        weights_R=torch.zeros_like(weights_R) if bin_.is_filler else weights_R,
+        weights_R=torch.zeros_like(weights_R) if load.is_filler else weights_R,
         boundaries_S=on_device(here_before[flat_offsets(own)].astype(np.int32), device),
         rollout_logprobs_R=floats("rollout_logprobs"),
         old_logprobs_R=of_baseline(baselines.old),

@@ -28,7 +28,7 @@ class TokenStats:
     """Entropy at temperature 1, nats."""
 
 
-class Collected:
+class PassSums:
     """Sums in one buffer for one all-reduce: loss, metrics, three values of every output token. Two extremes."""
 
     def __init__(self, num_outputs: int) -> None:
@@ -38,19 +38,19 @@ class Collected:
         """The lowest ratio with its sign turned, and the highest."""
 
     def add_loss(self, loss: torch.Tensor, metrics: LossMetrics) -> None:
-        """Of a micro-batch, on a rank of the last pipeline stage."""
+        """Add a micro-batch's loss and metrics, on a rank of the last pipeline stage."""
         self.sums[0] += loss.detach()
         self.sums[1 : 1 + NUM_SUMS] += torch.stack(metrics[:NUM_SUMS])
         self.extremes = torch.maximum(self.extremes, torch.stack([-metrics.ratio_min, metrics.ratio_max]))
 
     def add(self, batch: MicroBatch, stats: LogprobStats) -> None:
-        """Of a micro-batch, on a rank of the last pipeline stage."""
+        """Add the values of a micro-batch's output tokens, on a rank of the last pipeline stage."""
         if not batch.is_filler:
             values = torch.stack([stats.logprob_T, stats.entropy_T, stats.entropy_at_one_T]).detach()
             self.sums[1 + NUM_SUMS :].view(3, self.num_outputs)[:, batch.flat_R] = values
 
     def joined(self) -> "Joined":
-        """The same on every rank. Collective."""
+        """The sums of all ranks, the same on every one of them. Collective."""
         if parallel_state.get_tensor_model_parallel_rank() != 0:
             self.sums.zero_()
         dist.all_reduce(self.sums)

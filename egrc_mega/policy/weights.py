@@ -10,6 +10,7 @@ from megatron.core.models.gpt import GPTModel
 
 from egrc_mega.convert import layout
 from egrc_mega.convert.family import Architecture, Entry, Kind
+from egrc_mega.convert.hf_folder import HfTensors
 from egrc_mega.convert.source import Source
 from egrc_mega.policy.distributed import device
 
@@ -63,7 +64,7 @@ def _global_expert(name: str, layer: Any) -> str:
     return f"{prefix}mlp.experts.experts.{first + int(local)}.{module}"
 
 
-def export_hf(model: Sequence[GPTModel], architecture: Architecture) -> Iterator[tuple[str, torch.Tensor]]:
+def export_hf(model: Sequence[GPTModel], architecture: Architecture) -> HfTensors:
     """Yield every Hugging Face tensor of the live model, in table order. Collective: every rank must exhaust it.
 
     The tensors are whole on every rank of the first data-parallel replica, in the training dtype.
@@ -72,7 +73,7 @@ def export_hf(model: Sequence[GPTModel], architecture: Architecture) -> Iterator
     yield from gather_hf(weights, architecture)
 
 
-def gather_hf(tensors: dict[str, torch.Tensor], architecture: Architecture) -> Iterator[tuple[str, torch.Tensor]]:
+def gather_hf(tensors: dict[str, torch.Tensor], architecture: Architecture) -> HfTensors:
     """Join tensors shaped like this rank's parameters (weights, gradients) into Hugging Face tensors. Collective."""
     experts = parallel_state.get_expert_model_parallel_group()
     stages = parallel_state.get_pipeline_model_parallel_group()

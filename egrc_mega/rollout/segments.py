@@ -23,9 +23,9 @@ async def generate(
         return await client.generate(request)
     whole = begun or unsampled(request)
     extra_stops = environment.stop_token_ids if environment else ()
-    rng = random.Random(derive_seed(request.seed, "environment", *_place(begun)))
+    rng = random.Random(derive_seed(request.seed, "environment", *_start(begun)))
     for index in range(request.sampling.max_new_tokens):
-        segment = await client.generate(_rest(request, whole, extra_stops, [*_place(begun), index]))
+        segment = await client.generate(_rest(request, whole, extra_stops, [*_start(begun), index]))
         whole = _joined(whole, segment)
         if environment is None or not _continues(segment, environment):
             return whole
@@ -49,13 +49,16 @@ def unsampled(request: RolloutRequest) -> Completion:
     )
 
 
-def _place(begun: Completion | None) -> list[int]:
-    """Where a response goes on; nothing when it starts."""
+def _start(begun: Completion | None) -> list[int]:
+    """The token at which a response goes on; nothing when it starts."""
     return [len(begun.output_ids)] if begun else []
 
 
-def _rest(request: RolloutRequest, whole: Completion, extra_stops: tuple[int, ...], place: list[int]) -> RolloutRequest:
-    """The request for what is missing from a response: the text so far is its prompt."""
+def _rest(request: RolloutRequest, whole: Completion, extra_stops: tuple[int, ...], key: list[int]) -> RolloutRequest:
+    """The request for what is missing from a response: the text so far is its prompt.
+
+    `key`, the token at which it was taken up and how many segments came since, makes its id and seed its own.
+    """
     sampling = replace(
         request.sampling,
         max_new_tokens=request.sampling.max_new_tokens - len(whole.output_ids),
@@ -63,11 +66,11 @@ def _rest(request: RolloutRequest, whole: Completion, extra_stops: tuple[int, ..
     )
     return replace(
         request,
-        rid="-".join([request.rid, "segment", *(f"{number:04d}" for number in place)]),
+        rid="-".join([request.rid, "segment", *(f"{number:04d}" for number in key)]),
         prompt_ids=np.concatenate([request.prompt_ids, whole.output_ids]),
         forced_ids=token_array(),
         sampling=sampling,
-        seed=derive_seed(request.seed, "segment", *place),
+        seed=derive_seed(request.seed, "segment", *key),
     )
 
 

@@ -24,7 +24,7 @@ class SamplingSection(Section):
 
 
 class LossSection(Section):
-    """How token terms become one scalar."""
+    """How token terms become one scalar. The kernel's own settings have the same names and the same bounds."""
 
     agg: Literal["seq-mean-token-mean", "token-mean"] = "seq-mean-token-mean"
     """1/|o| within a sequence then the mean over sequences (paper 3.1), or the mean over tokens."""

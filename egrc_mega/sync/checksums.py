@@ -6,12 +6,13 @@ Hugging Face name and, per rank of every layout in use, under SGLang's.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import torch
 
 from egrc_mega.convert.family import Architecture, Entry, Kind
+from egrc_mega.convert.hf_folder import HfTensors
 from egrc_mega.sync.gpu_hash import gpu_hash
 
 VOCAB_PADDING = 64
@@ -50,7 +51,7 @@ class Checksums:
         self.by_rank: dict[int, list[dict[str, str]]] = {count: [{} for _ in range(count)] for count in num_ranks}
         """By number of ranks, by rank, by SGLang's names."""
 
-    def watch(self, tensors: Iterator[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+    def watch(self, tensors: HfTensors) -> HfTensors:
         """Pass `tensors` on, and hash them."""
         for name, tensor in tensors:
             if name in self._entry_of:

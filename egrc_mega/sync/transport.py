@@ -1,6 +1,5 @@
 """The transport that a configuration names."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -8,6 +7,7 @@ import torch
 
 from egrc_mega.config.config import Config
 from egrc_mega.convert.family import Architecture
+from egrc_mega.convert.hf_folder import HfTensors
 from egrc_mega.errors import RolloutError
 from egrc_mega.rollout.fleet import Fleet
 from egrc_mega.rollout.start.sglang import find_python
@@ -18,8 +18,6 @@ from egrc_mega.sync.distributed import Broadcast
 from egrc_mega.sync.ipc import Handles
 from egrc_mega.sync.nccl import check_same_nccl
 from egrc_mega.sync.spool import Spool
-
-HfTensors = Iterator[tuple[str, torch.Tensor]]
 
 
 class Transport(Protocol):

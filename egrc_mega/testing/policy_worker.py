@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 
 from egrc_mega.checkpoint.store import CheckpointStore, load
 from egrc_mega.policy import distributed, engine, layer_spec, model, optimizer
-from egrc_mega.policy.collected import TokenStats
 from egrc_mega.policy.engine import Policy
+from egrc_mega.policy.pass_sums import TokenStats
 from egrc_mega.policy.weights import gather_hf, local_parameters
 from egrc_mega.sections.policy import MegatronSection, PolicySection
 from egrc_mega.sections.stage import LossSection

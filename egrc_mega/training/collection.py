@@ -8,13 +8,13 @@ planned anew.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from egrc_mega.data.problems import ProblemSource
 from egrc_mega.data.render import Renderer
 from egrc_mega.errors import RolloutError
-from egrc_mega.methods.method import Need
+from egrc_mega.methods.method import Judge
 from egrc_mega.observe.spans import span
 from egrc_mega.rollout.environment import Environment
 from egrc_mega.rollout.fleet import Fleet
@@ -32,12 +32,8 @@ from egrc_mega.types import (
     Group,
     Problem,
     RolloutRequest,
-    Sample,
     Sampling,
 )
-
-Judge = Callable[[Sequence[Drawn], frozenset[Need]], list[Sample]]
-"""Grades completions, in order, and measures on them what the method needs of their text."""
 
 
 @dataclass(slots=True, eq=False)

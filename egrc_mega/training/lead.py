@@ -1,6 +1,6 @@
 """Rank 0's part of a run, as one object: servers, graders, problems, weight sync, events."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from egrc_mega import __version__
 from egrc_mega.config.config import Config
-from egrc_mega.convert.hf_folder import write_folder
+from egrc_mega.convert.hf_folder import HfTensors, write_folder
 from egrc_mega.data.problems import ProblemSource
 from egrc_mega.data.reader import read_problems
 from egrc_mega.evaluation.records import Subject
@@ -19,9 +19,9 @@ from egrc_mega.methods.records import Credit
 from egrc_mega.observe.console import StepPrinter
 from egrc_mega.observe.events import EventLog
 from egrc_mega.observe.rollouts import FOLDER, RolloutLog
-from egrc_mega.policy.collected import TokenStats
 from egrc_mega.policy.engine import Policy
 from egrc_mega.policy.layer_spec import parts_in_use
+from egrc_mega.policy.pass_sums import TokenStats
 from egrc_mega.run_folder import RunFolder
 from egrc_mega.stages.progress import Switch
 from egrc_mega.stages.state import Position
@@ -36,8 +36,6 @@ from egrc_mega.training.stored import stored_groups
 from egrc_mega.training.turn import Turn
 from egrc_mega.training.update import UpdateMetrics
 from egrc_mega.types import FloatArray, Group
-
-HfTensors = Iterator[tuple[str, torch.Tensor]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import Self
 
 from egrc_mega.checkpoint.store import CheckpointStore, load
 from egrc_mega.config.config import Config
+from egrc_mega.convert.hf_folder import HfTensors
 from egrc_mega.evaluation.fingerprint import fingerprint
 from egrc_mega.evaluation.records import Subject
 from egrc_mega.faults import fault_point
@@ -21,7 +22,7 @@ from egrc_mega.stages.resume import resumed
 from egrc_mega.stages.state import RunState
 from egrc_mega.training.accounting import Accounting
 from egrc_mega.training.batch import Batch, decode, encode
-from egrc_mega.training.lead import HfTensors, Lead
+from egrc_mega.training.lead import Lead
 from egrc_mega.training.turn import Turn, turn_of
 from egrc_mega.training.update import UpdateMetrics, run_updates
 

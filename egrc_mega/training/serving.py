@@ -52,8 +52,8 @@ class Serving:
         """
         return self.fleet.generate(requests, self.environment)
 
-    def judge(self, drawn: Sequence[Drawn], needs: frozenset[Need] = frozenset()) -> list[Sample]:
-        """Decode and grade completions, in order."""
+    def judge(self, drawn: Sequence[Drawn], needs: frozenset[Need]) -> list[Sample]:
+        """Decode and grade completions, in order, and measure on them what `needs` names."""
         texts = [self.renderer.decode(one.completion.output_ids) for one in drawn]
         answers = [self.graders.grader.extract(text) for text in texts]
         golds = [one.problem.answer for one in drawn]

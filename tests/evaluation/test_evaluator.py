@@ -29,7 +29,7 @@ class Bench:
         self.num_asked += len(requests)
         return [make_sample(range(5)).completion for _ in requests]
 
-    def judge(self, drawn: Sequence[Drawn]) -> list[Sample]:
+    def judge(self, drawn: Sequence[Drawn], _needs: frozenset[str]) -> list[Sample]:
         return [make_sample(range(5)) for _ in drawn]
 
     def lines(self, *place: Any) -> list[str]:

@@ -31,7 +31,7 @@ def measured(
         seen.extend(requests)
         return [outcome.completion for outcome in outcomes]
 
-    def judge(drawn: Sequence[Drawn]) -> list[Sample]:
+    def judge(drawn: Sequence[Drawn], _needs: frozenset[str]) -> list[Sample]:
         return [replace(outcome, problem=one.problem) for outcome, one in zip(outcomes, drawn, strict=True)]
 
     return measure(asked, subject or make_subject(), make_protocol(**protocol), generate, judge), seen

@@ -57,7 +57,7 @@ def test_a_recipe_plans_for_eight_sixteen_and_thirty_two_gpus(
 def test_the_plan_counts_parameters_and_bytes_of_a_rank(root: Path, settings: dict) -> None:
     page = plan(root, SEVEN, settings[SEVEN])
     count = 1_904_057_344
-    assert f"layers 0 to 27: {count:,} parameters" in page
+    assert f"rank     pipeline stage 0, layers 0 to 27: {count:,} parameters" in page
     # bf16 weights, float32 gradients, masters and two moments shared by two data-parallel ranks
     weights, gradients, optimizer = (count * size / 2**30 for size in (2, 4, 12 / 2))
     assert f"{weights:.1f} GiB weights + {gradients:.1f} gradients + {optimizer:.1f} optimizer" in page

@@ -12,7 +12,7 @@ from egrc_mega.convert.families.registry import architecture_of
 from egrc_mega.convert.hf_config import HfConfig
 from egrc_mega.convert.presets import PRESETS
 from egrc_mega.errors import PolicyError
-from egrc_mega.policy.balance import partition, plan_bins
+from egrc_mega.policy.balance import partition, plan_loads
 from egrc_mega.policy.flops import FlopModel
 
 R1_7B = architecture_of(HfConfig(dict(PRESETS["deepseek-r1-distill-qwen-7b"])))
@@ -26,19 +26,19 @@ FLOPS = FlopModel.of(R1_7B)
     num_ranks=st.sampled_from([1, 2, 3, 8]),
 )
 def test_plans_are_whole_within_budget_and_even(lengths: list[int], budget: int, num_ranks: int) -> None:
-    plans = plan_bins(lengths, [length + length**2 / 50 for length in lengths], budget, num_ranks)
+    plans = plan_loads(lengths, [length + length**2 / 50 for length in lengths], budget, num_ranks)
     assert len(plans) == num_ranks
-    assert len({len(bins) for bins in plans}) == 1
-    bins = [bin_ for plan in plans for bin_ in plan]
-    assert all(bin_.indices for bin_ in bins)
-    assert sorted(i for bin_ in bins if not bin_.is_filler for i in bin_.indices) == list(range(len(lengths)))
-    assert all(sum(lengths[i] for i in bin_.indices) <= budget for bin_ in bins)
+    assert len({len(loads) for loads in plans}) == 1
+    loads = [load for plan in plans for load in plan]
+    assert all(load.indices for load in loads)
+    assert sorted(i for load in loads if not load.is_filler for i in load.indices) == list(range(len(lengths)))
+    assert all(sum(lengths[i] for i in load.indices) <= budget for load in loads)
 
 
 def test_a_sample_beyond_the_budget_is_an_error_with_the_remedy() -> None:
     message = r"sample 1 of 65 tokens exceeds policy\.max_tokens_per_micro_batch = 64: raise it, or lower"
     with pytest.raises(PolicyError, match=message):
-        plan_bins([3, 65], [1.0, 1.0], 64, 1)
+        plan_loads([3, 65], [1.0, 1.0], 64, 1)
 
 
 @pytest.mark.parametrize("num_parts", [1, 2, 3, 8])
@@ -61,13 +61,13 @@ def test_a_heavy_tail_is_balanced_to_two_percent_in_as_few_micro_batches_as_can_
     seconds = []
     for _ in range(3):
         started = time.process_time()
-        plans = plan_bins(lengths, costs, budget, ranks)
+        plans = plan_loads(lengths, costs, budget, ranks)
         seconds.append(time.process_time() - started)
     # the best of three: a garbage collection of the test process is not the planner's
     assert min(seconds) < 0.3
     fewest = -(-sum(lengths) // (budget * ranks))
-    assert {len(bins) for bins in plans} <= {fewest, fewest + 1}
-    work = [sum(costs[i] for bin_ in bins for i in bin_.indices) for bins in plans]
+    assert {len(loads) for loads in plans} <= {fewest, fewest + 1}
+    work = [sum(costs[i] for load in loads for i in load.indices) for loads in plans]
     assert max(work) <= 1.02 * min(work)
 
 

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from egrc_mega.policy.collected import TokenStats
 from egrc_mega.policy.engine import Policy
 from egrc_mega.policy.packing import Baselines
+from egrc_mega.policy.pass_sums import TokenStats
 from egrc_mega.policy.weights import gather_hf, local_parameters
 from egrc_mega.sections.policy import MegatronSection, PolicySection
 from egrc_mega.sections.stage import LossSection
