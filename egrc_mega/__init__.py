@@ -1,3 +1,3 @@
-"""egrc_mega: entropy-guided reasoning compression on Megatron. Importing it imports no torch."""
+"""Entropy-guided reasoning compression on Megatron. Importing it imports no torch."""
 
 __version__ = "0.1.0"

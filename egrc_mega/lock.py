@@ -31,7 +31,7 @@ class Holder:
 
     @classmethod
     def this_process(cls) -> Self:
-        """Us."""
+        """The holder that this process would be."""
         return cls(os.getpid(), psutil.Process().create_time(), socket.gethostname())
 
     @classmethod
@@ -80,7 +80,7 @@ class Lock:
         return cls(path, file)
 
     def release(self) -> None:
-        """Give it back."""
+        """Give the lock back and close its file."""
         self._file.close()
         _held_here.discard(self.path)
 

@@ -41,7 +41,7 @@ def train(config: Config, *, resume: bool) -> None:
 
 
 def main() -> None:
-    """Entry under torchrun."""
+    """The entry of every rank under torchrun."""
     die_with_parent()
     parser = argparse.ArgumentParser(prog="python -m egrc_mega.train", description=__doc__)
     parser.add_argument("--config", type=Path, action="append", required=True, metavar="FILE")

@@ -102,7 +102,7 @@ class RolloutRequest:
 
 
 class FinishReason(StrEnum):
-    """Why generation ended."""
+    """Why a response's generation ended."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -165,7 +165,7 @@ class Grade(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sample:
-    """A graded completion."""
+    """A completion with its text and its verdict."""
 
     problem: Problem
     ask: Ask

@@ -177,9 +177,41 @@ def test_the_training_loop_can_be_read_in_a_minute(root: Path) -> None:
     assert (root / "egrc_mega" / "train.py").read_text().count("\n") <= 100
 
 
-def test_every_module_says_what_it_is_for(root: Path) -> None:
-    silent = [str(file) for file in modules(root).values() if not ast.get_docstring(ast.parse(file.read_text()))]
+def documented(tree: ast.Module) -> list[tuple[str, str | None]]:
+    """Name and docstring of the module, and of all functions and classes in it that have one or should have."""
+    found: list[tuple[str, str | None]] = [("the module", ast.get_docstring(tree))]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            is_public = node in tree.body and not node.name.startswith("_")
+            text = ast.get_docstring(node)
+            found += [(node.name, text)] if text is not None or is_public else []
+    return found
+
+
+def is_a_sentence(text: str) -> bool:
+    """Whether a docstring begins as sentences do: a name in code or a shape in brackets may stand first."""
+    first = text.partition("\n\n")[0].strip()
+    return not first[0].islower() and first.endswith(".") and len(first.split()) >= 4
+
+
+def test_modules_and_public_functions_and_classes_say_what_they_are_for(root: Path) -> None:
+    silent = [
+        f"{module}: {name}"
+        for module, file in modules(root).items()
+        for name, text in documented(ast.parse(file.read_text()))
+        if not text
+    ]
     assert silent == []
+
+
+def test_a_docstring_is_a_sentence_or_is_not_there(root: Path) -> None:
+    scraps = [
+        f"{module}: {name}: {text}"
+        for module, file in modules(root).items()
+        for name, text in documented(ast.parse(file.read_text()))
+        if text and not is_a_sentence(text)
+    ]
+    assert scraps == []
 
 
 def test_the_kernels_folder_is_no_package(root: Path) -> None:

@@ -100,7 +100,7 @@ def _rows(op: str, sizes: Sizes, baselines: frozenset[str], limits: dict[str, fl
 
 
 def table(result: dict[str, Any]) -> str:
-    """For people."""
+    """The figures as a table for people, a line for each op, contender and mode."""
     lines = [
         f"{result['device']}, {result['sizes']}, median of {result['rounds']}; ceilings: "
         f"{result['ceilings']['matmul_tflops']:.3g} TFLOP/s, {result['ceilings']['copy_gb_per_s']:.3g} GB/s",

@@ -10,7 +10,7 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Of one call."""
+    """What one call of a contender took."""
 
     seconds: float
     """Median of the rounds."""

@@ -23,7 +23,7 @@ CHECKED_ROWS = 32
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Of the inputs."""
+    """Sizes and dtype of the inputs."""
 
     tokens: int
     hidden: int

@@ -26,7 +26,7 @@ def eager_linear_logprob(
 
 
 def eager_rmsnorm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Hugging Face's."""
+    """Hugging Face's norm of Llama, in eager mode."""
     x32 = x.float()
     return weight * (x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + 1e-6)).to(x.dtype)
 
@@ -84,12 +84,12 @@ def liger_linear(*, float32_sums: bool = False, logit_bytes: int | None = None) 
 
 
 def torch_linear(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """torch's own linear cross entropy (from 2.13 on): no entropy, no vocabulary shards."""
+    """PyTorch's own linear cross entropy (from 2.13 on): no entropy, no vocabulary shards."""
     return F.linear_cross_entropy(hidden, weight, targets)
 
 
 def torch_rmsnorm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """torch's own norm."""
+    """PyTorch's own norm, `F.rms_norm`."""
     return F.rms_norm(x, weight.shape, weight, 1e-6)
 
 
@@ -108,7 +108,7 @@ def liger_swiglu() -> Function:
 
 
 def megatron_cross_entropy() -> Function:
-    """megatron-core's fused vocabulary-parallel cross entropy on a group of one: no entropy, gradients always bf16."""
+    """Megatron-core's fused vocabulary-parallel cross entropy on a group of one: no entropy, gradients always bf16."""
     from megatron.core.fusions.fused_cross_entropy import fused_vocab_parallel_cross_entropy
 
     if not dist.is_initialized():

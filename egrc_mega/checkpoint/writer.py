@@ -1,4 +1,4 @@
-"""megatron-core's sharded writer, kept inside the trainer's own process.
+"""Megatron-core's sharded writer, kept inside the trainer's own process.
 
 megatron writes each file from a process that it forks, and waits for it through a queue that counts acknowledgements. A
 trainer that is killed meanwhile leaves those processes waiting for ever for the acknowledgement of a dead parent, with

@@ -1,4 +1,4 @@
-"""`egrc bench`: microbenchmarks."""
+"""`egrc bench`: microbenchmarks of the kernels against their peers."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`egrc config`."""
+"""`egrc config`: shows what a configuration says, and what it may choose from."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""`egrc convert`."""
+"""`egrc convert`: brings model folders from Hugging Face's format to Megatron's and back."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

@@ -1,4 +1,4 @@
-"""`egrc doctor`."""
+"""`egrc doctor`: says what is installed and what is missing."""
 
 import typer
 

@@ -1,4 +1,4 @@
-"""`egrc eval`."""
+"""`egrc eval`: measures a model without training it."""
 
 from pathlib import Path
 from typing import Annotated

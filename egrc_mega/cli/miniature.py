@@ -1,4 +1,4 @@
-"""`egrc miniature`."""
+"""`egrc miniature`: remakes the shipped base model and its data."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`egrc report`."""
+"""`egrc report`: builds the page of a run."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`egrc rollouts`."""
+"""`egrc rollouts`: shows what the policy wrote in a step."""
 
 from pathlib import Path
 from typing import Annotated

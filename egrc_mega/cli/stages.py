@@ -1,4 +1,4 @@
-"""`egrc stages`."""
+"""`egrc stages`: replays the rules by which stages end."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`egrc train`."""
+"""`egrc train`: starts a run, or says what it would be."""
 
 from typing import Annotated
 

@@ -21,7 +21,7 @@ from egrc_mega.sections.stage import StageSection
 
 
 class Config(Section):
-    """A whole run."""
+    """The configuration of a whole run."""
 
     plugins: tuple[str, ...] = ()
     """Python files or modules with methods, rewards, graders or data sources of your own."""

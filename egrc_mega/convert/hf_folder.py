@@ -81,7 +81,7 @@ class HfReader:
             raise ModelError("\n".join(f"{folder}: {problem}" for problem in problems))
 
     def names(self) -> set[str]:
-        """Every tensor's name."""
+        """The names of all tensors of the folder."""
         return set(self.infos)
 
     def tensor(self, name: str) -> torch.Tensor:

@@ -41,7 +41,7 @@ class Source(Protocol):
         """What shapes, names, dtypes and tied values say against it."""
 
     def dtype(self) -> torch.dtype:
-        """Of its tensors."""
+        """The dtype that most of its tensors have."""
 
     def tensors(self, entry: Entry) -> list[torch.Tensor]:
         """The Hugging Face tensors of an entry; views of the mapped files where nothing is interleaved or split."""
@@ -56,7 +56,6 @@ class HfSource:
         self.reader = HfReader(path)
 
     def problems(self, *, any_dtype: bool = False) -> Iterator[str]:
-        """See `Source`."""
         yield from table_problems(self.architecture)
         found = list(hf_problems(self.architecture, self.reader.infos, any_dtype=any_dtype))
         yield from found
@@ -68,11 +67,9 @@ class HfSource:
                 yield f"{file}: {HEAD} differs from {EMBEDDING}, but config.json says tie_word_embeddings is true"
 
     def dtype(self) -> torch.dtype:
-        """See `Source`."""
         return most_common_dtype(info.dtype for info in self.reader.infos.values())
 
     def tensors(self, entry: Entry) -> list[torch.Tensor]:
-        """See `Source`."""
         return [self.reader.tensor(name) for name in entry.hf]
 
 
@@ -108,13 +105,11 @@ class MegatronSource:
             yield f"parameters have several dtypes, {sorted(dtypes)}; convert with --dtype"
 
     def dtype(self) -> torch.dtype:
-        """See `Source`."""
         names = {dtype: name for name, dtype in DTYPES.items()}
         stored = [tensor for key, tensor in self.reader.tensors.items() if key.startswith(PARAMETERS)]
         return most_common_dtype(names.get(tensor.dtype, "") for tensor in stored)
 
     def tensors(self, entry: Entry) -> list[torch.Tensor]:
-        """See `Source`."""
         key, index, _stack = self._place(entry)
 
         def read(row: int, shape: tuple[int, ...]) -> torch.Tensor:

@@ -81,7 +81,7 @@ class StoredTensor:
         return sum(math.prod(size for _start, size in block) for _chunk, block in self.overlaps(offsets, sizes))
 
     def files(self) -> set[str]:
-        """Of its chunks."""
+        """Names of the files that hold its chunks."""
         return {chunk.file for chunks in self._chunks.values() for chunk in chunks}
 
 
@@ -356,7 +356,7 @@ class _Inert:
         pass
 
     def append(self, _value: Any) -> None:
-        """As a list's."""
+        """Takes what a list would take, and keeps nothing."""
 
     def extend(self, _values: Any) -> None:
-        """As a list's."""
+        """Takes what a list would take, and keeps nothing."""

@@ -18,7 +18,7 @@ class FileSourceSection(SourceSection):
 
 
 class FileSource(Source):
-    """Reads a file."""
+    """The rows of one JSONL or parquet file."""
 
     Config = FileSourceSection
 

@@ -22,7 +22,7 @@ class Renderer:
         self._ends_thinking = [i for token, i in vocabulary.items() if token.strip() == END_OF_THINKING]
 
     def prompt_ids(self, problem: Problem, ask: Ask = PLAIN) -> IntArray:
-        """int32[P]: system text, problem, instruction and suffix with the generation prompt, then the opening."""
+        """[P] int32: system text, problem, instruction and suffix with the generation prompt, then the opening."""
         content = f"{problem.text} {self.instruction}" if self.instruction else problem.text
         messages = [{"role": "user", "content": content + ask.suffix}]
         if ask.system is not None:
@@ -32,7 +32,7 @@ class Renderer:
         return self.encode(f"{rendered}{ask.opening}")
 
     def forced_ids(self, ask: Ask) -> IntArray:
-        """int32[F]: the begin of the response that the method forces.
+        """[F] int32: the begin of the response that the method forces.
 
         Raises:
             ConfigError: the text has no tokens.
@@ -46,7 +46,7 @@ class Renderer:
         return ids
 
     def encode(self, text: str) -> IntArray:
-        """int32[N]: the text's tokens, no special tokens added."""
+        """[N] int32: the text's tokens, no special tokens added."""
         return np.asarray(self.tokenizer.encode(text, add_special_tokens=False), dtype=np.int32)
 
     def decode(self, output_ids: IntArray) -> str:
@@ -64,7 +64,7 @@ class Renderer:
         return int(np.searchsorted(self.token_ends(output_ids), at + len(END_OF_THINKING))) + 1
 
     def token_ends(self, output_ids: IntArray) -> IntArray:
-        """int32[O]: where in the decoded text each token ends; a token that ends within a character ends before it.
+        """[O] int32: where in the decoded text each token ends; a token that ends within a character ends before it.
 
         Decodes a window that begins at the last token known to end a character, so the time is linear in the tokens.
         """

@@ -80,7 +80,7 @@ class Engine:
                 self._waiting.extendleft(reversed(retracted))
 
     def resume(self) -> None:
-        """Command: generate again."""
+        """Command: generate again after a pause."""
         self._paused = False
 
     def abort(self, rid: str | None) -> None:

@@ -31,7 +31,7 @@ class EmbeddedServer:
         self.receiver = WeightReceiver(engine)
 
     def application(self) -> web.Application:
-        """The aiohttp application."""
+        """The aiohttp application with all routes."""
         middlewares = [_errors_as_sglang, _check_key(Keys.from_environment())]
         app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=middlewares)
         app.router.add_post("/generate", self.generate)
@@ -136,7 +136,7 @@ class EmbeddedServer:
         )
 
     async def server_info(self, _http: web.Request) -> web.Response:
-        """Limits and counters."""
+        """The engine's limits and counters."""
         state = {"num_steps": self.engine.num_steps, "num_tokens": self.engine.num_tokens}
         return _reply(
             {
@@ -184,7 +184,7 @@ class EmbeddedServer:
         return await _success(asyncio.to_thread(self.receiver.join, body))
 
     async def destroy_weights_update_group(self, http: web.Request) -> web.Response:
-        """Leave it."""
+        """Leave a process group that weights came by."""
         name = (await _json(http)).get("group_name", "weight_update_group")
         return await _success(asyncio.to_thread(self.receiver.leave, name))
 
@@ -193,11 +193,11 @@ class EmbeddedServer:
         return await _success(self._run(self.receiver.begin))
 
     async def end_weight_update(self, _http: web.Request) -> web.Response:
-        """Close it."""
+        """Close the session; the version is then whole."""
         return await _success(self._run(self.receiver.end))
 
     async def update_weights_from_distributed(self, http: web.Request) -> web.Response:
-        """Receive one bucket."""
+        """Receive one bucket of weights by broadcast."""
         body = await _json(http)
 
         def receive() -> None:
@@ -223,7 +223,7 @@ class EmbeddedServer:
         return _reply({"message": "Generation paused successfully.", "status": "ok"})
 
     async def continue_generation(self, _http: web.Request) -> web.Response:
-        """Undo a pause."""
+        """Generate again after a pause."""
         await self._run(self.engine.resume)
         return _reply({"message": "Generation continued successfully.", "status": "ok"})
 

@@ -39,7 +39,7 @@ class WeightReceiver:
             raise WeightUpdateError(f"Failed to join group {name}: {error}") from error
 
     def leave(self, name: str) -> None:
-        """End a membership.
+        """End the membership in a process group.
 
         Raises:
             WeightUpdateError: there is none.
@@ -49,7 +49,7 @@ class WeightReceiver:
         group.leave(self.groups.pop(name))
 
     def begin(self) -> None:
-        """Open the session.
+        """Open the session that buckets need.
 
         Raises:
             WeightUpdateError: one is open.
@@ -59,7 +59,7 @@ class WeightReceiver:
         self.in_session = True
 
     def end(self) -> None:
-        """Close it.
+        """Close the session that is open.
 
         Raises:
             WeightUpdateError: none is open.

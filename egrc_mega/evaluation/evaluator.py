@@ -49,7 +49,7 @@ class Evaluator:
         generate: Generate,
         judge: Judge,
     ) -> None:
-        """Read the problems.
+        """Read the benchmark's problems and render their prompts.
 
         Raises:
             DataError: the benchmark cannot be used.

@@ -56,12 +56,12 @@ class Protocol:
 
     @property
     def key(self) -> str:
-        """The protocol's hash."""
+        """SHA-256 of all fields, by which points of one protocol are known."""
         return hashlib.sha256(orjson.dumps(self, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
     @classmethod
     def of_json(cls, fields: dict[str, Any]) -> "Protocol":
-        """Undo `orjson.dumps`."""
+        """The record that `orjson.dumps` wrote as this object."""
         return cls(**fields | {"stop_token_ids": tuple(fields["stop_token_ids"])})
 
 
@@ -74,7 +74,7 @@ class Point:
     step: int | None
     weights: str
     protocol: str
-    """The protocol's hash."""
+    """SHA-256 of all fields, by which points of one protocol are known."""
     temperature: float
     accuracy: float | None
     """Over the graded responses; None when there is none."""
@@ -98,7 +98,7 @@ class Point:
 
     @classmethod
     def of_json(cls, fields: dict[str, Any]) -> "Point":
-        """Undo `orjson.dumps`."""
+        """The record that `orjson.dumps` wrote as this object."""
         intervals = {name: tuple(fields[name]) for name in ("accuracy_ci", "mean_length_ci")}
         return cls(**fields | intervals)
 

@@ -24,5 +24,5 @@ class MathGrader(Grader):
         return judge_at_sight(answer, gold)
 
     def judge(self, answer: str, gold: str) -> Grade:
-        """By math-verify."""
+        """The verdict of math-verify."""
         return judge(answer, gold)

@@ -70,7 +70,7 @@ def _parsed(text: str) -> list[Any]:
 
 
 def silence() -> None:
-    """math-verify logs whole answers and warns that its timeouts are off; nobody wants to read that."""
+    """Keep math-verify from logging whole answers and warning that its timeouts are off."""
     logging.disable(logging.CRITICAL)
 
 

@@ -101,7 +101,7 @@ class Worker:
 
     @property
     def is_killed(self) -> bool:
-        """True after `kill`."""
+        """True once `kill` was called."""
         return self.connection.closed
 
 

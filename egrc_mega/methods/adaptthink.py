@@ -85,5 +85,5 @@ class AdaptThink(Method[AdaptThinkSection, NoState]):
 
     @property
     def longest(self) -> int:
-        """The wider cap."""
+        """The wider of the two modes' caps."""
         return max(self.section.no_thinking_cap, self.section.thinking_cap)

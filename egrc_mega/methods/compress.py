@@ -35,7 +35,7 @@ class Compress(Method[CompressSection, NoState]):
     source = "EGRC, arXiv 2511.14258, section 3.3"
 
     def credit(self, groups: Sequence[Group], view: View) -> list[list[Credit]]:
-        """beta R: no mean is subtracted, nothing is divided by a deviation."""
+        """Advantages beta R: no mean is subtracted, nothing is divided by a deviation."""
         return [[self._credit(sample) for sample in group.samples] for group in groups]
 
     def _credit(self, sample: Sample) -> Credit:

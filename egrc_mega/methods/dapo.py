@@ -21,7 +21,7 @@ from egrc_mega.types import Group, Sample
 
 
 class DapoSection(StageSection):
-    """DAPO (arXiv 2503.14476)."""
+    """A stage of DAPO (arXiv 2503.14476)."""
 
     method: Literal["dapo"] = "dapo"
     """Which method the stage trains with."""

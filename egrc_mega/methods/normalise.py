@@ -16,7 +16,7 @@ Terms = Callable[[Sample], Mapping[str, float]]
 
 
 def itself(rewards: Sequence[float]) -> Sequence[float]:
-    """A = R."""
+    """A = R, the reward itself."""
     return rewards
 
 

@@ -52,7 +52,7 @@ class AccuracySection(RewardSection):
 
 
 class Accuracy(Reward):
-    """`AccuracySection`'s term."""
+    """The term that `AccuracySection` describes."""
 
     Config = AccuracySection
 
@@ -68,7 +68,7 @@ class FormatSection(RewardSection):
 
 
 class Format(Reward):
-    """`FormatSection`'s term."""
+    """The term that `FormatSection` describes."""
 
     Config = FormatSection
 
@@ -90,7 +90,7 @@ class OverlongSection(RewardSection):
 
 
 class Overlong(Reward):
-    """`OverlongSection`'s term."""
+    """The term that `OverlongSection` describes."""
 
     Config = OverlongSection
 

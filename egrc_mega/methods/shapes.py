@@ -20,7 +20,7 @@ class ShapeSection(Section):
 
 
 def shaped(section: ShapeSection, clip_len: int, length: int) -> float:
-    """f(|y|) of a section whose `len` defaults to the stage's clip_len."""
+    """The factor f(|y|) of a section whose `len` defaults to the stage's clip_len."""
     span, r = section.len or clip_len, section.r
     if section.kind == "exp":
         return math.exp(-(-math.log(r) / span) * length)

@@ -85,5 +85,5 @@ class ThinkPrune(Method[ThinkPruneSection, ThinkPruneState]):
 
     @property
     def longest(self) -> int:
-        """The widest cap."""
+        """The widest of the caps, which is the first."""
         return max(self.section.caps)

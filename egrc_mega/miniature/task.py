@@ -38,7 +38,7 @@ class Problem:
         return " ".join([str(self.start), *marked, "= ?"])
 
     def answer(self) -> str:
-        """The final digit."""
+        """The final digit, as the response must end."""
         value = self.start
         for operator, operand in self.operations:
             value = apply(value, operator, operand)

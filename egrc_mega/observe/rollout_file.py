@@ -121,7 +121,7 @@ def _entry(sample: StoredSample, text_bytes: int) -> dict[str, Any]:
 
 
 def step_of(arrays: Mapping[str, NDArray[Any]]) -> StoredStep:
-    """Undo `arrays_of`."""
+    """The step that `arrays_of` laid out as these arrays."""
     index = orjson.loads(arrays["index"].tobytes())
     entries = [entry for group in index["groups"] for entry in group["samples"]]
     tokens = _slices([entry["num_tokens"] for entry in entries])

@@ -44,7 +44,7 @@ def chunks(boundaries: Sequence[int], size: int, rank: int) -> list[tuple[int, i
 
 
 def ranges(starts: ArrayLike, lengths: ArrayLike) -> NDArray[np.int64]:
-    """start, start + 1, ... of each range, one range after the other."""
+    """All numbers start, start + 1, ... of each range, one range after the other."""
     starts, lengths = np.asarray(starts, np.int64), np.asarray(lengths, np.int64)
     ends = np.cumsum(lengths)
     return np.arange(ends[-1]) + np.repeat(starts - ends + lengths, lengths)

@@ -36,7 +36,7 @@ MODULES = {
 
 
 class _CudaOnCpu:
-    """Stands for `torch.cuda`."""
+    """Stands for `torch.cuda` where there is none."""
 
     current_device = staticmethod(lambda: CPU)
     synchronize = staticmethod(lambda device=None: None)
@@ -70,7 +70,7 @@ def _on_cpu(factory: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]
 
 
 def _with_cuda_names(tensor_type: Callable[..., Any]) -> Callable[..., Any]:
-    """optimizer/clip_grads.py, optimizer.py and distrib_optimizer.py compare `type()` with "torch.cuda.FloatTensor"."""
+    """Megatron's clip_grads, optimizer and distrib_optimizer.py compare `type()` with "torch.cuda.FloatTensor"."""
 
     @functools.wraps(tensor_type)
     def type_name(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -81,7 +81,7 @@ def _with_cuda_names(tensor_type: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _splits_as_lists(self: Any, _point: str, tokens_per_expert: torch.Tensor | None = None) -> torch.Tensor | None:
-    """transformer/moe/token_dispatcher.py copies sizes to the host on a CUDA stream; here they are on the host."""
+    """Megatron's moe/token_dispatcher.py copies sizes to the host on a CUDA stream; here they are on the host."""
     for name in ("input_splits", "output_splits"):
         if isinstance(getattr(self, name), torch.Tensor):
             setattr(self, name, getattr(self, name).tolist())

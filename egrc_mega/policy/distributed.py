@@ -79,7 +79,7 @@ def split_world(section: MegatronSection, timeout_s: float) -> None:
 
 
 def finalize() -> None:
-    """Leave the world."""
+    """Leave the world of processes and its groups."""
     parallel_state.destroy_model_parallel()
     dist.destroy_process_group()
 

@@ -70,7 +70,7 @@ class UpdateResult:
 
 
 class Policy:
-    """megatron-core's model, DDP, optimizer and schedule around our packing, loss and log-probs."""
+    """Megatron-core's model, DDP, optimizer and schedule around our packing, loss and log-probs."""
 
     def __init__(
         self, model_path: Path, megatron: MegatronSection, policy: PolicySection, *, keeps_reference: bool = False
@@ -180,7 +180,7 @@ class Policy:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights."""
+        """The dtype of the weights."""
         dtype: torch.dtype = self.config.params_dtype
         return dtype
 

@@ -50,7 +50,7 @@ class FlopModel:
         return sum(lengths) * self.per_token + squares * self.per_square + num_rows * self.per_row
 
     def training(self, lengths: Sequence[int], num_rows: int) -> int:
-        """Forward and backward."""
+        """FLOPs of forward and backward together."""
         return FORWARD_AND_BACKWARD * self.forward(lengths, num_rows)
 
 

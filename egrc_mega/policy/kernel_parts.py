@@ -66,7 +66,7 @@ megatron hands the boundaries to every layer as they are; angles it makes anew f
 def _packed_rope(
     x_TND: torch.Tensor, cu_seqlens: torch.Tensor, freqs_P11D: torch.Tensor, cp_size: int = 1, cp_rank: int = 0
 ) -> torch.Tensor:
-    """megatron hands over angles twice, for both halves of a head."""
+    """Megatron hands over angles twice, for both halves of a head."""
     table = _ROPE_TABLES.get(cu_seqlens)
     if table is None:
         angles_PE = freqs_P11D[:, 0, 0, : freqs_P11D.shape[-1] // 2].float()

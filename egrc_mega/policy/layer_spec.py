@@ -39,7 +39,7 @@ def block_spec(config: TransformerConfig, transformer_impl: str, piece: int | No
 
 
 def _local_layer(config: TransformerConfig) -> ModuleSpec:
-    """megatron's local layer spec with our packed attention and norm."""
+    """Megatron's local layer spec with our packed attention and norm."""
     layer = get_gpt_layer_local_spec(
         num_experts=config.num_moe_experts, normalization=config.normalization, qk_layernorm=config.qk_layernorm
     )

@@ -35,7 +35,7 @@ SECTION_FIELDS = (
 
 
 def transformer_config(architecture: Architecture, section: MegatronSection) -> TransformerConfig:
-    """megatron-core's configuration: sizes from the checkpoint's config.json, layout from the `megatron` section."""
+    """Megatron's configuration: sizes from the checkpoint's config.json, layout from the `megatron` section."""
     dtype = torch.bfloat16 if section.bf16 else torch.float32
     fuses = replaces_megatrons() and not uses_transformer_engine(section.transformer_impl)
     if fuses:
@@ -73,7 +73,7 @@ def transformer_config(architecture: Architecture, section: MegatronSection) -> 
 
 
 class PolicyModel(GPTModel):
-    """megatron's GPTModel that ends with hidden states: log-probs are made of them without all logits in memory."""
+    """Megatron's GPTModel that ends with hidden states: log-probs are made of them without all logits in memory."""
 
     def _postprocess(self, hidden_states: torch.Tensor, *_args: Any, **_kwargs: Any) -> torch.Tensor:
         """On the last stage [T, H], whole on every tensor-parallel rank; between stages as megatron passes it on.

@@ -55,7 +55,7 @@ class OptimizerOnHost:
 
 
 def _masters(inner: MegatronOptimizer) -> Iterator[torch.Tensor]:
-    """float32 copies of bf16 weights: whole ones, or this rank's shards with the distributed optimizer."""
+    """Copies in float32 of bf16 weights: whole ones, or this rank's shards with the distributed optimizer."""
     for name in ("fp32_from_float16_groups", "shard_fp32_from_float16_groups"):
         for group in getattr(inner, name, []):
             yield from (master for master in group if master is not None)

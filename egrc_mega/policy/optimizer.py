@@ -1,4 +1,4 @@
-"""megatron-core's DDP wrapper and optimizer, and one guarded optimizer step."""
+"""Megatron-core's DDP wrapper and optimizer, and one guarded optimizer step."""
 
 import math
 from collections.abc import Sequence
@@ -126,7 +126,7 @@ def step(optimizer: MegatronOptimizer, grad_norm: float, lr: float, section: Meg
 
 
 def _keep_step_on_load(inner: MegatronOptimizer) -> None:
-    """megatron-core 0.16 skips torch's `step` when it reads a checkpoint's moments, then misses it copying them."""
+    """Megatron-core 0.16 skips torch's `step` when it reads a checkpoint's moments, then misses it copying them."""
     if not isinstance(inner, DistributedOptimizer):
         return
     copy_states = inner._set_main_param_and_optimizer_states
@@ -138,7 +138,7 @@ def _keep_step_on_load(inner: MegatronOptimizer) -> None:
 
 
 def sharded_state(optimizer: MegatronOptimizer, model: dict[str, Any], *, is_loading: bool) -> dict[str, Any]:
-    """megatron's sharded state dict of the optimizer, `model` being that of the weights."""
+    """Megatron's sharded state dict of the optimizer, `model` being that of the weights."""
     state: dict[str, Any] = optimizer.sharded_state_dict(
         model, is_loading=is_loading, metadata={"distrib_optim_sharding_type": "fully_reshardable"}
     )

@@ -40,7 +40,7 @@ class Parts:
 
 @dataclass
 class PackedSequences(PackedSeqParams):
-    """megatron's description of packed sequences, and what our own attention needs beside it."""
+    """Megatron's description of packed sequences, and what our own attention needs beside it."""
 
     parts: Parts | None = None
 

@@ -21,7 +21,7 @@ def install() -> None:
 
 
 def wgrad_gemm_accum_fp32(input_TI: torch.Tensor, grad_output_TO: torch.Tensor, main_grad_OI: torch.Tensor) -> None:
-    """main_grad += grad_output.T @ input, in place."""
+    """Adds in place: main_grad += grad_output.T @ input, in place."""
     grad_output_OT = grad_output_TO.t()
     if input_TI.dtype == torch.float32:
         main_grad_OI.addmm_(grad_output_OT, input_TI)

@@ -86,7 +86,7 @@ class ServerClient:
         return await self._ask("/model_info", "model info")
 
     async def server_info(self) -> dict[str, Any]:
-        """Limits and counters."""
+        """The server's limits and counters."""
         return await self._ask("/server_info", "server info")
 
     async def num_waiting(self) -> int | None:
@@ -98,15 +98,15 @@ class ServerClient:
             return None
 
     async def pause(self, mode: Literal["abort", "retract", "in_place"]) -> None:
-        """Stop generating."""
+        """Stop generating; `mode` says what becomes of running requests."""
         await self._call("POST", "/pause_generation", {"mode": mode}, CONTROL_TIMEOUT_S, f"pause ({mode})")
 
     async def resume(self) -> None:
-        """Undo a pause."""
+        """Generate again after a pause."""
         await self._call("POST", "/continue_generation", {}, CONTROL_TIMEOUT_S, "continue")
 
     async def abort_all(self) -> None:
-        """End every request."""
+        """End every request of the server."""
         await self._call("POST", "/abort_request", {"abort_all": True}, CONTROL_TIMEOUT_S, "abort")
 
     async def update_weights_from_disk(self, path: Path, version: str, timeout_s: float) -> None:
@@ -137,7 +137,7 @@ class ServerClient:
         await self._update("/init_weights_update_group", body, timeout_s)
 
     async def destroy_weights_update_group(self, name: str) -> None:
-        """Leave a group."""
+        """Leave a process group that weights came by."""
         await self._update("/destroy_weights_update_group", {"group_name": name}, CONTROL_TIMEOUT_S)
 
     async def begin_weight_update(self) -> bool:
@@ -152,7 +152,7 @@ class ServerClient:
         return True
 
     async def end_weight_update(self) -> None:
-        """Close the session."""
+        """Close the session that buckets need."""
         await self._update("/end_weight_update", {}, CONTROL_TIMEOUT_S)
 
     async def update_weights_from_distributed(self, bucket: dict[str, Any], timeout_s: float) -> None:

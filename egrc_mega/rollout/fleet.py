@@ -203,7 +203,7 @@ class Fleet:
         self.versions.confirm()
 
     def num_ranks(self) -> list[int]:
-        """Of each server."""
+        """Numbers of ranks, one for each server."""
         return self.run(self.recovery.of_all(lambda server: server.client.num_ranks()))
 
     def checksums(self) -> dict[str, list[dict[str, str]]]:

@@ -22,7 +22,7 @@ class Keys:
 
     @classmethod
     def from_environment(cls) -> "Keys":
-        """EGRC_API_KEY and EGRC_ADMIN_API_KEY."""
+        """The keys in EGRC_API_KEY and EGRC_ADMIN_API_KEY."""
         return cls(os.environ.get(KEY_VARIABLE) or None, os.environ.get(ADMIN_KEY_VARIABLE) or None)
 
     def for_path(self, path: str) -> str | None:
@@ -32,7 +32,7 @@ class Keys:
         return self.api if path in NORMAL_PATHS else self.admin or self.api
 
     def headers(self, path: str) -> dict[str, str]:
-        """For a request."""
+        """The headers that a request to `path` needs."""
         key = self.for_path(path)
         return {"Authorization": f"Bearer {key}"} if key else {}
 

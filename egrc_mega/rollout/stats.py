@@ -25,14 +25,14 @@ class FleetStats:
         self._usages: dict[int, Usage] = {}
 
     def enter(self) -> None:
-        """A request leaves."""
+        """Note that a request is sent."""
         if self.num_in_flight == 0:
             self._busy_since = time.monotonic()
         self.num_in_flight += 1
         self._peak = max(self._peak, self.num_in_flight)
 
     def leave(self) -> None:
-        """Its answer, or its loss."""
+        """Note that a request was answered, or lost."""
         self.num_in_flight -= 1
         if self.num_in_flight == 0:
             self._busy_s += time.monotonic() - self._busy_since

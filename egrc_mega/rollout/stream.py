@@ -201,7 +201,7 @@ class Stream:
 
 
 def complete(outcomes: Sequence[Outcome]) -> list[Completion]:
-    """The completions.
+    """The completions of outcomes that all have one.
 
     Raises:
         RolloutError: one was refused.

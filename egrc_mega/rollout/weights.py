@@ -33,7 +33,6 @@ class FolderWeights:
     version: str
 
     async def load_into(self, clients: Sequence[ServerClient], timeout_s: float) -> None:
-        """See `Weights`."""
         await all_of(client.update_weights_from_disk(self.path, self.version, timeout_s) for client in clients)
 
 

@@ -99,7 +99,7 @@ def generation_body(request: RolloutRequest) -> dict[str, Any]:
 
 
 def read_generation(raw: bytes) -> Any:
-    """orjson.loads of a reply to /generate whose rows `[log-prob, id, text]` are laid end to end first.
+    """What orjson reads in a reply to /generate whose rows `[log-prob, id, text]` are laid end to end first.
 
     One list of plain values takes half the time of a list for each token to read, and again to convert. Nothing but
     the edges between rows is lost, and `_columns` reads the rows' values in the same order with and without them.
@@ -150,7 +150,7 @@ def _checked(generation: _Generation, request: RolloutRequest, vocab_size: int |
 
 
 def _integers(values: Any, where: str) -> np.ndarray:
-    """int64[O] of a list of integers; no bool and no float passes as one."""
+    """[O] int64 of a list of integers; no bool and no float passes as one."""
     found = _array(values, where)
     if found.dtype == np.int64:
         # numpy takes True for 1 and False for 0, and has no other way to hide a bool among integers
@@ -162,7 +162,7 @@ def _integers(values: Any, where: str) -> np.ndarray:
 
 
 def _numbers(values: Any, where: str) -> np.ndarray:
-    """float64[O] of a list of numbers."""
+    """[O] float64 of a list of numbers."""
     found = _array(values, where)
     if found.dtype in (np.float64, np.int64):
         return found.astype(np.float64)
@@ -184,7 +184,7 @@ def _array(values: Any, where: str) -> np.ndarray:
 
 
 def _columns(rows: Any) -> tuple[np.ndarray, np.ndarray]:
-    """float64[O] log-probs and int64[O] ids of rows `[log-prob, id, text]`, each by itself or all in one row."""
+    """[O] log-probs, float64, and [O] ids, int64, of rows `[log-prob, id, text]`, each by itself or all in one row."""
     where = "meta_info.output_token_logprobs"
     if not isinstance(rows, list):
         raise _Wrong(f"{where}: Input should be a valid list")

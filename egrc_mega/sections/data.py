@@ -14,7 +14,7 @@ from egrc_mega.sections.registry import OneOf
 
 
 class DataSection(Section):
-    """Training prompts."""
+    """Where training prompts come from, and how they are asked."""
 
     train: Path
     """JSONL or parquet file, one problem a row."""

@@ -8,7 +8,7 @@ from egrc_mega.sections.base import Section
 
 
 class MegatronSection(Section):
-    """megatron-core's own names, handed to TransformerConfig, OptimizerConfig and DistributedDataParallelConfig."""
+    """Megatron-core's own names, handed to TransformerConfig, OptimizerConfig and DistributedDataParallelConfig."""
 
     tensor_model_parallel_size: PositiveInt = 1
     """Ranks that share each layer."""

@@ -27,7 +27,7 @@ class Position(Section):
 
 
 class RunState(Section):
-    """A run's place."""
+    """A run's place between two steps."""
 
     progress: Progress = Progress()
     """Among the stages."""

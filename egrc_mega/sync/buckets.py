@@ -18,7 +18,7 @@ from egrc_mega.sync.spool import Bucket, Spool
 
 
 class Carrier(Protocol):
-    """Moves buckets."""
+    """Moves buckets of tensors to servers."""
 
     async def connect(self, clients: Sequence[ServerClient], timeout_s: float) -> bool:
         """Get ready to send to exactly these servers; False: over a connection that an earlier version has used."""
@@ -37,7 +37,6 @@ class StreamedWeights:
         self.spool, self.carrier, self.version = spool, carrier, version
 
     async def load_into(self, clients: Sequence[ServerClient], timeout_s: float) -> None:
-        """See `rollout.weights.Weights`."""
         is_new = True
         try:
             is_new = await self.carrier.connect(clients, timeout_s)

@@ -43,7 +43,7 @@ def _rotated(x: torch.Tensor, turn: int) -> torch.Tensor:
 
 
 def _fmix32(x: torch.Tensor) -> torch.Tensor:
-    """MurmurHash3's finalizer."""
+    """MurmurHash3's finalizer of 32 bits."""
     x = (x ^ (x >> 16)) * 0x85EBCA6B & MASK
     x = (x ^ (x >> 13)) * 0xC2B2AE35 & MASK
     return x ^ (x >> 16)

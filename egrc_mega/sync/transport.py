@@ -28,7 +28,7 @@ class Transport(Protocol):
 
 
 def check_transport(config: Config) -> None:
-    """Before any server is started: can the transport reach those that the run would start?
+    """Ask, before any server is started, whether the transport can reach those that the run would start.
 
     Raises:
         ConfigError: see `check_same_nccl`.

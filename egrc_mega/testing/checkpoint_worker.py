@@ -30,7 +30,7 @@ class LargeState:
         self.tensors = {f"weight.{i}": torch.randn(SIDE, SIDE, generator=generator) for i in range(NUM_TENSORS)}
 
     def step(self, number: int) -> None:
-        """One update."""
+        """Change every tensor, as an update would."""
         for tensor in self.tensors.values():
             tensor.mul_(1.0 + 1.0 / number).add_(number)
 

@@ -11,7 +11,7 @@ def make_subject(label: str = "base", ordinal: int = 0, step: int | None = 0, we
 
 
 def make_protocol(**changes: Any) -> Protocol:
-    """A plausible protocol."""
+    """A plausible protocol, changed as asked."""
     fields: dict[str, Any] = {
         "benchmark": "eval.jsonl",
         "benchmark_sha256": "b" * 64,
@@ -33,7 +33,7 @@ def make_protocol(**changes: Any) -> Protocol:
 
 
 def make_point(subject: Subject, protocol: Protocol, accuracy: float | None = 0.9, length: float = 100.0) -> Point:
-    """A plausible point."""
+    """A plausible point, changed as asked."""
     return Point(
         label=subject.label,
         ordinal=subject.ordinal,

@@ -4,7 +4,7 @@ from typing import Any
 
 
 def make_record(step: int, *, total: int = 6, stage: str = "compress", **changes: Any) -> dict[str, Any]:
-    """A plausible record."""
+    """A plausible record of a step."""
     record: dict[str, Any] = {
         "step": step,
         "total_steps": total,

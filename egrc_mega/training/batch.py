@@ -78,7 +78,7 @@ def _part(
 
 
 def _sampled(sample: Sample, credit: Credit) -> BoolArray:
-    """bool[O]: where the policy sampled the token; what stands after an edit counts as sampled too."""
+    """[O] bool: where the policy sampled the token; what stands after an edit counts as sampled too."""
     sampled = sample.completion.sampled
     if credit.edit is None:
         return sampled
@@ -87,7 +87,7 @@ def _sampled(sample: Sample, credit: Credit) -> BoolArray:
 
 
 def _trained(sample: Sample, credit: Credit) -> BoolArray:
-    """bool[O]: the tokens that the loss may hold: sampled ones, and forced ones whose old log-prob is stated."""
+    """[O] bool: the tokens that the loss may hold: sampled ones, and forced ones whose old log-prob is stated."""
     trained = _sampled(sample, credit)
     if credit.forced_logprob is not None and sample.num_forced:
         trained = trained.copy()
@@ -120,7 +120,7 @@ def _train_sample(sample: Sample, credit: Credit, weights: NDArray[np.float64], 
 
 
 def _stated(sample: Sample, credit: Credit, size: int) -> FloatArray | None:
-    """float32[O]: the old log-prob that the method states for its forced tokens, NaN elsewhere."""
+    """[O] float32: the old log-prob that the method states for its forced tokens, NaN elsewhere."""
     if credit.forced_logprob is None or not sample.num_forced:
         return None
     stated = np.full(size, np.nan, np.float32)
@@ -129,7 +129,7 @@ def _stated(sample: Sample, credit: Credit, size: int) -> FloatArray | None:
 
 
 def _compared(completion: Completion, version: str) -> BoolArray:
-    """bool[O]: where the server had the weights called `version`."""
+    """[O] bool: where the server had the weights called `version`."""
     current = np.zeros(len(completion.output_ids), np.bool_)
     for span in completion.weight_versions:
         if span.version == version:

@@ -6,7 +6,7 @@ from egrc_mega.types import Completion
 
 
 def version_number(name: str) -> int:
-    """3 for "v3"."""
+    """The number of a version: 3 for "v3"."""
     return int(name.removeprefix("v"))
 
 
@@ -16,7 +16,7 @@ def oldest_lag(completions: Sequence[Completion], current: int) -> int:
 
 
 def mean_lag(completions: Sequence[Completion], current: int) -> float:
-    """Over tokens."""
+    """Mean over all tokens of how many versions old they are."""
     spans = [span for completion in completions for span in completion.weight_versions]
     total = sum(span.end - span.start for span in spans)
     return sum((current - version_number(s.version)) * (s.end - s.start) for s in spans) / total if total else 0.0

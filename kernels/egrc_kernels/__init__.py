@@ -1,1 +1,1 @@
-"""egrc_kernels: exact log-prob, entropy and loss operations for RL on language models, usable without egrc_mega."""
+"""Exact log-prob, entropy and loss operations for RL on language models, usable without egrc_mega."""

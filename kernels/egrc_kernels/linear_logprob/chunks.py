@@ -82,6 +82,6 @@ def _gradients_of_logits(logits_TC: torch.Tensor, *rest: Any, dtype: torch.dtype
 
 
 def slices(stop: int, size: int, start: int = 0) -> Iterator[slice]:
-    """start .. stop in pieces of at most `size`."""
+    """The range start .. stop in pieces of at most `size`."""
     for first in range(start, stop, size):
         yield slice(first, min(stop, first + size))

@@ -49,7 +49,7 @@ def linear_gradients(
     temperature: float,
     chunk_bytes: int | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """See `chunks.gradients_by_columns`."""
+    """The op of `chunks.gradients_by_columns`, which says shapes and arguments."""
     per_row = (targets, log_sums, grad_logprobs, entropies, grad_entropies)
     size = chunk_bytes or affordable_bytes(hidden, 0.5)
     return gradients_by_columns(hidden, weight, *per_row, Shard(start, num_real), temperature, size)

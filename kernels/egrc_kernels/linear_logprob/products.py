@@ -8,7 +8,7 @@ import torch
 
 
 def product_in_float32(a_MK: torch.Tensor, b_KN: torch.Tensor) -> torch.Tensor:
-    """a @ b with a float32 result: 16-bit logits would put 2 % of noise on a policy ratio."""
+    """The product a @ b with a float32 result: 16-bit logits would put 2 % of noise on a policy ratio."""
     if a_MK.dtype == torch.float32:
         return a_MK @ b_KN
     if a_MK.is_cuda:
@@ -17,7 +17,7 @@ def product_in_float32(a_MK: torch.Tensor, b_KN: torch.Tensor) -> torch.Tensor:
 
 
 def add_product_in_float32(sum_MN: torch.Tensor | None, a_MK: torch.Tensor, b_KN: torch.Tensor) -> torch.Tensor:
-    """sum + a @ b in float32, in the sum's place; None: the sum begins."""
+    """The sum + a @ b in float32, in the sum's place; None: the sum begins."""
     if sum_MN is None:
         return product_in_float32(a_MK, b_KN)
     if a_MK.dtype == torch.float32:
@@ -29,7 +29,7 @@ def add_product_in_float32(sum_MN: torch.Tensor | None, a_MK: torch.Tensor, b_KN
 
 @torch.library.custom_op("egrc::float32_product", mutates_args=())
 def float32_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """See `product_in_float32`."""
+    """The op by which torch knows `product_in_float32`."""
     return product_in_float32(a, b)
 
 
@@ -40,13 +40,13 @@ def _(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 @torch.library.custom_op("egrc::add_float32_product_", mutates_args={"total"})
 def add_float32_product_(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
-    """See `add_product_in_float32`."""
+    """The op by which torch knows `add_product_in_float32`."""
     add_product_in_float32(total, a, b)
 
 
 @torch.library.custom_op("egrc::scaled", mutates_args=())
 def scaled(x: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """x times a scalar, in another dtype: rounded once, and nothing is written in between."""
+    """Values times a scalar, in another dtype: rounded once, and nothing is written in between."""
     result = torch.empty(x.shape, dtype=dtype, device=x.device)
     return torch.mul(x, scale, out=result)
 

@@ -38,7 +38,7 @@ def row_gradients_(
     num_real: int,
     temperature: float,
 ) -> None:
-    """See `reference.row_gradients_`."""
+    """The op of `reference.row_gradients_`, by kernel or by reference."""
     rest = (targets, log_sums, grad_logprobs, entropies, grad_entropies, start, num_real, temperature)
     if uses_triton(logits):
         from egrc_kernels.logprob import triton

@@ -45,7 +45,7 @@ def loss_gradient_metrics(
 
 
 def kl_estimate(difference_R: torch.Tensor, kind: str) -> torch.Tensor:
-    """k1, k2 or k3 of the differences log pi - log reference."""
+    """The estimate k1, k2 or k3 of the differences log pi - log reference."""
     if kind == "k1":
         return difference_R
     if kind == "k2":
@@ -54,7 +54,7 @@ def kl_estimate(difference_R: torch.Tensor, kind: str) -> torch.Tensor:
 
 
 def _kl_slope(difference_R: torch.Tensor, kind: str) -> torch.Tensor:
-    """Derivative of `kl_estimate`."""
+    """Derivative of `kl_estimate` by the difference."""
     if kind == "k1":
         return torch.ones_like(difference_R)
     if kind == "k2":

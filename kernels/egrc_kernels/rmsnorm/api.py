@@ -9,7 +9,7 @@ from egrc_kernels.rmsnorm import reference
 
 
 def rmsnorm(x: torch.Tensor, weight_H: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
-    """x / sqrt(mean(x^2) + eps) * weight over the last axis; everything between load and store is float32.
+    """Computes x / sqrt(mean(x^2) + eps) * weight over the last axis; everything between load and store is float32.
 
     Args:
         x: [..., H], float32, bfloat16 or float16.

@@ -53,7 +53,7 @@ def block_and_warps(size: int) -> tuple[int, int]:
 
 @launches_on_its_device
 def rmsnorm(x_TH: torch.Tensor, weight_H: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """See `reference.rmsnorm`."""
+    """The kernel's answer to `reference.rmsnorm`, which says the shapes."""
     num_rows, size = x_TH.shape
     y_TH = torch.empty(num_rows, size, dtype=x_TH.dtype, device=x_TH.device)
     inverse_T = torch.empty(num_rows, dtype=torch.float32, device=x_TH.device)
@@ -69,7 +69,7 @@ def rmsnorm(x_TH: torch.Tensor, weight_H: torch.Tensor, eps: float) -> tuple[tor
 def rmsnorm_backward(
     grad_TH: torch.Tensor, x_TH: torch.Tensor, weight_H: torch.Tensor, inverse_T: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """See `reference.rmsnorm_backward`."""
+    """The kernel's answer to `reference.rmsnorm_backward`, which says the shapes."""
     num_rows, size = x_TH.shape
     grad_x_TH = torch.empty(num_rows, size, dtype=x_TH.dtype, device=x_TH.device)
     programs = max(1, min(MAX_PROGRAMS, num_rows))

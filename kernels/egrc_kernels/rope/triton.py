@@ -52,7 +52,7 @@ def _rope_kernel(
 def rope(
     x_TND: torch.Tensor, cos_PE: torch.Tensor, sin_PE: torch.Tensor, positions_T: torch.Tensor, sign: float
 ) -> torch.Tensor:
-    """See `reference.rope`."""
+    """The kernel's answer to `reference.rope`, which says the shapes."""
     num_tokens, num_heads, head_dim = x_TND.shape
     y_TND = torch.empty(x_TND.shape, dtype=x_TND.dtype, device=x_TND.device)
     half = cos_PE.shape[1]

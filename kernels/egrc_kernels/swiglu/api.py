@@ -9,7 +9,7 @@ from egrc_kernels.swiglu import reference
 
 
 def swiglu(x: torch.Tensor) -> torch.Tensor:
-    """silu(gate) * up, where x holds gate and up one after the other; float32 between load and store.
+    """Computes silu(gate) * up, where x holds gate and up one after the other; float32 between load and store.
 
     Args:
         x: [..., 2 F], float32, bfloat16 or float16.

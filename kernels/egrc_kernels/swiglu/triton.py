@@ -38,7 +38,7 @@ def _backward_kernel(grad, x, grad_x, grad_stride, row_stride, size, BLOCK: tl.c
 
 @launches_on_its_device
 def swiglu(x_TF: torch.Tensor) -> torch.Tensor:
-    """See `reference.swiglu`."""
+    """The kernel's answer to `reference.swiglu`, which says the shapes."""
     num_rows, size = x_TF.shape[0], x_TF.shape[1] // 2
     y_TF = torch.empty(num_rows, size, dtype=x_TF.dtype, device=x_TF.device)
     if num_rows:
@@ -49,7 +49,7 @@ def swiglu(x_TF: torch.Tensor) -> torch.Tensor:
 
 @launches_on_its_device
 def swiglu_backward(grad_TF: torch.Tensor, x_TF: torch.Tensor) -> torch.Tensor:
-    """See `reference.swiglu_backward`."""
+    """The kernel's answer to `reference.swiglu_backward`, which says the shapes."""
     num_rows, size = x_TF.shape[0], x_TF.shape[1] // 2
     grad_x_TF = torch.empty(x_TF.shape, dtype=x_TF.dtype, device=x_TF.device)
     if num_rows:
