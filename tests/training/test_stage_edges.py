@@ -1,5 +1,7 @@
 """A run of three stages: where it measures, resets and commits, what it hands on, and that a resume changes nothing."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +9,14 @@ import pytest
 
 from egrc_mega import train as train_module
 from egrc_mega.config.config import Config
+from egrc_mega.methods.compress import CompressSection
+from egrc_mega.methods.method import Method, Need, NoState
+from egrc_mega.methods.records import Credit, View
 from egrc_mega.methods.thinkprune import ThinkPruneState
 from egrc_mega.stages.state import Carried, Position, RunState
 from egrc_mega.testing.fake_run import FakePolicy, FakeRun, Notes
 from egrc_mega.training import run as run_module
+from egrc_mega.types import Group, Sample
 
 pytestmark = pytest.mark.usefixtures("world_of_one")
 
@@ -225,3 +231,40 @@ def test_a_kl_term_asks_the_reference_for_what_is_held(tmp_path: Path, monkeypat
     assert notes.of("score reference") == [(4, 0.9)]
     [(facts,)] = notes.of("step")
     assert facts["kl"] == pytest.approx(2.718281828**-1 - 1 + 1, rel=1e-5)
+
+
+class Needing(Method[CompressSection, NoState]):
+    """Notes what it finds on its samples."""
+
+    def __init__(self, section: CompressSection, needs: frozenset[Need]) -> None:
+        super().__init__(section)
+        self.needs = needs  # type: ignore[misc]
+        self.found: list[Sample] = []
+
+    def credit(self, groups: Sequence[Group], view: View) -> list[list[Credit]]:
+        self.found += [sample for group in groups for sample in group.samples]
+        return [[Credit(advantage=1.0) for _sample in group.samples] for group in groups]
+
+
+@pytest.mark.parametrize("needs", [(), ("entropies",), ("reference_logprobs",), ("entropies", "reference_logprobs")])
+def test_what_a_method_needs_is_measured_before_it_is_asked_at_the_stages_temperature(
+    tmp_path: Path, needs: tuple[Need, ...]
+) -> None:
+    stage = {**STAGES[0], "rollout": {"temperature": 0.9}}
+    run = FakeRun(config_of(tmp_path, [stage]), Notes(), entropy=0.3)
+    with run:
+        turn = run.turn()
+        assert turn is not None
+        method = Needing(turn.stage, frozenset(needs))  # type: ignore[arg-type]
+        turn = replace(turn, method=method)
+        run.collect(turn)
+        batch = run.credit(turn)
+    assert [len(update) for update in batch.updates] == [4]
+    # all four samples, once; a reference costs a second pass, of its own weights
+    assert run.notes.of("score reference") == ([(4, 0.9)] if "reference_logprobs" in needs else [])
+    assert run.notes.of("score") == [(4, 0.9)] * (0 if not needs else 1 + ("reference_logprobs" in needs))
+    for sample in method.found:
+        own = None if sample.entropies is None else sample.entropies.tolist()
+        assert own == (pytest.approx([0.3] * sample.length) if "entropies" in needs else None)
+        other = None if sample.reference_logprobs is None else sample.reference_logprobs.tolist()
+        assert other == ([-2.0] * sample.length if "reference_logprobs" in needs else None)
