@@ -135,7 +135,7 @@ class FakeStore:
 
 
 class FakeRun(Run):
-    """`from_step` begins with what another run's store has of that step."""
+    """A resumed one needs another run's checkpoints in `fake_store.states`, and `run.load` replaced."""
 
     def __init__(self, config: Config, notes: Notes, *, entropy: float = 1.0, resume: bool = False) -> None:
         super().__init__(config, resume=resume)

@@ -3,178 +3,35 @@
 import math
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from egrc_mega.errors import RolloutError
-from egrc_mega.methods.explore import ExploreSection
-from egrc_mega.methods.method import build_method
-from egrc_mega.methods.records import View
-from egrc_mega.rollout.segments import unsampled
-from egrc_mega.rollout.stream import Outcome, Refused
-from egrc_mega.sections.rollout import RolloutSection
+from egrc_mega.rollout.stream import Refused
 from egrc_mega.sections.stage import StageSection
 from egrc_mega.seeds import derive_seed
 from egrc_mega.stages.state import Carried, Position
-from egrc_mega.training.collection import Collector, Planner, StepGroups
+from egrc_mega.testing.fake_stream import (
+    CAP,
+    SECTION,
+    STEPS,
+    WANTED,
+    FakeStream,
+    N,
+    Servers,
+    collector_of,
+    place_of,
+    turn_of,
+)
+from egrc_mega.training.collection import Collector, StepGroups
 from egrc_mega.training.staleness import oldest_lag
-from egrc_mega.training.turn import Turn
-from egrc_mega.types import (
-    Ask,
-    Completion,
-    Drawn,
-    FinishReason,
-    Grade,
-    IntArray,
-    Problem,
-    RolloutRequest,
-    Sample,
-    VersionSpan,
-    token_array,
-)
 
-N, WANTED, CAP, STEPS = 3, 4, 6, 6
-RIGHT, WRONG = 7, 8
 START = Position()
-SECTION = ExploreSection(
-    clip_len=8, steps=STEPS, rollout={"n": N, "max_new_tokens": CAP, "temperature": 0.9, "top_p": 0.8}
-)
-
-
-def turn_of(step: int, stage: StageSection = SECTION, *, opens: bool = False) -> Turn:
-    method = build_method(stage)
-    return Turn(
-        step, 0 if opens else step + 1, stage, method, View(step=step, state=method.State(), seed=1), f"v{step}"
-    )
-
-
-class Problems:
-    def take(self, position: int) -> Problem:
-        return Problem(key=str(position), text="", answer="")
-
-
-class Words:
-    def prompt_ids(self, problem: Problem, _ask: Ask) -> IntArray:
-        return token_array([1, int(problem.key)])
-
-    def forced_ids(self, _ask: Ask) -> IntArray:
-        return token_array()
-
-
-def judge(drawn: Sequence[Drawn], _needs: frozenset[str]) -> list[Sample]:
-    return [
-        Sample(
-            problem=one.problem,
-            ask=one.ask,
-            prompt_ids=one.request.prompt_ids,
-            completion=one.completion,
-            text="",
-            grade=Grade.RIGHT if one.completion.output_ids[-1] == RIGHT else Grade.WRONG,
-            well_formed=True,
-        )
-        for one in drawn
-    ]
-
-
-@dataclass
-class Servers:
-    """Answers in any order, some requests late, some never; takes notes."""
-
-    rng: random.Random
-    version: str = "v0"
-    refuses: float = 0.0
-    right: float = 0.5
-    slow: frozenset[int] = frozenset()
-    """Problems whose requests are answered when nothing else is left."""
-    sent: list[RolloutRequest] = field(default_factory=list)
-    begun: dict[str, Completion] = field(default_factory=dict)
-    finished: set[str] = field(default_factory=set)
-    num_aborted: int = 0
-
-    def stream(self, _environment: None) -> "AbstractContextManager[FakeStream]":
-        self.sent, self.begun, self.finished, self.num_aborted = [], {}, set(), 0
-        return nullcontext(FakeStream(self))
-
-
-class FakeStream:
-    """One step's requests."""
-
-    def __init__(self, servers: Servers) -> None:
-        self.servers, self.rng = servers, servers.rng
-        self.open: list[RolloutRequest] = []
-
-    @property
-    def num_open(self) -> int:
-        return len(self.open)
-
-    def add(self, requests: Sequence[RolloutRequest], begun: Mapping[str, Completion] | None = None) -> None:
-        self.open += requests
-        self.servers.sent += requests
-        self.servers.begun |= begun or {}
-
-    def take(self) -> list[Outcome]:
-        quick = [r for r in self.open if int(r.prompt_ids[1]) not in self.servers.slow] or self.open
-        chosen = self.rng.sample(quick, self.rng.randint(1, len(quick)))
-        self.open = [request for request in self.open if request not in chosen]
-        return [self.outcome(request) for request in chosen]
-
-    def outcome(self, request: RolloutRequest) -> Outcome:
-        if self.rng.random() < self.servers.refuses:
-            return Refused(request, "too long")
-        self.servers.finished.add(request.rid)
-        return self.whole(request)
-
-    def whole(self, request: RolloutRequest) -> Completion:
-        last = RIGHT if self.rng.random() < self.servers.right else WRONG
-        return self.longer(request, CAP, last, FinishReason.STOP)
-
-    def longer(self, request: RolloutRequest, size: int, last: int, finish: FinishReason) -> Completion:
-        """The response goes on from where an earlier step has left it."""
-        before = self.servers.begun.get(request.rid) or unsampled(request)
-        start = len(before.output_ids)
-        if start == size:
-            return replace(before, finish_reason=finish)
-        ids = [*before.output_ids.tolist(), *[5] * (size - start - 1), last]
-        own = VersionSpan(version=self.servers.version, start=start, end=size)
-        return Completion(
-            rid=request.rid,
-            output_ids=token_array(ids),
-            logprobs=np.full(size, -1.0, np.float32),
-            sampled=np.ones(size, bool),
-            finish_reason=finish,
-            weight_versions=(*before.weight_versions, own),
-        )
-
-    def abort(self) -> list[Completion]:
-        """Some were whole by then, some have a few tokens, some none."""
-        ended = []
-        for request in self.open:
-            start = len(self.servers.begun[request.rid].output_ids) if request.rid in self.servers.begun else 0
-            if self.rng.random() < 0.2:
-                self.servers.finished.add(request.rid)
-                ended.append(self.whole(request))
-            else:
-                self.servers.num_aborted += 1
-                ended.append(self.longer(request, self.rng.randint(start, CAP - 1), 5, FinishReason.ABORT))
-        self.open = []
-        return ended
-
-
-def collector_of(servers: Servers, **fields: Any) -> Collector:
-    section = RolloutSection(prompts_per_step=WANTED, **fields)
-    planner = Planner(Problems(), Words(), 1, (2, 3))  # type: ignore[arg-type]
-    return Collector(section, planner, servers, None, judge)  # type: ignore[arg-type]
-
-
-def place_of(request: RolloutRequest) -> int:
-    return int(request.prompt_ids[1])
 
 
 @dataclass
@@ -303,6 +160,21 @@ def test_groups_without_a_signal_are_replaced_and_counted(seed: int, over: float
 
 
 @PATIENT
+@given(seed=st.integers(0, 2**32), right=st.sampled_from([0.3, 0.6]))
+def test_without_over_sampling_no_more_groups_are_asked_for_than_are_missing(seed: int, right: float) -> None:
+    stage = SECTION.model_copy(
+        update={"rollout": SECTION.rollout.model_copy(update={"drop_groups": "all_right_or_wrong"})}
+    )
+    servers = Servers(random.Random(seed), right=right)
+    run = Run(collector_of(servers, dynamic_sampling_limit=50), servers, stage)
+    for number in range(STEPS):
+        found = run.step(number)
+        assert found.counts["sampled_groups"] == WANTED + found.counts["groups_without_signal"]
+        assert not found.position.carried and not servers.num_aborted
+    run.check_end()
+
+
+@PATIENT
 @given(seed=st.integers(0, 2**32), over=OVER, partial=st.booleans(), drops=st.booleans())
 def test_a_refused_problem_is_absent_counted_once_and_never_carried(
     seed: int, over: float, partial: bool, drops: bool
@@ -380,6 +252,17 @@ def test_a_stage_that_opens_plans_what_is_carried_anew_under_numbers_of_its_own(
     assert not servers.begun
     rids = [request.rid for request in servers.sent]
     assert len(set(rids)) == len(rids)
+
+
+@pytest.mark.parametrize("opens", [False, True])
+def test_whoever_begins_again_knows_how_long_each_problem_has_waited(opens: bool) -> None:
+    servers = Servers(random.Random(9), slow=frozenset({0, 1}))
+    waited = (Carried(place=0, age=2), Carried(place=1, age=1))
+    collector = collector_of(servers, over_sampling=1.5, max_carried_steps=2)
+    found = collector.collect(turn_of(4, opens=opens), Position(cursor=2, carried=waited))
+    # the first is overdue and is waited for, the second has one step more
+    assert 0 in [int(group.problem.key) for group in found.groups]
+    assert Carried(place=1, age=2) in found.position.carried
 
 
 def test_a_request_has_the_stages_sampling_the_problems_prompt_and_a_seed_of_its_place() -> None:
