@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import orjson
@@ -117,12 +116,17 @@ def run(mutants: Sequence[Mutant], jobs: int, timeout_s: float, root: Path = ROO
     found: dict[str, list[str]] = {"killed": [], "survived": [], "equivalent": []}
     found["equivalent"] = [mutant.id for mutant in mutants if mutant.equivalent]
     due = [mutant for mutant in mutants if not mutant.equivalent]
+
+    def judged(mutant: Mutant) -> str:
+        kind, output = verdict(root, mutant, timeout_s)
+        print(f"{kind:13} {mutant.id:20} {mutant.file}", flush=True)
+        if kind == "failed to run":
+            print(output, flush=True)
+        return kind
+
     with ThreadPoolExecutor(jobs) as pool:
-        for mutant, (kind, output) in zip(due, pool.map(partial(_verdict, root, timeout_s), due), strict=True):
+        for mutant, kind in zip(due, pool.map(judged, due), strict=True):
             found.setdefault(kind, []).append(mutant.id)
-            print(f"{kind:13} {mutant.id:20} {mutant.file}", flush=True)
-            if kind == "failed to run":
-                print(output, flush=True)
     return found
 
 
@@ -137,10 +141,6 @@ def check_unbroken(mutants: Sequence[Mutant], timeout_s: float, root: Path = ROO
         code, output = run_tests(copied(root, Path(folder)), tests, timeout_s)
     if code != PASSED:
         raise SystemExit(f"the tests do not pass without a mutant (exit code {code}):\n{output}")
-
-
-def _verdict(root: Path, timeout_s: float, mutant: Mutant) -> tuple[str, str]:
-    return verdict(root, mutant, timeout_s)
 
 
 def share_killed(found: dict[str, list[str]]) -> float:
