@@ -7,6 +7,8 @@ import pytest
 
 from egrc_mega.evaluation.records import Subject
 from egrc_mega.evaluation.runner import NUM_SHOWN, Asked, Measurement, measure
+from egrc_mega.evaluation.statistics import bootstrap_interval, wilson_interval
+from egrc_mega.seeds import derive_seed
 from egrc_mega.testing.points import make_protocol, make_subject
 from egrc_mega.testing.samples import PROBLEM, PROMPT_IDS, make_sample
 from egrc_mega.types import Completion, Drawn, FinishReason, Grade, RolloutRequest, Sample
@@ -68,6 +70,34 @@ def test_requests_are_as_the_protocol_says() -> None:
     for request in requests:
         assert (request.sampling.temperature, request.sampling.top_p) == (0.7, 0.9)
         assert (request.sampling.max_new_tokens, request.sampling.stop_token_ids) == (33, (2, 5))
+
+
+def test_each_request_has_its_problem_and_a_seed_of_protocol_temperature_and_number() -> None:
+    _measurement, requests = measured(temperature=0.6, seed=7)
+    assert [request.seed for request in requests] == [derive_seed(7, "0.6", i) for i in range(6)]
+    assert [request.prompt_id for request in requests] == [f"p{i}" for i in range(6)]
+    assert all(request.prompt_ids is PROMPT_IDS and not len(request.forced_ids) for request in requests)
+    other = measured(temperature=0.6, seed=8)[1]
+    assert not {request.seed for request in requests} & {request.seed for request in other}
+
+
+def test_a_point_has_the_intervals_of_its_own_responses_and_its_protocol() -> None:
+    point = measured(temperature=0.7)[0].point
+    assert point.accuracy_ci == wilson_interval(3, 5)
+    assert point.mean_length_ci == bootstrap_interval([4.0, 8.0, 6.0, 6.0, 20.0, 10.0])
+    assert (point.temperature, point.protocol) == (0.7, make_protocol(temperature=0.7).key)
+
+
+def test_a_response_is_kept_with_what_it_was() -> None:
+    first, *_others, cut, _last = measured()[0].responses
+    assert (first.problem, first.gold, first.grade, first.length, first.truncated) == (
+        "problem 0",
+        "0",
+        "right",
+        4,
+        False,
+    )
+    assert (cut.length, cut.truncated) == (20, True)
 
 
 def test_the_point_is_the_subjects_and_the_first_responses_are_kept() -> None:

@@ -6,7 +6,10 @@ from itertools import pairwise
 
 import pytest
 
-from egrc_mega.methods.shapes import ShapeSection, shaped
+from egrc_mega.methods.compress import CompressSection
+from egrc_mega.methods.method import build_method
+from egrc_mega.methods.shapes import ShapeSection, linear_over, shaped
+from egrc_mega.testing.samples import make_group, make_sample, view_of
 
 
 def shaping(section: ShapeSection, clip_len: int) -> Callable[[int], float]:
@@ -37,3 +40,23 @@ def test_cosine_is_above_linear_is_above_exp_in_the_first_half() -> None:
 def test_none_is_flat_and_a_length_of_its_own_is_honoured() -> None:
     assert shaping(ShapeSection(kind="none"), 72)(50) == 1.0
     assert shaping(ShapeSection(kind="exp", r=0.1, len=36), 72)(36) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("kind", ["exp", "linear", "cosine"])
+def test_compress_shapes_by_the_clip_whatever_the_cap_of_the_sampling_is(kind: str) -> None:
+    section = CompressSection(clip_len=10, beta=1.0, shape={"kind": kind, "r": 0.2}, rollout={"max_new_tokens": 40})
+    method = build_method(section)
+    [[half, at_clip, beyond]] = method.credit(
+        [make_group([make_sample(range(n)) for n in (5, 10, 11)])], view_of(method)
+    )
+    expected = {"exp": 0.2**0.5, "linear": 0.6, "cosine": 0.6}[kind]
+    assert half.advantage == half.reward == pytest.approx(expected)
+    assert at_clip.advantage == pytest.approx(0.2)
+    assert (beyond.advantage, beyond.kept) == (0.0, False)
+
+
+@pytest.mark.parametrize(
+    ("length", "expected"), [(0, 0.0), (10, 0.0), (11, -0.125), (14, -0.5), (16, -0.75), (18, -0.75), (99, -0.75)]
+)
+def test_a_penalty_beyond_a_length_falls_evenly_to_its_floor(length: int, expected: float) -> None:
+    assert linear_over(length, 10, 4, 0.5, -0.75) == pytest.approx(expected)

@@ -1,7 +1,10 @@
 """The updates of a batch on a real policy: the log-prob gate, what is scored, several updates per rollout."""
 
-from dataclasses import replace
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +19,7 @@ from egrc_mega.sections.policy import MegatronSection, PolicySection
 from egrc_mega.testing.policy_worker import ragged_samples
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
 from egrc_mega.training.batch import Batch
-from egrc_mega.training.update import run_updates
+from egrc_mega.training.update import UpdateMetrics, run_updates
 from egrc_mega.types import TrainSample
 
 pytestmark = pytest.mark.usefixtures("world_of_one")
@@ -140,3 +143,145 @@ def test_several_updates_take_their_ratio_from_before_the_first(tmp_path: Path) 
         start = end
     expected = weights(by_hand)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in together.export_hf())
+
+
+# every field of the metrics, recomputed from the log-probs of a policy that takes the same updates by hand
+
+TIGHT = ExploreSection(
+    steps=4,
+    rollout={"temperature": 0.7},
+    optim={"lr": 3e-3, "decay": "linear", "num_updates_per_rollout": 2},
+    loss={"ratio": "token", "eps_clip": 0.01, "eps_clip_high": 0.02},
+)
+
+
+@dataclass
+class ByHand:
+    """What each update saw: its samples, log-probs before the first update, those at the update, gradient norms."""
+
+    updates: Sequence[Sequence[TrainSample]]
+    old: list[torch.Tensor]
+    live: list[torch.Tensor]
+    grad_norms: list[float]
+
+    def rows(self) -> list[list[tuple[float, float, float, float]]]:
+        """Of each update and each trained token: weight, advantage, old and present log-prob."""
+        return [
+            [
+                (float(w), float(a), float(o), float(p))
+                for w, a, o, p in zip(
+                    np.concatenate([s.loss_weights for s in update]),
+                    np.concatenate([s.advantages for s in update]),
+                    old,
+                    live,
+                    strict=True,
+                )
+                if w
+            ]
+            for update, old, live in zip(self.updates, self.old, self.live, strict=True)
+        ]
+
+
+def by_hand(folder: Path, updates: Sequence[Sequence[TrainSample]], rates: Sequence[float]) -> ByHand:
+    policy = Policy(folder, MegatronSection(), SECTION)
+    old = [policy.score(update, 0.7).logprobs for update in updates]
+    live, norms = [], []
+    for update, before, rate in zip(updates, old, rates, strict=True):
+        live.append(policy.score(update, 0.7).logprobs)
+        norms.append(policy.update(update, 0.7, TIGHT.loss, rate, Baselines(old=before)).grad_norm)
+    return ByHand(updates, old, live, norms)
+
+
+def objective(advantage: float, ratio: float) -> float:
+    return min(advantage * ratio, advantage * min(max(ratio, 0.99), 1.02))
+
+
+@pytest.fixture(params=[False, True], ids=["in order", "turned round"])
+def measured(request: pytest.FixtureRequest, policy: Policy, tmp_path: Path) -> tuple[UpdateMetrics, Batch, ByHand]:
+    """Of the third step of a stage of four, two updates a step: the fifth and sixth of eight."""
+    batch = batch_of(policy, num_updates=2)
+    if request.param:
+        batch = Batch(batch.updates[::-1], batch.dropped)
+    before = policy.work
+    metrics = run_updates(policy, batch, TIGHT, SECTION, index_in_stage=2)
+    assert metrics.work == policy.work - before
+    return metrics, batch, by_hand(tmp_path / "model", batch.updates, [3e-3 * (1 - 5 / 8), 3e-3 * (1 - 6 / 8)])
+
+
+def test_loss_and_gradient_norm_are_the_mean_and_the_largest_of_the_updates(measured: Any) -> None:
+    metrics, _batch, hand = measured
+    losses = [-sum(w * objective(a, math.exp(p - o)) for w, a, o, p in rows) for rows in hand.rows()]
+    assert metrics.loss == pytest.approx(sum(losses) / 2, rel=1e-4, abs=1e-6)
+    assert abs(hand.grad_norms[0] - hand.grad_norms[1]) > 0.01 * max(hand.grad_norms)
+    assert metrics.grad_norm == pytest.approx(max(hand.grad_norms), rel=1e-5)
+    assert metrics.num_updates == 2
+
+
+def test_ratio_clip_and_kl_figures_are_over_the_trained_tokens_of_all_updates(measured: Any) -> None:
+    metrics, _batch, hand = measured
+    tokens = [row for rows in hand.rows() for row in rows]
+    ratios = [math.exp(p - o) for _w, _a, o, p in tokens]
+    clipped = [(a > 0 and r > 1.02) or (a < 0 and r < 0.99) for (_w, a, _o, _p), r in zip(tokens, ratios, strict=True)]
+    assert 0 < sum(clipped) < len(tokens)
+    assert metrics.clip_fraction == pytest.approx(sum(clipped) / len(tokens), abs=1e-6)
+    k3 = [r - 1 - math.log(r) for r in ratios]
+    assert metrics.approx_kl == pytest.approx(sum(k3) / len(tokens), rel=1e-3)
+    assert min(ratios) < 0.99 and max(ratios) > 1.02
+    assert metrics.ratio_min == pytest.approx(min(ratios), rel=1e-5)
+    assert metrics.ratio_max == pytest.approx(max(ratios), rel=1e-5)
+
+
+def test_the_rate_told_is_that_of_the_last_update_and_the_work_is_of_every_pass(measured: Any) -> None:
+    metrics, batch, _hand = measured
+    assert metrics.lr == pytest.approx(3e-3 * (1 - 6 / 8), rel=1e-6)
+    kept, dropped = (sum(s.num_tokens for s in part) for part in (sum(batch.updates, ()), batch.dropped))
+    # all are scored, and what is kept is trained on
+    assert metrics.work.num_tokens == dropped + 2 * kept
+    assert metrics.kl is None
+
+
+def test_differences_are_over_the_compared_tokens_of_kept_and_dropped_samples(policy: Policy) -> None:
+    batch = batch_of(policy, num_updates=2)
+    shift = np.float32(3e-5)
+
+    def shifted(sample: TrainSample, by: np.float32) -> TrainSample:
+        compared = sample.compared.copy()
+        compared[-1] = False
+        server = sample.rollout_logprobs - by
+        server[-1] = 5.0  # of other weights: whatever it says
+        return replace(sample, rollout_logprobs=server, compared=compared)
+
+    updates = tuple(tuple(shifted(s, shift) for s in update) for update in batch.updates)
+    dropped = tuple(shifted(s, 2 * shift) for s in batch.dropped)
+    metrics = run_updates(policy, Batch(updates, dropped), STAGE, SECTION)
+    num_kept = sum(int(s.compared.sum()) for update in updates for s in update)
+    num_dropped = sum(int(s.compared.sum()) for s in dropped)
+    assert metrics.logprob_diff_max == pytest.approx(6e-5, abs=1e-6)
+    expected = (3e-5 * num_kept + 6e-5 * num_dropped) / (num_kept + num_dropped)
+    assert metrics.logprob_diff_mean == pytest.approx(expected, abs=1e-6)
+
+
+def test_entropies_of_several_updates_are_those_before_the_first(policy: Policy) -> None:
+    batch = batch_of(policy, num_updates=2)
+    kept = [s for update in batch.updates for s in update]
+    mask = torch.from_numpy(np.concatenate([s.sampled for s in kept]))
+    expected = float(policy.score(kept, 0.7).entropies[mask].mean())
+    metrics = run_updates(policy, batch, TIGHT, SECTION)
+    assert metrics.entropy_kept == pytest.approx(expected, rel=1e-5)
+
+
+def test_where_nothing_is_dropped_the_mean_over_all_is_that_over_the_kept(policy: Policy) -> None:
+    for section in (SECTION, SECTION.model_copy(update={"score_dropped": False})):
+        metrics = run_updates(policy, Batch(batch_of(policy).updates, ()), STAGE, section)
+        assert metrics.entropy == metrics.entropy_kept is not None
+        assert metrics.entropy_rollout == metrics.entropy_rollout_kept
+
+
+def test_a_batch_of_dropped_samples_that_nobody_scores_has_no_figures(policy: Policy) -> None:
+    batch = Batch((), batch_of(policy).dropped)
+    metrics = run_updates(policy, batch, STAGE, SECTION.model_copy(update={"score_dropped": False}))
+    told = {field.name: getattr(metrics, field.name) for field in fields(UpdateMetrics)}
+    assert told.pop("num_updates") == 0
+    assert told.pop("work").num_tokens == 0
+    assert told.pop("lr") == pytest.approx(1e-3)
+    assert set(told.values()) == {None}

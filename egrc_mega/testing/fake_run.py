@@ -1,0 +1,150 @@
+"""A run of the true verbs whose policy, servers and store only take notes: whole runs in milliseconds."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from egrc_kernels.policy_loss import LossMetrics
+
+from egrc_mega.config.config import Config
+from egrc_mega.evaluation.records import Subject
+from egrc_mega.policy.collected import TokenStats
+from egrc_mega.policy.engine import UpdateResult
+from egrc_mega.policy.flops import Work
+from egrc_mega.stages.state import Carried, Position
+from egrc_mega.testing.samples import make_group, make_sample
+from egrc_mega.training.collection import StepGroups
+from egrc_mega.training.lead import HfTensors, Lead
+from egrc_mega.training.run import Run
+from egrc_mega.training.turn import Turn
+from egrc_mega.types import Grade, TrainSample
+
+PROMPTS_PER_STEP = 2
+
+
+class Notes(list[tuple[Any, ...]]):
+    """What happened, in order."""
+
+    def of(self, kind: str) -> list[tuple[Any, ...]]:
+        """The notes of a kind, without its name."""
+        return [note[1:] for note in self if note[0] == kind]
+
+
+class FakePolicy:
+    """One number for its weights: how many updates they have seen."""
+
+    dtype, architecture, companions = torch.float32, SimpleNamespace(dtype=None), Path()
+
+    def __init__(self, notes: Notes, entropy: float = 1.0) -> None:
+        self.notes, self.entropy = notes, entropy
+        self.num_updates, self.work = 0, Work()
+
+    def score(self, samples: Sequence[TrainSample], temperature: float) -> TokenStats:
+        """Log-probs -1 everywhere, as `make_sample` has them."""
+        self.notes.append(("score", len(samples), temperature))
+        ones = torch.ones(sum(len(sample.output_ids) for sample in samples))
+        return TokenStats(-ones, self.entropy * ones, self.entropy * ones)
+
+    def score_reference(self, samples: Sequence[TrainSample], temperature: float) -> torch.Tensor:
+        """Log-probs -2 everywhere."""
+        self.notes.append(("score reference", len(samples), temperature))
+        return 2 * self.score(samples, temperature).logprobs
+
+    def update(self, samples: Sequence[TrainSample], temperature: float, _loss: Any, lr: float, *more: Any) -> Any:
+        """Count it."""
+        stats = self.score(samples, temperature)
+        for inspect in more[1:]:
+            inspect(stats)
+        self.num_updates += 1
+        self.notes.append(("update", self.num_updates, lr))
+        return UpdateResult(0.5, 0.25, stats, LossMetrics(*torch.ones(8)))
+
+    def reset_optimizer(self) -> None:
+        """Count it."""
+        self.notes.append(("reset", self.num_updates))
+
+    def export_hf(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The number of updates."""
+        yield "weight", torch.tensor([float(self.num_updates)])
+
+
+class FakeAhead:
+    """Collects two groups a step, and carries one problem from each step to the next."""
+
+    def __init__(self, notes: Notes) -> None:
+        self.notes = notes
+
+    def begin(self, turn: Turn, position: Position) -> None:
+        """Count it."""
+        self.notes.append(("begin", turn.step, turn.step_in_stage, position.cursor))
+
+    def collect(self, turn: Turn, position: Position) -> StepGroups:
+        """One right and one wrong response in each group."""
+        self.notes.append(("collect", turn.step, turn.stage.name, turn.step_in_stage, turn.view.state, position))
+        samples = [make_sample(range(3), version=turn.version)]
+        samples.append(make_sample(range(5), grade=Grade.WRONG, version=turn.version))
+        groups = [replace(make_group(samples)) for _ in range(PROMPTS_PER_STEP)]
+        cursor = position.cursor + PROMPTS_PER_STEP
+        return StepGroups(groups, Position(cursor=cursor, carried=(Carried(place=cursor - 1, age=1),)), {})
+
+
+class FakeLead(Lead):
+    """The true one, between parts that take notes."""
+
+    def __init__(self, config: Config, notes: Notes, policy: FakePolicy) -> None:
+        self.config, self.notes = config, notes
+        self.ahead: Any = FakeAhead(notes)
+        self.events: Any = SimpleNamespace(write=lambda kind, **facts: notes.append((kind, facts)))
+        self.printer: Any = SimpleNamespace(show=lambda record: None, note=lambda line: notes.append(("line", line)))
+        self.rollouts: Any = SimpleNamespace(write=lambda step, stage, groups: notes.append(("rollouts", step, stage)))
+        fleet = SimpleNamespace(take_stats=dict, release_memory=lambda: notes.append(("release", policy.num_updates)))
+
+        def evaluate(subject: Subject) -> list[Any]:
+            notes.append(("point", subject.label, subject.ordinal, subject.step, subject.weights))
+            return []
+
+        self.serving: Any = SimpleNamespace(fleet=fleet, evaluator=SimpleNamespace(evaluate=evaluate))
+
+    def publish(self, tensors: HfTensors, policy: Any, version: str) -> None:
+        """Count it."""
+        self.notes.append(("publish", version, float(dict(tensors)["weight"])))
+
+    def export(self, tensors: HfTensors, policy: Any, step: int) -> None:
+        """Count it."""
+        self.notes.append(("export", step, float(dict(tensors)["weight"])))
+
+
+class FakeStore:
+    """Keeps every checkpoint in memory."""
+
+    def __init__(self, notes: Notes) -> None:
+        self.notes = notes
+        self.states: dict[int, dict[str, Any]] = {}
+
+    def save(self, step: int, _policy: Any, state: dict[str, Any], *, is_stage_end: bool = False) -> None:
+        """Keep it, as JSON would."""
+        self.notes.append(("save", step, is_stage_end))
+        self.states[step] = state
+
+    def newest(self) -> Path | None:
+        """Named after its step."""
+        return Path(str(max(self.states))) if self.states else None
+
+
+class FakeRun(Run):
+    """A resumed one needs another run's checkpoints in `fake_store.states`, and `run.load` replaced."""
+
+    def __init__(self, config: Config, notes: Notes, *, entropy: float = 1.0, resume: bool = False) -> None:
+        super().__init__(config, resume=resume)
+        self.notes, self.fake_policy, self.fake_store = notes, FakePolicy(notes, entropy), FakeStore(notes)
+
+    def _start(self) -> None:
+        self.policy: Any = self.fake_policy
+        self.store: Any = self.fake_store
+        self.lead = FakeLead(self.config, self.notes, self.fake_policy)
+        if self.resume:
+            self._restore()
+        self.publish_weights()

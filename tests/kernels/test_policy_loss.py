@@ -1,0 +1,79 @@
+"""The policy loss in plain PyTorch, token by token: what counts, what is clipped, what each metric is over."""
+
+import math
+
+import pytest
+import torch
+from egrc_kernels.policy_loss import LossSettings, policy_loss
+
+BOUNDARIES = torch.tensor([0, 3, 6], dtype=torch.int32)
+ADVANTAGES = torch.tensor([1.0, 1.0, 0.0, -1.0, -1.0, 0.0])
+WEIGHTS = torch.tensor([0.2, 0.0, 0.2, 0.2, 0.2, 0.2])
+OLD = torch.tensor([-1.0, -1.0, -1.0, -1.0, -1.0, -1.0])
+LIVE = OLD + torch.tensor([0.5, 9.0, 0.1, -0.5, 0.4, -0.2])
+
+
+def run(settings: LossSettings, **inputs: torch.Tensor) -> tuple[float, list[float], dict[str, float]]:
+    """Loss, gradient and metrics."""
+    live = LIVE.clone().requires_grad_()
+    loss, metrics = policy_loss(live, ADVANTAGES, WEIGHTS, BOUNDARIES, settings, old_logprobs_R=OLD, **inputs)
+    loss.backward()
+    assert live.grad is not None
+    return float(loss.detach()), live.grad.tolist(), {n: float(v) for n, v in metrics._asdict().items()}
+
+
+def used(positive_only: bool) -> list[int]:
+    """Tokens that count."""
+    return [t for t in range(6) if WEIGHTS[t] and (ADVANTAGES[t] > 0 or not positive_only)]
+
+
+@pytest.mark.parametrize("positive_only", [False, True])
+def test_only_tokens_with_a_weight_and_where_asked_with_a_positive_advantage_count(positive_only: bool) -> None:
+    _loss, gradient, metrics = run(LossSettings(ratio="token", positive_only=positive_only))
+    tokens = used(positive_only)
+    assert metrics["num_tokens"] == len(tokens) == (1 if positive_only else 5)
+    ratios = [math.exp(LIVE[t] - OLD[t]) for t in tokens]
+    assert metrics["ratio_min"] == pytest.approx(min(ratios))
+    assert metrics["ratio_max"] == pytest.approx(max(ratios))
+    assert metrics["approx_kl"] == pytest.approx(sum(r - 1 - math.log(r) for r in ratios))
+    assert all(gradient[t] == 0.0 for t in range(6) if t not in tokens)
+
+
+def test_an_advantage_of_zero_is_not_positive_even_under_a_kl_term() -> None:
+    settings = LossSettings(ratio="none", positive_only=True, kl_coef=0.5, kl_kind="k2")
+    loss, gradient, metrics = run(settings, reference_logprobs_R=OLD - 1.0)
+    # the one positive token: -w A lp + coef w (lp - ref)^2 / 2
+    assert loss == pytest.approx(-0.2 * -0.5 + 0.5 * 0.2 * 1.5**2 / 2)
+    assert gradient == pytest.approx([-0.2 + 0.5 * 0.2 * 1.5, 0.0, 0.0, 0.0, 0.0, 0.0])
+    assert metrics["kl"] == pytest.approx(1.5**2 / 2)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.2, 0.28), (0.45, 0.7), (0.1, 0.05)])
+def test_clipping_acts_on_the_side_of_the_advantage_only(low: float, high: float) -> None:
+    loss, gradient, metrics = run(LossSettings(ratio="token", eps_clip=low, eps_clip_high=high))
+    expected, slopes, clipped = 0.0, [0.0] * 6, 0
+    for t in used(False):
+        ratio, a, w = math.exp(LIVE[t] - OLD[t]), float(ADVANTAGES[t]), float(WEIGHTS[t])
+        bounded = min(max(ratio, 1 - low), 1 + high)
+        expected -= w * min(a * ratio, a * bounded)
+        is_clipped = (a > 0 and ratio > 1 + high) or (a < 0 and ratio < 1 - low)
+        clipped += is_clipped
+        slopes[t] = 0.0 if is_clipped else -w * a * ratio
+    assert loss == pytest.approx(expected)
+    assert gradient == pytest.approx(slopes)
+    assert metrics["num_clipped"] == clipped
+
+
+def test_truncated_importance_weights_are_capped_and_one_where_the_server_is_unknown() -> None:
+    rollout = OLD + torch.tensor([-1.0, 0.0, 0.3, float("nan"), -0.1, 0.0])
+    _loss, _gradient, metrics = run(LossSettings(ratio="token", tis_cap=1.5), rollout_logprobs_R=rollout)
+    assert metrics["tis_weight"] == pytest.approx(1.5 + math.exp(-0.3) + 1.0 + math.exp(0.1) + 1.0)
+
+
+def test_without_a_token_that_counts_there_is_no_loss_and_no_extreme() -> None:
+    live = LIVE.clone().requires_grad_()
+    loss, metrics = policy_loss(live, ADVANTAGES, torch.zeros(6), BOUNDARIES, LossSettings())
+    loss.backward()
+    assert (float(loss.detach()), float(metrics.num_tokens)) == (0.0, 0.0)
+    assert (float(metrics.ratio_min), float(metrics.ratio_max)) == (math.inf, -math.inf)
+    assert live.grad is not None and not live.grad.any()

@@ -1,0 +1,138 @@
+"""What rank 0 hands from part to part: measurements to their samples, one lesson to batch, record and rollouts."""
+
+from dataclasses import fields, replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from egrc_mega.methods.explore import ExploreSection
+from egrc_mega.methods.method import Method, Need, NoState
+from egrc_mega.methods.records import DROPPED, Credit, View
+from egrc_mega.policy.collected import TokenStats
+from egrc_mega.stages.state import Position
+from egrc_mega.testing.samples import make_group, make_sample
+from egrc_mega.training.collection import StepGroups
+from egrc_mega.training.lead import Lead
+from egrc_mega.training.stored import stored_groups
+from egrc_mega.training.turn import Turn
+from egrc_mega.training.update import UpdateMetrics
+from egrc_mega.types import Ask, FinishReason, Grade, Group, Problem, VersionSpan
+
+SIZES = ((2, 3), (1, 4, 2))
+SECTION = ExploreSection()
+
+
+class Counting(Method[ExploreSection, NoState]):
+    """Keeps every graded sample, and counts how often it is asked."""
+
+    num_asked = 0
+
+    def credit(self, groups: Any, view: View) -> list[list[Credit]]:
+        self.num_asked += 1
+        return [
+            [DROPPED if s.grade is Grade.UNGRADED else Credit(advantage=1.0, reward=float(s.length)) for s in g.samples]
+            for g in groups
+        ]
+
+
+def groups() -> list[Group]:
+    """Outputs 0, 1, 2, ... without an end, so that each token says where it is."""
+    start, found = 0, []
+    for row in SIZES:
+        samples = []
+        for size in row:
+            grade = Grade.UNGRADED if size == 4 else Grade.RIGHT
+            samples.append(make_sample(range(start, start + size), version="v5", grade=grade))
+            start += size
+        found.append(make_group(samples))
+    return found
+
+
+def turn_of(*needs: Need) -> Turn:
+    method = Counting(SECTION)
+    method.needs = frozenset(needs)  # type: ignore[misc]
+    return Turn(5, 5, SECTION, method, View(step=5, state=NoState(), seed=1), "v5")
+
+
+@pytest.fixture
+def lead() -> Lead:
+    own = Lead.__new__(Lead)
+    own.collected = StepGroups(groups(), Position(), {"sampled_groups": 7})
+    return own
+
+
+def test_all_samples_are_measured_in_order_and_none_is_trained_on(lead: Lead) -> None:
+    batch = lead.to_measure(turn_of())
+    assert batch.updates == ()
+    assert np.concatenate([sample.output_ids for sample in batch.dropped]).tolist() == list(range(12))
+
+
+@pytest.mark.parametrize("needs", [("entropies",), ("reference_logprobs",), ("entropies", "reference_logprobs"), ()])
+def test_each_sample_gets_the_measurements_of_its_own_tokens_where_the_method_needs_them(
+    lead: Lead, needs: tuple[Need, ...]
+) -> None:
+    flat = torch.arange(12.0)
+    stats = TokenStats(-flat, 7 * flat, 2 * flat)
+    lead.note_measured(turn_of(*needs), stats, -3 * flat if "reference_logprobs" in needs else None)
+    assert [len(group.samples) for group in lead.collected.groups] == [2, 3]
+    for sample in (sample for group in lead.collected.groups for sample in group.samples):
+        ids = sample.completion.output_ids
+        for name, own, factor in (
+            ("entropies", sample.entropies, 2),
+            ("reference_logprobs", sample.reference_logprobs, -3),
+        ):
+            assert (None if own is None else own.tolist()) == ((factor * ids).tolist() if name in needs else None)
+    assert lead.collected.counts == {"sampled_groups": 7}
+
+
+def test_the_method_is_asked_once_and_batch_record_and_rollouts_have_its_answer(lead: Lead) -> None:
+    turn, written = turn_of(), {}
+    batch = lead.credit(turn)
+    assert [[s.output_ids.tolist() for s in update] for update in batch.updates] == [[[0, 1], [2, 3, 4], [5], [10, 11]]]
+    lead.serving = SimpleNamespace(fleet=SimpleNamespace(take_stats=lambda: {"lost_requests": 2}))  # type: ignore[assignment]
+    lead.events = SimpleNamespace(write=lambda kind, **facts: written.update({kind: facts}))  # type: ignore[assignment]
+    lead.rollouts = SimpleNamespace(write=lambda step, stage, rows: written.update(rows=(step, stage, rows)))  # type: ignore[assignment]
+    lead.printer = SimpleNamespace(show=lambda record: written.update(shown=record))  # type: ignore[assignment]
+    update = UpdateMetrics(**{field.name: None for field in fields(UpdateMetrics)} | {"num_updates": 1})  # type: ignore[arg-type]
+    record = lead.record(turn, update, {"time_step_s": 2.0}, 9)
+    assert turn.method.num_asked == 1
+    assert written["step"] == written["shown"] == record
+    assert (record["reward"], record["kept"], record["ungraded"]) == (2.0, 0.8, pytest.approx(0.2))
+    assert (record["lost_requests"], record["sampled_groups"]) == (2, 7)
+    step, stage, rows = written["rows"]
+    assert (step, stage) == (6, "explore")
+    assert [[s.reward for s in row.samples] for row in rows] == [[2.0, 3.0], [1.0, None, 2.0]]
+
+
+def test_what_is_stored_of_a_sample_is_what_it_was_and_what_it_taught() -> None:
+    problem = Problem(key="k", text="1 + 1", answer="2")
+    sample = make_sample(
+        [5, 6, 7], sampled=[1, 0, 1], problem=problem, ask=Ask(tag="short"), finish=FinishReason.LENGTH
+    )
+    spans = (VersionSpan(version="v1", start=0, end=2), VersionSpan(version="v2", start=2, end=3))
+    sample = replace(
+        sample,
+        text="abc",
+        well_formed=False,
+        entropies=np.array([0.1, 0.2, 0.3], np.float32),
+        completion=replace(sample.completion, weight_versions=spans),
+    )
+    other = make_sample([9], problem=problem, grade=Grade.WRONG)
+    credits = [
+        [Credit(advantage=-0.5, reward=0.25, terms={"answer": 0.25}), Credit(advantage=np.array([2.0]), kept=False)]
+    ]
+    [group] = stored_groups([make_group([sample, other])], credits)
+    assert (group.key, group.prompt, group.answer) == ("k", "1 + 1", "2")
+    first, second = group.samples
+    assert first.output_ids.tolist() == [5, 6, 7]
+    assert first.sampled.tolist() == [True, False, True]
+    assert first.logprobs.tolist() == [-1.0, 0.0, -1.0]
+    assert first.entropies is sample.entropies
+    assert (first.text, first.grade, first.well_formed, first.truncated) == ("abc", "right", False, True)
+    assert (first.reward, first.terms, first.advantage, first.kept) == (0.25, {"answer": 0.25}, -0.5, True)
+    assert (first.versions, first.tag) == (spans, "short")
+    assert (second.grade, second.kept, second.truncated, second.tag) == ("wrong", False, False, "")
+    assert isinstance(second.advantage, np.ndarray) and second.advantage.dtype == np.float32
