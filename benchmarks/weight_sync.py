@@ -1,6 +1,7 @@
-"""Weight sync over gloo on loopback into an embedded server, loading included, against a plain broadcast of the bytes.
+"""Weight sync over gloo on loopback into an embedded server, loading included, against a plain broadcast of the bytes,
+and with every parameter compared by checksum (`sync.verify_every: 1`).
 
-A Qwen2 of about 1 GiB in fp32. Both are measured in turn in one run; the ratio is the median of the rounds'.
+A Qwen2 of about 1 GiB in fp32. All are measured in turn in one run; ratios are medians of the rounds'.
 
 Usage: python benchmarks/weight_sync.py [--rounds 5] [--layers 16] [--hidden 1024] [--bucket-mib 256] [--flatten]
 """
@@ -26,6 +27,7 @@ from egrc_mega.sync import group
 from egrc_mega.sync.buckets import StreamSync
 from egrc_mega.sync.distributed import Broadcast
 from egrc_mega.sync.spool import Spool
+from egrc_mega.sync.transport import Verified
 from egrc_mega.testing.tiny_model import write_tiny_model
 
 TIMEOUT_S = 120.0
@@ -56,21 +58,26 @@ def _measure(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
     tensors = load_file(model / "model.safetensors")
     num_bytes = sum(tensor.nbytes for tensor in tensors.values())
     plain = PlainBroadcast(num_bytes)
-    rows: dict[str, list[float]] = {"sync": [], "broadcast": []}
+    rows: dict[str, list[float]] = {"sync": [], "verified": [], "broadcast": []}
     with Fleet.start(RolloutSection(), model, "start", folder) as fleet:
         spool = Spool(arguments.bucket_mib * 2**20)
         sync = StreamSync(spool, Broadcast("gloo", flatten=arguments.flatten), fleet)
+        transports = {"sync": sync, "verified": Verified(sync, fleet, 1, "cpu")}
         for number in range(arguments.rounds + 1):  # the first warms up: memory, connections
-            started = time.monotonic()
-            sync.publish(iter(tensors.items()), read_architecture(model), torch.float32, f"v{number}")
-            rows["sync"].append(time.monotonic() - started)
+            for name, transport in transports.items():
+                started = time.monotonic()
+                transport.publish(iter(tensors.items()), read_architecture(model), torch.float32, f"{name}{number}")
+                rows[name].append(time.monotonic() - started)
             rows["broadcast"].append(plain.send())
     plain.stop()
+    checksums = [v - s for s, v in zip(rows["sync"][1:], rows["verified"][1:], strict=True)]
     ratios = [b / s for s, b in zip(rows["sync"][1:], rows["broadcast"][1:], strict=True)]
     return {
         "gib": num_bytes / 2**30,
         "sync_seconds": rows["sync"][1:],
+        "verified_seconds": rows["verified"][1:],
         "broadcast_seconds": rows["broadcast"][1:],
+        "checksums_seconds_a_gib_median": median(checksums) / (num_bytes / 2**30),
         "share_of_plain_speed_median": median(ratios),
         "holds": {"60 % of the plain speed or more": median(ratios) >= 0.6, "1 GiB or more": num_bytes >= 2**30},
         "torch": torch.__version__,

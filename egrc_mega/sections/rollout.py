@@ -94,5 +94,7 @@ class SyncSection(Section):
     """Tensors that travel together, in MiB."""
     flatten: bool | None = None
     """Broadcast a bucket as one array: fewer starts, one copy more. None: on GPUs only."""
-    verify_every: NonNegativeInt = 0
-    """Every so many updates all servers' parameters are compared with ours by checksum; 0: never."""
+    verify_every: NonNegativeInt = 1
+    """Every so many updates all servers' parameters are compared with ours by checksum, which finds a server that kept
+    its old weights whatever the precision: at once with 1, within two updates with 2. 0: never, for servers that know
+    no checksums or keep weights in another dtype."""

@@ -9,6 +9,7 @@ from egrc_mega.config.config import Config
 from egrc_mega.convert.family import Architecture
 from egrc_mega.convert.hf_folder import HfTensors
 from egrc_mega.errors import RolloutError
+from egrc_mega.rollout.errors import RequestRefused
 from egrc_mega.rollout.fleet import Fleet
 from egrc_mega.rollout.start.sglang import find_python
 from egrc_mega.sync.buckets import StreamSync
@@ -64,7 +65,7 @@ class Verified:
         """As the transport does.
 
         Raises:
-            RolloutError: naming the server and the first parameter that differs.
+            RolloutError: naming the server and the first parameter that differs, or that it knows no checksums.
         """
         self.num_updates += 1
         if self.num_updates % self.every:
@@ -72,7 +73,20 @@ class Verified:
             return
         expected = Checksums(architecture, dtype, self.fleet.num_ranks(), self.device)
         self.transport.publish(expected.watch(tensors), architecture, dtype, version)
-        for url, served in self.fleet.checksums().items():
+        for url, served in self._served().items():
             difference = expected.difference(served)
             if difference:
-                raise RolloutError(f"{url} does not serve weights {version} as they are: {difference}")
+                raise RolloutError(
+                    f"{url} does not serve weights {version} as they are: {difference}; it has kept older ones, or "
+                    f"keeps them in another dtype (then set sync.verify_every: 0)"
+                )
+
+    def _served(self) -> dict[str, list[dict[str, str]]]:
+        """By server; one that knows no checksums could keep old weights unseen."""
+        try:
+            return self.fleet.checksums()
+        except RequestRefused as error:
+            raise RolloutError(
+                f"sync.verify_every: {self.every}, but {error}; without checksums old weights under a new label go "
+                f"unseen: use a server that has /weights_checker, or set it to 0"
+            ) from error

@@ -11,9 +11,9 @@ from egrc_kernels.policy_loss import LossMetrics
 
 from egrc_mega.config.config import Config
 from egrc_mega.evaluation.records import Subject
-from egrc_mega.policy.collected import TokenStats
 from egrc_mega.policy.engine import UpdateResult
 from egrc_mega.policy.flops import Work
+from egrc_mega.policy.pass_sums import TokenStats
 from egrc_mega.stages.state import Carried, Position
 from egrc_mega.testing.samples import make_group, make_sample
 from egrc_mega.training.collection import StepGroups

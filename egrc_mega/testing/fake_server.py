@@ -120,6 +120,10 @@ class FakeServer:
         """... or whole, after so long."""
         self.is_right: Callable[[Reply], bool] = lambda body: True
         """Requests that are answered with token 7; the others get token 8."""
+        self.rewrite_request: Callable[[str, bytes], bytes] = lambda path, data: data
+        """What it makes of a body before it passes it on to its upstream..."""
+        self.rewrite_reply: Callable[[str, bytes], bytes] = lambda path, data: data
+        """... and of what comes back."""
         self.delay_s = 0.0
         self.info: Any = None
         """What /model_info and /server_info answer instead of the truth."""
@@ -246,13 +250,14 @@ class FakeServer:
             return await self._fine(request)
         if NEEDS_MEMORY.get(request.path, set()) & self.freed:
             return web.Response(status=500, text=f"freed: {sorted(self.freed)}")
-        data, headers = await request.read(), {"Content-Type": request.content_type}
+        data = self.rewrite_request(request.path, await request.read())
+        headers = {"Content-Type": request.content_type}
         url = f"{self.upstream}{request.path_qs}"
         async with (
             aiohttp.ClientSession(auto_decompress=False) as session,
             session.request(request.method, url, data=data or None, headers=headers) as reply,
         ):
-            raw = await reply.read()
+            raw = self.rewrite_reply(request.path, await reply.read())
             return web.Response(body=raw, status=reply.status, content_type=reply.content_type)
 
     def _add_routes(self, app: web.Application) -> None:

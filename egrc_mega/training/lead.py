@@ -30,6 +30,7 @@ from egrc_mega.training.ahead import Ahead
 from egrc_mega.training.batch import Batch, build_batch, scored_only
 from egrc_mega.training.collection import Collector, Planner, StepGroups
 from egrc_mega.training.credit import credited
+from egrc_mega.training.gate import GateWatch
 from egrc_mega.training.record import step_record
 from egrc_mega.training.serving import Serving
 from egrc_mega.training.stored import stored_groups
@@ -74,6 +75,7 @@ class Lead:
         budget_bytes = int(config.observe.rollouts_gib * 2**30)
         self.rollouts = stack.enter_context(RolloutLog(self.folder.path / FOLDER, budget_bytes))
         self.sync = build_transport(config, self.folder.weights, serving.fleet)
+        self.gate_watch = GateWatch(config.policy)
         self.collected: StepGroups
         """Of the step under way."""
         self.lesson: Lesson
@@ -117,6 +119,9 @@ class Lead:
         self.events.write("step", **record)
         self.rollouts.write(turn.step + 1, turn.stage.name, stored_groups(self.lesson.groups, self.lesson.credits))
         self.printer.show(record)
+        if warning := self.gate_watch.warning(record):
+            self.events.write("warning", step=turn.step + 1, text=warning)
+            self.printer.note(warning)
         return record
 
     def note_switch(self, switch: Switch) -> None:

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from egrc_kernels.policy_loss import kl_estimate
 
-from egrc_mega.errors import PolicyError
 from egrc_mega.policy.engine import Policy, UpdateResult
 from egrc_mega.policy.flops import Work
 from egrc_mega.policy.learning_rate import learning_rate
@@ -18,6 +17,7 @@ from egrc_mega.policy.pass_sums import TokenStats
 from egrc_mega.sections.policy import PolicySection
 from egrc_mega.sections.stage import StageSection
 from egrc_mega.training.batch import Batch
+from egrc_mega.training.gate import LogprobGate
 from egrc_mega.types import TrainSample
 
 Scored = tuple[Sequence[TrainSample], TokenStats]
@@ -30,8 +30,12 @@ class UpdateMetrics:
     loss: float | None
     grad_norm: float | None
     num_updates: int
+    logprob_diff_median: float | None
+    logprob_diff_p99: float | None
     logprob_diff_max: float | None
     logprob_diff_mean: float | None
+    logprob_compared: float | None
+    """Share of the sampled tokens that the log-prob gate could compare."""
     lr: float | None
     """Of the last update."""
     work: Work
@@ -61,14 +65,14 @@ def run_updates(
         index_in_stage: of the step, from 0; the learning rate follows from it.
 
     Raises:
-        PolicyError: the server's and the trainer's log-probs differ by more than the bound; no weight has moved.
+        PolicyError: the server's and the trainer's log-probs differ by more than a bound; no weight has moved.
     """
     temperature = stage.rollout.temperature
     per_step = stage.optim.num_updates_per_rollout
     first, total = index_in_stage * per_step, stage.steps * per_step
     rates = [learning_rate(stage.optim, first + i, total) for i in range(max(1, len(batch.updates)))]
     work_before = policy.work
-    gate = LogprobGate(section)
+    gate = LogprobGate(section, policy.dtype)
     scored: list[Scored] = []
 
     def note(samples: Sequence[TrainSample], stats: TokenStats) -> None:
@@ -95,27 +99,6 @@ def run_updates(
     return replace(metrics, lr=rates[-1], work=policy.work - work_before)
 
 
-class LogprobGate:
-    """Collects |server - trainer| log-prob differences and stops the run when one exceeds the bound."""
-
-    def __init__(self, section: PolicySection) -> None:
-        self.section = section
-        self.differences = torch.zeros(0)
-
-    def compare(self, samples: Sequence[TrainSample], stats: TokenStats) -> None:
-        """Add the tokens that the policy sampled under the trainer's weight version."""
-        server = torch.from_numpy(joined(samples, "rollout_logprobs", np.float32))
-        compared = torch.from_numpy(joined(samples, "compared", np.bool_))
-        found = (server - stats.logprobs)[compared].abs()
-        self.differences = torch.cat([self.differences, found])
-        worst = float(found.max()) if len(found) else 0.0
-        if self.section.logprob_check and not worst <= self.section.logprob_bound:
-            raise PolicyError(
-                f"log-probs of server and trainer differ by {worst:.3g}, more than policy.logprob_bound = "
-                f"{self.section.logprob_bound:g}: check the servers' weights, dtype and temperature"
-            )
-
-
 def _kl(kept: list[TrainSample], scored: list[Scored], reference: torch.Tensor | None) -> float | None:
     """Mean of k3 to the reference over the tokens that the policy sampled, before the updates."""
     if reference is None:
@@ -127,7 +110,6 @@ def _kl(kept: list[TrainSample], scored: list[Scored], reference: torch.Tensor |
 def _metrics(
     results: list[UpdateResult], gate: LogprobGate, batch: Batch, scored: list[Scored], kl: float | None
 ) -> UpdateMetrics:
-    differences = gate.differences
     kept = [part for part in scored if part[0] is not batch.dropped]
     # without the dropped samples a mean over "all" would be a mean over the kept ones under a wrong name
     everything = scored if len(scored) > len(kept) or not batch.dropped else []
@@ -135,8 +117,7 @@ def _metrics(
         loss=math.fsum(r.loss for r in results) / len(results) if results else None,
         grad_norm=max(r.grad_norm for r in results) if results else None,
         num_updates=len(results),
-        logprob_diff_max=float(differences.max()) if len(differences) else None,
-        logprob_diff_mean=float(differences.mean()) if len(differences) else None,
+        **gate.metrics(),
         lr=None,
         work=Work(),
         kl=kl,

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from egrc_mega.policy import optimizer as optim
-from egrc_mega.policy.collected import TokenStats
 from egrc_mega.policy.engine import Policy
+from egrc_mega.policy.pass_sums import TokenStats
 from egrc_mega.policy.weights import gather_hf, local_parameters
 from egrc_mega.sections.policy import MegatronSection, PolicySection
 from egrc_mega.sections.stage import LossSection

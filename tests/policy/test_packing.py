@@ -57,7 +57,7 @@ def test_two_context_parallel_ranks_hold_every_row_once_and_know_whose_it_is() -
 @pytest.mark.parametrize(("sequence_size", "num_tokens"), [(8, None), (1, 200), (4, 160)])
 def test_padding_is_a_sequence_of_its_own_that_no_sample_sees(sequence_size: int, num_tokens: int | None) -> None:
     samples = ragged_samples(3)
-    [[load]] = plan_bins([s.num_tokens for s in samples], [1.0] * len(samples), 4096, 1)
+    [[load]] = plan_loads([s.num_tokens for s in samples], [1.0] * len(samples), 4096, 1)
     split = TokenSplit(sequence_size=sequence_size)
     batch = build_micro_batch(samples, load, Baselines(), torch.device("cpu"), split, num_tokens)
     lengths = [samples[i].num_tokens for i in load.indices]
@@ -75,7 +75,7 @@ def test_padding_is_a_sequence_of_its_own_that_no_sample_sees(sequence_size: int
 
 def test_without_padding_there_is_no_sequence_more() -> None:
     samples = ragged_samples(3)
-    [[load]] = plan_bins([s.num_tokens for s in samples], [1.0] * len(samples), 4096, 1)
+    [[load]] = plan_loads([s.num_tokens for s in samples], [1.0] * len(samples), 4096, 1)
     batch = build_micro_batch(samples, load, Baselines(), torch.device("cpu"))
     assert len(batch.packed.cu_seqlens_q) == 4
 
@@ -86,7 +86,7 @@ def test_baselines_and_stated_log_probs_stand_at_their_own_tokens_in_every_micro
         for i, s in enumerate(ragged_samples(6))
     ]
     flat = torch.arange(float(flat_offsets(samples)[-1]))
-    for plan in plan_bins([s.num_tokens for s in samples], [1.0] * 6, 60, 1):
+    for plan in plan_loads([s.num_tokens for s in samples], [1.0] * 6, 60, 1):
         for load in plan:
             batch = build_micro_batch(samples, load, Baselines(flat, -flat), torch.device("cpu"))
             assert batch.rows.old_logprobs_R is not None and batch.rows.reference_logprobs_R is not None

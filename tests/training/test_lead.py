@@ -11,7 +11,7 @@ import torch
 from egrc_mega.methods.explore import ExploreSection
 from egrc_mega.methods.method import Method, Need, NoState
 from egrc_mega.methods.records import DROPPED, Credit, View
-from egrc_mega.policy.collected import TokenStats
+from egrc_mega.policy.pass_sums import TokenStats
 from egrc_mega.stages.state import Position
 from egrc_mega.testing.samples import make_group, make_sample
 from egrc_mega.training.collection import StepGroups

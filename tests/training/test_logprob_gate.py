@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from egrc_mega.errors import PolicyError
-from egrc_mega.policy.collected import TokenStats
+from egrc_mega.policy.pass_sums import TokenStats
 from egrc_mega.sections.policy import PolicySection
 from egrc_mega.testing.samples import make_train_sample
 from egrc_mega.training.update import LogprobGate

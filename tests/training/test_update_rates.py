@@ -9,9 +9,9 @@ import torch
 from egrc_kernels.policy_loss import LossMetrics
 
 from egrc_mega.methods.compress import CompressSection
-from egrc_mega.policy.collected import TokenStats
 from egrc_mega.policy.engine import UpdateResult
 from egrc_mega.policy.flops import Work
+from egrc_mega.policy.pass_sums import TokenStats
 from egrc_mega.sections.policy import PolicySection
 from egrc_mega.sections.stage import StageSection
 from egrc_mega.stages.progress import Progress, advance

@@ -5,9 +5,9 @@ import torch
 from egrc_kernels.linear_logprob import LogprobStats
 from egrc_kernels.policy_loss import LossMetrics
 
-from egrc_mega.policy.balance import plan_bins
-from egrc_mega.policy.collected import Collected
+from egrc_mega.policy.balance import plan_loads
 from egrc_mega.policy.packing import Baselines, MicroBatch, build_micro_batch, flat_offsets
+from egrc_mega.policy.pass_sums import PassSums
 from egrc_mega.testing.policy_worker import ragged_samples
 from egrc_mega.types import TrainSample
 
@@ -16,9 +16,9 @@ pytestmark = pytest.mark.usefixtures("world_of_one")
 
 def batches_of(samples: list[TrainSample], budget: int, num_ranks: int, multiple: int = 1) -> list[MicroBatch]:
     """Of all ranks, in order."""
-    plans = plan_bins([s.num_tokens for s in samples], [1.0] * len(samples), budget, num_ranks, multiple)
-    bins = [bin_ for plan in plans for bin_ in plan]
-    return [build_micro_batch(samples, bin_, Baselines(), torch.device("cpu")) for bin_ in bins]
+    plans = plan_loads([s.num_tokens for s in samples], [1.0] * len(samples), budget, num_ranks, multiple)
+    loads = [load for plan in plans for load in plan]
+    return [build_micro_batch(samples, load, Baselines(), torch.device("cpu")) for load in loads]
 
 
 def stats_of(batch: MicroBatch, offset: float = 0.0) -> LogprobStats:
@@ -36,7 +36,7 @@ def metrics(**values: float) -> LossMetrics:
 def test_every_token_has_its_own_value_and_a_filler_writes_nothing(count: int, budget: int, ranks: int) -> None:
     samples = ragged_samples(count)
     num_outputs = int(flat_offsets(samples)[-1])
-    collected = Collected(num_outputs)
+    collected = PassSums(num_outputs)
     batches = batches_of(samples, budget, ranks)
     if count < ranks:
         assert sum(batch.is_filler for batch in batches) == ranks - count
@@ -58,7 +58,7 @@ def test_a_filler_has_no_weight_so_no_figure_counts_it() -> None:
 
 
 def test_losses_and_sums_are_added_up_and_extremes_are_the_lowest_and_the_highest() -> None:
-    collected = Collected(0)
+    collected = PassSums(0)
     sums = {"num_tokens": 3.0, "num_clipped": 1.0, "approx_kl": 0.5, "entropy": 2.0, "tis_weight": 1.5, "kl": 0.25}
     for factor, low, high in ((1.0, 0.9, 1.1), (2.0, 0.7, 1.05), (3.0, 0.8, 1.6)):
         values = {name: factor * value for name, value in sums.items()}
@@ -71,6 +71,6 @@ def test_losses_and_sums_are_added_up_and_extremes_are_the_lowest_and_the_highes
 
 
 def test_a_pass_without_a_loss_has_empty_sums_and_no_extreme() -> None:
-    found = Collected(2).joined()
+    found = PassSums(2).joined()
     assert (found.loss, float(found.metrics.num_tokens)) == (0.0, 0.0)
     assert (float(found.metrics.ratio_min), float(found.metrics.ratio_max)) == (float("inf"), -float("inf"))

@@ -1,0 +1,115 @@
+"""The log-prob gate: what of a distribution stops a run, and that a gate with nothing to compare says so."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from egrc_mega.errors import PolicyError
+from egrc_mega.policy.pass_sums import TokenStats
+from egrc_mega.sections.policy import PolicySection
+from egrc_mega.testing.records import make_record
+from egrc_mega.testing.samples import make_train_sample
+from egrc_mega.training.gate import GateWatch, LogprobGate
+from egrc_mega.types import TrainSample
+
+SIZE = 1000
+
+
+def sample(differences: np.ndarray, compared: bool = True) -> TrainSample:
+    """Its server's log-probs are off by `differences` from a trainer that says -1 everywhere."""
+    size = len(differences)
+    return make_train_sample(
+        (1,),
+        np.full(size, 7),
+        sampled=np.ones(size),
+        loss_weights=np.zeros(size),
+        advantages=0.0,
+        rollout_logprobs=-1 + differences,
+        compared=np.full(size, compared),
+    )
+
+
+def compare(gate: LogprobGate, *samples: TrainSample) -> None:
+    trainer = torch.full((sum(len(s.output_ids) for s in samples),), -1.0)
+    gate.compare(samples, TokenStats(trainer, trainer, trainer))
+
+
+def spread(median: float, p99: float, largest: float, size: int = SIZE) -> np.ndarray:
+    """Differences with these figures."""
+    values = np.full(size, median)
+    values[-size // 20 :] = p99
+    values[-1] = largest
+    return values * np.where(np.arange(size) % 2, 1, -1)
+
+
+@pytest.mark.parametrize(
+    ("differences", "message"),
+    [
+        (spread(0.03, 0.1, 0.2), r"differ by 0\.03 in the median, more than policy\.logprob_median_bound = 0\.02"),
+        (spread(0.01, 0.3, 0.5), r"differ by 0\.3 at the 99th percentile, more than policy\.logprob_p99_bound = 0\.2"),
+        (spread(0.01, 0.1, 2.5), r"differ by 2\.5, more than policy\.logprob_bound = 2:"),
+        (spread(0.01, 0.1, np.nan), r"differ by nan, more than policy\.logprob_bound = 2:"),
+    ],
+    ids=["median", "99th percentile", "maximum", "NaN"],
+)
+def test_each_figure_of_the_distribution_stops_the_run_on_its_own(differences: np.ndarray, message: str) -> None:
+    with pytest.raises(PolicyError, match=message):
+        compare(LogprobGate(PolicySection(), torch.bfloat16), sample(differences))
+
+
+def test_the_noise_of_bf16_passes_bf16s_bounds_and_not_those_of_fp32() -> None:
+    noise = np.random.default_rng(0).normal(0, 1e-2, SIZE)
+    compare(LogprobGate(PolicySection(), torch.bfloat16), sample(noise))
+    with pytest.raises(PolicyError):
+        compare(LogprobGate(PolicySection(), torch.float32), sample(noise))
+
+
+def test_bounds_that_are_given_go_before_those_of_the_precision() -> None:
+    section = PolicySection(logprob_median_bound=0.5, logprob_p99_bound=0.6, logprob_bound=0.7)
+    compare(LogprobGate(section, torch.float32), sample(spread(0.4, 0.55, 0.65)))
+
+
+def test_a_few_tokens_are_no_distribution() -> None:
+    few = spread(0.03, 0.3, 0.3, size=100)
+    gate = LogprobGate(PolicySection(), torch.bfloat16)
+    compare(gate, sample(few))
+    with pytest.raises(PolicyError, match=r"in the median|99th percentile"):
+        # what the parts of a step compare is put together
+        compare(gate, sample(np.tile(few, 2)))
+
+
+def test_the_record_says_the_distribution_and_the_share_of_the_sampled_tokens_that_was_compared() -> None:
+    gate = LogprobGate(PolicySection(), torch.bfloat16)
+    differences = np.abs(np.random.default_rng(1).normal(0, 1e-2, SIZE))
+    written = replace(sample(np.zeros(500), compared=False), sampled=np.zeros(500, np.bool_))
+    compare(gate, sample(differences), sample(np.zeros(1000), compared=False), written)
+    expected = {
+        "logprob_diff_median": np.median(differences),
+        "logprob_diff_p99": np.quantile(differences, 0.99),
+        "logprob_diff_max": differences.max(),
+        "logprob_diff_mean": differences.mean(),
+        "logprob_compared": 0.5,
+    }
+    assert gate.metrics() == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_gate_that_has_compared_nothing_has_no_figures() -> None:
+    gate = LogprobGate(PolicySection(), torch.bfloat16)
+    compare(gate, sample(np.full(500, 9.0), compared=False))
+    figures = gate.metrics()
+    assert figures.pop("logprob_compared") == 0
+    assert set(figures.values()) == {None}
+
+
+def test_a_gate_that_compares_nothing_for_three_steps_in_a_row_warns_once() -> None:
+    watch = GateWatch(PolicySection())
+    shares = [0.0, 0.0, 0.4, 0.0, None, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
+    warned = [watch.warning(make_record(1, logprob_compared=share)) is not None for share in shares]
+    assert [step for step, said in enumerate(warned) if said] == [5, 11]
+
+
+def test_a_gate_that_is_switched_off_warns_of_nothing() -> None:
+    watch = GateWatch(PolicySection(logprob_check=False))
+    assert [watch.warning(make_record(1, logprob_compared=0.0)) for _ in range(5)] == [None] * 5
