@@ -8,7 +8,7 @@ from egrc_mega.errors import PolicyError
 from egrc_mega.policy.pass_sums import TokenStats
 from egrc_mega.sections.policy import PolicySection
 from egrc_mega.testing.samples import make_train_sample
-from egrc_mega.training.update import LogprobGate
+from egrc_mega.training.gate import LogprobGate
 from egrc_mega.types import TrainSample
 
 NAN, INFINITY = float("nan"), float("inf")
@@ -25,7 +25,7 @@ def stats(*trainer: float) -> TokenStats:
 
 
 def gate(**section: object) -> LogprobGate:
-    return LogprobGate(PolicySection(**({"logprob_bound": 0.1} | section)))
+    return LogprobGate(PolicySection(**({"logprob_bound": 0.1} | section)), torch.float32)
 
 
 @pytest.mark.parametrize("server", [-1.11, -0.89, -5.0, NAN, -INFINITY, INFINITY])
