@@ -33,6 +33,8 @@ from egrc_mega.types import (
 
 N, WANTED, CAP, STEPS = 3, 4, 6, 6
 RIGHT, WRONG = 7, 8
+MOST_REQUESTS = 5000
+"""Of one step, far beyond what any limit allows."""
 SECTION = ExploreSection(
     clip_len=8, steps=STEPS, rollout=SamplingSection(n=N, max_new_tokens=CAP, temperature=0.9, top_p=0.8)
 )
@@ -119,6 +121,7 @@ class FakeStream:
         """See `Stream`."""
         self.open += requests
         self.servers.sent += requests
+        assert len(self.servers.sent) < MOST_REQUESTS, "a step asks without end"
         self.servers.begun |= begun or {}
 
     def take(self) -> list[Outcome]:
