@@ -106,8 +106,8 @@ class Point:
         """The row in words."""
         accuracy = "-" if self.accuracy is None else f"{100 * self.accuracy:.1f}%"
         return (
-            f"evaluation of {self.label} at T {self.temperature:g}: accuracy {accuracy}, "
-            f"mean length {self.mean_length:.1f} on {self.n} responses"
+            f"evaluation of {self.label} at T {self.temperature:g}: accuracy {accuracy} "
+            f"({self.num_ungraded} of {self.n} ungraded), mean length {self.mean_length:.1f} on {self.n} responses"
         )
 
 

@@ -9,10 +9,10 @@ c = 10, groups of 16, filter on accuracy, token-mean.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from egrc_mega.methods.method import Method, NoState
-from egrc_mega.methods.normalise import over_groups, z_score
+from egrc_mega.methods.normalise import Normalisation, group_problems, normaliser, over_groups
 from egrc_mega.methods.records import Credit, View
 from egrc_mega.methods.reward import AnyReward, reward_terms
 from egrc_mega.methods.shapes import linear_over
@@ -31,6 +31,12 @@ class DapoSection(StageSection):
     """L_cache: tokens before the cap over which the penalty grows."""
     rewards: tuple[AnyReward, ...] = ()
     """Further terms of the reward."""
+    advantage_normalisation: Normalisation = "std"
+    """`std`: A = (R - mean) / std (GRPO). Groups that hardly differ then weigh as much as any: easy and hard problems
+    more than half-solved ones (difficulty bias), and where all are right one token too many costs as much as a wrong
+    answer elsewhere. `mean_only`: A = R - mean, in units of the reward (Dr.GRPO)."""
+    advantage_min_std: NonNegativeFloat = 0.0
+    """Floor under the standard deviation, in units of the reward: smaller differences are not blown up. 0: none."""
     advantage_eps: PositiveFloat = 1e-6
     """Added to the (unbiased) standard deviation."""
     rollout: SamplingSection = SamplingSection(n=16, drop_groups="all_right_or_wrong")
@@ -47,7 +53,9 @@ class Dapo(Method[DapoSection, NoState]):
 
     def credit(self, groups: Sequence[Group], view: View) -> list[list[Credit]]:
         """Rewards normalised over each group."""
-        return over_groups(groups, self._terms, z_score(self.section.advantage_eps))
+        section = self.section
+        normalise = normaliser(section.advantage_normalisation, section.advantage_eps, section.advantage_min_std)
+        return over_groups(groups, self._terms, normalise)
 
     def _terms(self, sample: Sample) -> Mapping[str, float]:
         cap, buffer = self.longest, self.section.overlong_buffer
@@ -58,7 +66,8 @@ class Dapo(Method[DapoSection, NoState]):
         return own | {f"more_{name}": value for name, value in reward_terms(self.section.rewards, sample).items()}
 
     def problems(self) -> Iterator[str]:
-        """The penalty must begin within the cap."""
+        """Statistics need more than one sample; the penalty must begin within the cap."""
+        yield from group_problems(self.section)
         if self.section.overlong_buffer >= self.longest:
             yield f"overlong_buffer: {self.section.overlong_buffer} is no shorter than the cap {self.longest}; lower it"
 

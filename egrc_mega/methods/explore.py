@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from egrc_mega.methods.method import Method, NoState
-from egrc_mega.methods.normalise import over_batch, over_groups, z_score
+from egrc_mega.methods.normalise import Normalisation, group_problems, normaliser, over_batch, over_groups
 from egrc_mega.methods.records import Credit, View
 from egrc_mega.methods.reward import AnyReward, reward_terms
 from egrc_mega.methods.shapes import linear_over
@@ -46,6 +46,12 @@ class ExploreSection(StageSection):
     """Terms of the reward."""
     advantage_scope: Literal["group", "batch"] = "group"
     """Statistics of A = (R - mean) / std over the prompt's group or over the whole batch."""
+    advantage_normalisation: Normalisation = "std"
+    """`std`: A = (R - mean) / std (GRPO). Groups that hardly differ then weigh as much as any: easy and hard problems
+    more than half-solved ones (difficulty bias), and where all are right one token too many costs as much as a wrong
+    answer elsewhere. `mean_only`: A = R - mean, in units of the reward (Dr.GRPO)."""
+    advantage_min_std: NonNegativeFloat = 0.0
+    """Floor under the standard deviation, in units of the reward: smaller differences are not blown up. 0: none."""
     advantage_eps: PositiveFloat = 1e-6
     """Added to the (unbiased) standard deviation."""
     loss: LossSection = LossSection(ratio="token")
@@ -61,7 +67,9 @@ class Explore(Method[ExploreSection, NoState]):
     def credit(self, groups: Sequence[Group], view: View) -> list[list[Credit]]:
         """Rewards normalised over the group or the batch."""
         over = over_batch if self.section.advantage_scope == "batch" else over_groups
-        return over(groups, self._terms, z_score(self.section.advantage_eps))
+        section = self.section
+        normalise = normaliser(section.advantage_normalisation, section.advantage_eps, section.advantage_min_std)
+        return over(groups, self._terms, normalise)
 
     def _terms(self, sample: Sample) -> Mapping[str, float]:
         """The length term counts for wrong answers too."""
@@ -72,8 +80,10 @@ class Explore(Method[ExploreSection, NoState]):
         return own | {f"more_{name}": value for name, value in reward_terms(terms.more, sample).items()}
 
     def problems(self) -> Iterator[str]:
-        """Dynamic sampling by advantage asks one group at a time."""
+        """Statistics need more than one sample; dynamic sampling by advantage asks one group at a time."""
         section = self.section
+        if section.advantage_scope == "group":
+            yield from group_problems(section)
         if section.rollout.drop_groups == "no_advantage" and section.advantage_scope == "batch":
             yield (
                 "advantage_scope: batch, but rollout.drop_groups: no_advantage asks each group for its advantage; set "

@@ -3,16 +3,20 @@
 A normaliser maps the rewards of a set of samples to their advantages. What is ungraded takes no part.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean, stdev
+from typing import Literal
 
 from egrc_mega.methods.records import DROPPED, Credit
+from egrc_mega.sections.stage import StageSection
 from egrc_mega.types import Grade, Group, Sample
 
 Normaliser = Callable[[Sequence[float]], Sequence[float]]
 Terms = Callable[[Sample], Mapping[str, float]]
 """The named parts of a sample's reward; the reward is their sum."""
+Normalisation = Literal["std", "mean_only"]
+"""What is done to rewards within a group."""
 
 
 def itself(rewards: Sequence[float]) -> Sequence[float]:
@@ -21,21 +25,34 @@ def itself(rewards: Sequence[float]) -> Sequence[float]:
 
 
 def centred(rewards: Sequence[float]) -> Sequence[float]:
-    """A = R - mean R (Dr.GRPO)."""
+    """A = R - mean R (Dr.GRPO); exactly 0 where all rewards are equal."""
+    if max(rewards) == min(rewards):
+        return [0.0] * len(rewards)
     mean = fmean(rewards)
     return [reward - mean for reward in rewards]
 
 
-def z_score(eps: float = 1e-6) -> Normaliser:
-    """A = (R - mean R) / (std R + eps), std unbiased; 0 where all rewards are equal (GRPO)."""
+def z_score(eps: float = 1e-6, min_std: float = 0.0) -> Normaliser:
+    """A = (R - mean R) / (max(std R, min_std) + eps), std unbiased; 0 where all rewards are equal (GRPO)."""
 
     def normalise(rewards: Sequence[float]) -> Sequence[float]:
         if len(rewards) < 2 or max(rewards) == min(rewards):
             return [0.0] * len(rewards)
-        mean, scale = fmean(rewards), stdev(rewards) + eps
+        mean, scale = fmean(rewards), max(stdev(rewards), min_std) + eps
         return [(reward - mean) / scale for reward in rewards]
 
     return normalise
+
+
+def normaliser(normalisation: Normalisation, eps: float, min_std: float) -> Normaliser:
+    """The one that a section's fields ask for."""
+    return centred if normalisation == "mean_only" else z_score(eps, min_std)
+
+
+def group_problems(section: StageSection) -> Iterator[str]:
+    """For `Method.problems`, of a method that compares the samples of a group."""
+    if section.rollout.n < 2:
+        yield f"rollout.n: {section.rollout.n}, but a group of one has no statistics and no advantage; raise it"
 
 
 def leave_one_out(rewards: Sequence[float]) -> Sequence[float]:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from egrc_mega.methods.method import Method
-from egrc_mega.methods.normalise import over_groups, z_score
+from egrc_mega.methods.normalise import group_problems, over_groups, z_score
 from egrc_mega.methods.records import Credit, View
 from egrc_mega.sections.base import Section
 from egrc_mega.sections.stage import LossSection, StageSection
@@ -76,7 +76,8 @@ class ThinkPrune(Method[ThinkPruneSection, ThinkPruneState]):
         return ThinkPruneState(phase=phase, steps=steps)
 
     def problems(self) -> Iterator[str]:
-        """The caps are the method's, and they shrink."""
+        """Statistics need more than one sample; the caps are the method's, and they shrink."""
+        yield from group_problems(self.section)
         caps = self.section.caps
         if self.section.rollout.max_new_tokens is not None:
             yield "rollout.max_new_tokens: the caps are given by `caps`; leave it out"

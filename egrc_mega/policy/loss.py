@@ -8,6 +8,7 @@ With A the advantage, w the token weight, lp the log-prob, and d = lp - old:
     dual clip  for A < 0 the objective is at least c A       arXiv 1912.09729
     TIS        times min(cap, exp(old - rollout)), detached  truncated importance sampling for servers that differ
     KL         + coef w k(lp - ref)    k1 = x    k2 = x^2 / 2    k3 = exp(-x) - 1 + x      joschu.net/blog/kl-approx
+                                        gradient, over samples of pi: k1 zero, k2 that of KL(pi||ref), k3 of KL(ref||pi)
 """
 
 from dataclasses import dataclass, fields

@@ -15,7 +15,8 @@ class SamplingSection(Section):
     temperature: PositiveFloat = 1.0
     """Sampling temperature; log-probs and the loss use logits divided by it."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Nucleus; below 1 the behaviour policy differs from the log-probs that are trained on."""
+    """Nucleus; must be 1 in training: below it tokens come from a renormalised distribution whose log-probs no server
+    names."""
     max_new_tokens: PositiveInt | None = None
     """Generation cap on |y|; None: the method's own, for instance clip_len in compress and 2 x clip_len in explore."""
     drop_groups: Literal["never", "all_right_or_wrong", "no_advantage"] = "never"
@@ -47,7 +48,8 @@ class LossSection(Section):
     kl_coef: NonNegativeFloat = 0.0
     """Weight of the KL term to the model that the run began with; 0 keeps no reference model."""
     kl_kind: Literal["k1", "k2", "k3"] = "k3"
-    """Estimator of the KL; k1's gradient is zero in expectation."""
+    """Estimator of the KL, x = log pi - log ref. In expectation k2 has the gradient of KL(pi||ref), which holds pi to
+    what ref would say; k3 that of KL(ref||pi), which holds pi to say all that ref would; k1's is zero."""
 
 
 class OptimSection(Section):
@@ -58,9 +60,9 @@ class OptimSection(Section):
     warmup_updates: NonNegativeInt = 0
     """Optimizer steps over which the rate rises from zero."""
     decay: Literal["constant", "linear", "cosine"] = "constant"
-    """From the end of warm-up to the end of the stage's `steps`, to `min_lr`."""
+    """From the end of warm-up to the last update of the stage's `steps`, which has the rate `min_lr`."""
     min_lr: NonNegativeFloat = 0.0
-    """Where a decay ends."""
+    """Rate of the last update of a decay: with 0 that update moves nothing."""
     reset: bool = True
     """Forget the moments when the stage opens, as a restart from its checkpoint would."""
     num_updates_per_rollout: PositiveInt = 1

@@ -12,6 +12,7 @@ def make_record(step: int, *, total: int = 6, stage: str = "compress", **changes
         "reward": 0.1 * step,
         "accuracy": 0.5,
         "length": 60.0 - step,
+        "length_sampled": 61.0 - step,
         "well_formed": 0.9,
         "kept": 0.4,
         "ungraded": 0.0,

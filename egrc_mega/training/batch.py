@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from egrc_mega.methods.method import is_graded
-from egrc_mega.methods.records import DROPPED, Credit
+from egrc_mega.methods.records import DROPPED, Credit, IntArray
 from egrc_mega.methods.weights import token_weights
 from egrc_mega.policy.packing import joined
 from egrc_mega.sections.stage import LossSection, StageSection
@@ -66,15 +66,31 @@ def _part(
     ungraded = [s for s, _c in rows if not is_graded(s)]
     trained = [_trained(s, c) for s, c in graded]
     classes = [c.token_class for _s, c in graded]
-    weights = token_weights(trained, [c.kept for _s, c in graded], loss, classes)
+    weights, scales = _weights_and_scales(trained, [c.kept for _s, c in graded], loss, classes)
     kept: list[TrainSample] = []
     dropped: list[TrainSample] = []
-    for (sample, credit), own_weights in zip(graded, weights, strict=True):
+    for (sample, credit), own_weights, scale in zip(graded, weights, scales, strict=True):
         # the KL term holds every graded response, whatever its advantage
         is_kept = credit.kept or (loss.kl_coef > 0 and own_weights.any())
-        (kept if is_kept else dropped).append(_train_sample(sample, credit, own_weights, version))
+        (kept if is_kept else dropped).append(_train_sample(sample, credit, own_weights, version, scale))
     dropped += [_train_sample(s, DROPPED, np.zeros(s.length), version) for s in ungraded]
     return kept, dropped
+
+
+def _weights_and_scales(
+    trained: Sequence[BoolArray], is_kept: Sequence[bool], loss: LossSection, classes: Sequence[IntArray | None]
+) -> tuple[Sequence[NDArray[np.float64]], Sequence[float | NDArray[np.float64]]]:
+    """Weights of the tokens, and what their advantages are multiplied by.
+
+    The KL term is a mean over every graded response, whatever the denominator, so that its coefficient always means
+    the same. It shares its weights with the advantages' term, which is linear in the advantage: where that one is
+    divided by the kept responses, the advantage takes the difference.
+    """
+    weights = token_weights(trained, is_kept, loss, classes)
+    if not loss.kl_coef or loss.denominator == "all":
+        return weights, [1.0] * len(weights)
+    over_all = token_weights(trained, is_kept, loss.model_copy(update={"denominator": "all"}), classes)
+    return over_all, [own / np.where(common > 0, common, 1.0) for own, common in zip(weights, over_all, strict=True)]
 
 
 def _sampled(sample: Sample, credit: Credit) -> BoolArray:
@@ -95,8 +111,14 @@ def _trained(sample: Sample, credit: Credit) -> BoolArray:
     return trained
 
 
-def _train_sample(sample: Sample, credit: Credit, weights: NDArray[np.float64], version: str) -> TrainSample:
-    """The record of one sample; one advantage is spread over all tokens."""
+def _train_sample(
+    sample: Sample,
+    credit: Credit,
+    weights: NDArray[np.float64],
+    version: str,
+    scale: float | NDArray[np.float64] = 1.0,
+) -> TrainSample:
+    """The record of one sample; one advantage, times `scale`, is spread over all tokens."""
     completion, edit = sample.completion, credit.edit
     output_ids = completion.output_ids if edit is None else np.asarray(edit.output_ids, np.int32)
     size, sampled = len(output_ids), _sampled(sample, credit)
@@ -112,7 +134,7 @@ def _train_sample(sample: Sample, credit: Credit, weights: NDArray[np.float64], 
         output_ids=output_ids,
         sampled=sampled,
         loss_weights=weights.astype(np.float32),
-        advantages=np.broadcast_to(np.asarray(advantage, np.float32), (size,)),
+        advantages=np.broadcast_to(np.asarray(advantage * scale, np.float32), (size,)),
         rollout_logprobs=server,
         compared=compared,
         old_logprobs=_stated(sample, credit, size),

@@ -10,6 +10,7 @@ planned anew.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 
 from egrc_mega.data.problems import ProblemSource
 from egrc_mega.data.render import Renderer
@@ -76,6 +77,8 @@ class StepGroups:
     """After this step."""
     counts: dict[str, int]
     """Fields of the step's record."""
+    length_sampled: float | None = None
+    """Mean length of every response that ended in the step, in dropped and carried groups too; None: none did."""
 
 
 class Planner:
@@ -166,6 +169,8 @@ class _Collection:
         self.group_of: dict[str, OpenGroup] = {}
         """By rid."""
         self.kept: list[tuple[int, Group]] = []
+        self.lengths: list[int] = []
+        """Of every response that has ended, whatever becomes of its group."""
         self.counts = dict.fromkeys(
             ("sampled_groups", "groups_without_signal", "refused_groups", "aborted_requests", "carried_groups"), 0
         )
@@ -191,6 +196,7 @@ class _Collection:
             groups=[group for _place, group in self.kept],
             position=Position(cursor=self.cursor, carried=left),
             counts=self.counts,
+            length_sampled=fmean(self.lengths) if self.lengths else None,
         )
 
     def _ask(self, count: int) -> None:
@@ -224,6 +230,7 @@ class _Collection:
                 group.begun[outcome.rid] = outcome
             else:
                 group.done[outcome.rid] = outcome
+                self.lengths.append(len(outcome.output_ids))
 
     def _refuse(self, group: OpenGroup, refused: Refused) -> None:
         """The group is absent; a budget of its own says how many may be."""

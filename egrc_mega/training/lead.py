@@ -115,6 +115,7 @@ class Lead:
     def record(self, turn: Turn, update: UpdateMetrics, costs: dict[str, Any], total_steps: int) -> dict[str, Any]:
         """Write the step to `metrics.jsonl`, show its line and return it."""
         costs |= self.serving.fleet.take_stats() | self.collected.counts
+        costs["length_sampled"] = self.collected.length_sampled
         record = step_record(turn, self.lesson.groups, self.lesson.credits, update, costs, total_steps)
         self.events.write("step", **record)
         self.rollouts.write(turn.step + 1, turn.stage.name, stored_groups(self.lesson.groups, self.lesson.credits))

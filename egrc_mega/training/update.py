@@ -1,7 +1,7 @@
 """The optimizer steps of one batch, with the log-prob check before the first of them. Collective."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -37,7 +37,7 @@ class UpdateMetrics:
     logprob_compared: float | None
     """Share of the sampled tokens that the log-prob gate could compare."""
     lr: float | None
-    """Of the last update."""
+    """Of the last update; None in a step without one."""
     work: Work
     """What the policy computed, scoring included, over all ranks."""
     kl: float | None
@@ -53,6 +53,7 @@ class UpdateMetrics:
     entropy: float | None
     entropy_rollout: float | None
     entropy_kept: float | None
+    """Over the samples with an advantage, whatever else a KL term holds."""
     entropy_rollout_kept: float | None
 
 
@@ -96,7 +97,7 @@ def run_updates(
         for update, baselines, rate in zip(batch.updates, parts, rates, strict=True):
             results.append(policy.update(update, temperature, stage.loss, rate, baselines))
     metrics = _metrics(results, gate, batch, scored, _kl(kept, scored, reference))
-    return replace(metrics, lr=rates[-1], work=policy.work - work_before)
+    return replace(metrics, lr=rates[-1] if results else None, work=policy.work - work_before)
 
 
 def _kl(kept: list[TrainSample], scored: list[Scored], reference: torch.Tensor | None) -> float | None:
@@ -124,8 +125,8 @@ def _metrics(
         **_ratio_metrics(results),
         entropy=_mean(everything, "entropies"),
         entropy_rollout=_mean(everything, "entropies_rollout"),
-        entropy_kept=_mean(kept, "entropies"),
-        entropy_rollout_kept=_mean(kept, "entropies_rollout"),
+        entropy_kept=_mean(kept, "entropies", _taught),
+        entropy_rollout_kept=_mean(kept, "entropies_rollout", _taught),
     )
 
 
@@ -143,10 +144,19 @@ def _ratio_metrics(results: list[UpdateResult]) -> dict[str, float | None]:
     }
 
 
-def _mean(scored: Sequence[Scored], name: str) -> float | None:
-    """Mean over the tokens that the policy sampled."""
-    values = [getattr(stats, name)[_sampled(samples)] for samples, stats in scored]
-    return float(torch.cat(values).mean()) if values else None
+def _mean(
+    scored: Sequence[Scored], name: str, mask: Callable[[Sequence[TrainSample]], torch.Tensor] | None = None
+) -> float | None:
+    """Mean over the tokens that the policy sampled, or over those of another mask."""
+    values = [getattr(stats, name)[(mask or _sampled)(samples)] for samples, stats in scored]
+    return float(torch.cat(values).mean()) if any(len(part) for part in values) else None
+
+
+def _taught(samples: Sequence[TrainSample]) -> torch.Tensor:
+    """Of the sampled tokens those of samples with an advantage: under a KL term the others are trained on as well."""
+    return _sampled(samples) & torch.from_numpy(
+        np.concatenate([np.full(len(sample.output_ids), sample.advantages.any()) for sample in samples])
+    )
 
 
 def _sampled(samples: Sequence[TrainSample]) -> torch.Tensor:

@@ -197,6 +197,18 @@ def checked(loaded: LoadedConfig, world_size: int = 1) -> EgrcError:
             ConfigError,
             "stages.explore.advantage_scope: batch, but rollout.drop_groups: no_advantage asks each group",
         ),
+        (
+            ["stages.explore.rollout.top_p=0.9"],
+            1,
+            ConfigError,
+            "stages.explore.rollout.top_p: 0.9, but servers name log-probs of the whole distribution",
+        ),
+        (
+            ["stages.explore.rollout.n=1"],
+            1,
+            ConfigError,
+            "stages.explore.rollout.n: 1, but a group of one has no statistics and no advantage; raise it",
+        ),
         (["sync.transport=ipc"], 1, ConfigError, "sync.transport: ipc needs servers of SGLang that the run starts"),
         (
             ["rollout.server=sglang", "rollout.device=cuda", "rollout.num_servers=2"],

@@ -50,7 +50,7 @@ def test_ungraded_samples_leave_the_accuracy_and_cut_ones_count_as_wrong_at_full
 def test_without_a_graded_response_there_is_no_accuracy() -> None:
     point = measured([make_sample(range(4), grade=Grade.UNGRADED)])[0].point
     assert (point.accuracy, point.accuracy_ci) == (None, (0.0, 1.0))
-    assert "accuracy -, mean length 4.0 on 1 responses" in point.line()
+    assert "accuracy - (1 of 1 ungraded), mean length 4.0 on 1 responses" in point.line()
 
 
 def test_every_subject_gets_the_same_seeds_and_every_request_its_own_id() -> None:

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 
 from egrc_mega.methods.compress import CompressSection
+from egrc_mega.methods.dapo import DapoSection
 from egrc_mega.methods.explore import ExploreSection
 from egrc_mega.methods.method import build_method
 from egrc_mega.methods.records import Credit
+from egrc_mega.methods.thinkprune import ThinkPruneSection
 from egrc_mega.sections.stage import StageSection
 from egrc_mega.testing.samples import make_group, make_sample, view_of
 from egrc_mega.types import FinishReason, Grade, Group, Sample
@@ -130,3 +132,49 @@ def test_equal_rewards_that_are_no_binary_fractions_give_no_advantage() -> None:
     """Their mean may differ from them in the last bit; divided by a tiny deviation that would be an advantage."""
     section = ExploreSection(clip_len=10, reward={"format": 0.1, "answer": 0.7})
     assert advantages(section, make_group([make_sample(range(5))] * 7)) == [[0.0] * 7]
+
+
+NEARLY_EQUAL = make_group([make_sample(range(5))] * 7 + [make_sample(range(11))])
+"""All right, one of them a token beyond L."""
+
+
+def test_without_a_deviation_a_difference_counts_as_much_as_the_reward_says() -> None:
+    penalty = 0.25 / 4
+    by_std, mean_only, floored = (
+        advantages(EXPLORE.model_copy(update=fields), NEARLY_EQUAL)[0]
+        for fields in ({}, {"advantage_normalisation": "mean_only"}, {"advantage_min_std": 0.5})
+    )
+    assert by_std[-1] == pytest.approx(-(8**0.5) * 7 / 8, rel=1e-3)  # a whole deviation and more, for one token
+    assert mean_only == pytest.approx([penalty / 8] * 7 + [-penalty * 7 / 8])
+    assert floored == pytest.approx([advantage / (0.5 + 1e-6) for advantage in mean_only])
+
+
+def test_the_floor_leaves_larger_deviations_as_they_are() -> None:
+    group = make_group([make_sample(range(5)), make_sample(range(5), grade=Grade.WRONG)])
+    low = EXPLORE.model_copy(update={"advantage_min_std": 0.1})
+    assert advantages(low, group) == advantages(EXPLORE, group)
+
+
+def test_dapo_has_the_same_normalisations() -> None:
+    group = make_group([make_sample(range(5)), make_sample(range(5), grade=Grade.WRONG)])
+    mean_only = DapoSection(advantage_normalisation="mean_only")
+    assert advantages(mean_only, group) == [[1.0, -1.0]]
+    assert advantages(DapoSection(advantage_min_std=4.0), group)[0] == pytest.approx([0.25, -0.25])
+
+
+def test_equal_rewards_give_no_advantage_without_a_deviation_either() -> None:
+    fields = {"reward": {"format": 0.1, "answer": 0.7}, "advantage_normalisation": "mean_only"}
+    section = ExploreSection(clip_len=10, **fields)
+    assert advantages(section, make_group([make_sample(range(5))] * 7)) == [[0.0] * 7]
+
+
+@pytest.mark.parametrize("section", [ExploreSection, DapoSection, ThinkPruneSection])
+def test_a_group_of_one_is_refused_where_the_group_is_the_statistic(section: type[StageSection]) -> None:
+    [problem] = build_method(section(rollout={"n": 1})).problems()
+    assert problem.startswith("rollout.n: 1, but a group of one has no statistics")
+    assert list(build_method(section(rollout={"n": 2})).problems()) == []
+
+
+def test_a_group_of_one_will_do_where_the_batch_is_the_statistic() -> None:
+    assert list(build_method(ExploreSection(rollout={"n": 1}, advantage_scope="batch")).problems()) == []
+    assert list(build_method(CompressSection(rollout={"n": 1})).problems()) == []

@@ -28,3 +28,8 @@ def test_linear_decay_ends_at_the_minimum() -> None:
 def test_cosine_decay_follows_warm_up() -> None:
     expected = [5e-4, 1e-3, *(0.5e-3 * (1 + math.cos(math.pi * i / 4)) for i in range(1, 5))]
     assert rates(6, warmup_updates=2, decay="cosine") == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_last_update_of_a_decay_to_zero_moves_nothing_and_the_field_says_so() -> None:
+    assert rates(4, decay="linear")[-1] == rates(4, decay="cosine")[-1] == 0.0
+    assert "with 0 that update moves nothing" in str(OptimSection.model_fields["min_lr"].description)

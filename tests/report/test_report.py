@@ -69,6 +69,8 @@ def test_the_page_holds_headline_tables_curves_responses_and_configuration(run: 
     page = build_report(run).read_text()
     assert "30.0\u00a0%" in page
     assert "98.0\u00a0%" in page
+    headline = page[page.index('class="headline"') :].partition("</p>")[0]
+    assert headline.count(" ungraded") == 1 and " of " in headline.partition("(")[2]
     assert page.count("<table>") == 2
     assert page.count("<svg") == 7
     # matplotlib keeps a figure's words as comments: the stage boundary is marked in every curve

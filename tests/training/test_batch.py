@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from egrc_mega.methods.compress import CompressSection
+from egrc_mega.methods.explore import ExploreSection
 from egrc_mega.testing.policy_worker import ragged_samples
 from egrc_mega.testing.samples import batch_of, make_group, make_sample, make_train_sample, same_bits
 from egrc_mega.training.batch import Batch, decode, encode
@@ -68,3 +69,32 @@ def test_a_built_sample_has_one_value_of_each_kind_a_token() -> None:
     )
     assert same_bits(kept, expected)
     assert dropped.advantages.tolist() == [0.0]
+
+
+def mixed(num_right: int) -> Batch:
+    """Five samples, so many of them kept, under a KL term and means over the kept ones."""
+    samples = [make_sample([5] * (n + 2), grade=Grade.RIGHT if n < num_right else Grade.WRONG) for n in range(5)]
+    loss = {"kl_coef": 0.1, "denominator": "kept"}
+    return batch_of([make_group(samples)], CompressSection(clip_len=100, loss=loss))
+
+
+def test_the_kl_term_is_a_mean_over_every_graded_response_whatever_is_kept() -> None:
+    for num_right in range(6):
+        [update] = mixed(num_right).updates
+        assert len(update) == 5
+        for sample in update:
+            assert float(sample.loss_weights.sum()) == pytest.approx(1 / 5), num_right
+
+
+@pytest.mark.parametrize("agg", ["seq-mean-token-mean", "token-mean"])
+def test_a_kl_term_changes_nothing_of_what_the_advantages_weigh(agg: str) -> None:
+    samples = [make_sample([5] * (n + 2), grade=Grade.RIGHT if n < 2 else Grade.WRONG) for n in range(5)]
+    group = make_group([*samples, make_sample([6], grade=Grade.UNGRADED)])
+
+    def pulls(**loss: object) -> list[np.ndarray]:
+        section = ExploreSection(clip_len=4, loss={"agg": agg, "denominator": "kept", **loss})
+        [update] = batch_of([group], section).updates
+        return [sample.loss_weights * sample.advantages for sample in update]
+
+    for with_kl, without in zip(pulls(kl_coef=0.1), pulls(), strict=True):
+        assert with_kl == pytest.approx(without, rel=1e-6)

@@ -239,6 +239,36 @@ def test_groups_without_a_signal_are_replaced(collector: Collector, fake: FakeSe
     assert collected.position.cursor in (5, 6)
 
 
+@pytest.mark.parametrize("collector", [{"over_sampling": 1.6}], indirect=True)
+def test_the_length_sampled_is_over_every_response_that_ended_also_in_carried_groups(
+    collector: Collector, fake: FakeServer
+) -> None:
+    # of p1 one sample never ends; the other is not trained in this step, and has a length
+    fake.holds = lambda body: number_of(body) == 3 or (number_of(body) == 1 and body["rid"].endswith("0001"))
+    fake.is_right, shorter = lambda body: False, fake.reply
+    collector.planner = Planner(Problems(), Words(), 1, (8,))  # type: ignore[arg-type]
+
+    def reply(body: dict) -> dict:
+        count = 1 if number_of(body) == 1 else 3
+        own = shorter(body | {"sampling_params": {"max_new_tokens": count}})
+        own["meta_info"]["finish_reason"] = {"type": "stop", "matched": 8}
+        return own
+
+    fake.reply = reply  # type: ignore[method-assign]
+    collected = collector.collect(turn_of(0), START)
+    trained = [len(s.completion.output_ids) for group in collected.groups for s in group.samples]
+    assert trained == [3] * len(trained)
+    assert collected.length_sampled == pytest.approx((sum(trained) + 1) / (len(trained) + 1))
+
+
+def test_the_length_sampled_is_over_dropped_groups_too(collector: Collector, fake: FakeServer) -> None:
+    fake.is_right = lambda body: number_of(body) % 2 == 1 or body["rid"].endswith("0000")
+    collected = collector.collect(turn_of(0, DROPPING), START)
+    assert collected.counts["groups_without_signal"] > 0
+    [length] = {len(s.completion.output_ids) for group in collected.groups for s in group.samples}
+    assert collected.length_sampled == length
+
+
 @pytest.mark.parametrize("collector", [{"partial_rollouts": True, "over_sampling": 1.6}], indirect=True)
 def test_with_everything_switched_on_each_prompt_is_trained_or_without_signal_or_carried_once(
     collector: Collector, fake: FakeServer, tmp_path: Path

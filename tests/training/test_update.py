@@ -119,11 +119,32 @@ def test_the_mean_weight_of_importance_sampling_is_told(policy: Policy, cap: flo
     assert run_updates(policy, Batch((halved,), ()), stage, section, 0).tis_weight == pytest.approx(expected, rel=1e-5)
 
 
+def test_entropies_of_the_kept_are_those_of_the_samples_with_an_advantage_also_under_a_kl_term(tmp_path: Path) -> None:
+    folder = write_tiny_qwen2(tmp_path / "model")
+    policy = Policy(folder, MegatronSection(), SECTION, keeps_reference=True)
+    plain, stage = batch_of(policy), ExploreSection(rollout={"temperature": 0.7}, loss={"kl_coef": 0.1})
+    # under a KL term every graded sample is in the update
+    batch = Batch(((*plain.dropped, *plain.updates[0]),), ())
+    under_kl = run_updates(policy, batch, stage, SECTION, 0)
+    expected = run_updates(Policy(folder, MegatronSection(), SECTION), plain, STAGE, SECTION, 0)
+    for field in ("entropy", "entropy_kept", "entropy_rollout_kept"):
+        assert getattr(under_kl, field) == pytest.approx(getattr(expected, field), rel=1e-5), field
+    assert under_kl.entropy_kept != pytest.approx(under_kl.entropy, rel=1e-5)
+
+
+def test_a_kl_term_without_an_advantage_has_no_entropy_of_kept_samples(tmp_path: Path) -> None:
+    policy = Policy(write_tiny_qwen2(tmp_path / "model"), MegatronSection(), SECTION, keeps_reference=True)
+    stage = ExploreSection(rollout={"temperature": 0.7}, loss={"kl_coef": 0.1})
+    metrics = run_updates(policy, Batch((batch_of(policy).dropped,), ()), stage, SECTION, 0)
+    assert metrics.entropy is not None
+    assert (metrics.entropy_kept, metrics.entropy_rollout_kept) == (None, None)
+
+
 def test_a_batch_without_an_advantage_moves_nothing_and_is_measured(policy: Policy) -> None:
     batch = Batch((), batch_of(policy).dropped)
     before = weights(policy)
     metrics = run_updates(policy, batch, CompressSection(rollout={"temperature": 0.7}), SECTION, 0)
-    assert (metrics.num_updates, metrics.loss, metrics.grad_norm) == (0, None, None)
+    assert (metrics.num_updates, metrics.loss, metrics.grad_norm, metrics.lr) == (0, None, None, None)
     assert metrics.tis_weight is None
     assert metrics.entropy is not None
     assert all(torch.equal(tensor, before[name]) for name, tensor in policy.export_hf())
