@@ -49,21 +49,21 @@ class FakePolicy:
         return TokenStats(-ones, self.entropy * ones, self.entropy * ones)
 
     def score_reference(self, samples: Sequence[TrainSample], temperature: float) -> torch.Tensor:
-        """Log-probs -2 everywhere."""
+        """Return a log-prob of -2 for every token."""
         self.notes.append(("score reference", len(samples), temperature))
         return 2 * self.score(samples, temperature).logprobs
 
     def update(self, samples: Sequence[TrainSample], temperature: float, _loss: Any, lr: float, *more: Any) -> Any:
-        """Count it."""
+        """Count the call and do nothing else."""
         stats = self.score(samples, temperature)
         for inspect in more[1:]:
             inspect(stats)
         self.num_updates += 1
         self.notes.append(("update", self.num_updates, lr))
-        return UpdateResult(0.5, 0.25, stats, LossMetrics(*torch.ones(8)))
+        return UpdateResult(0.5, 0.25, stats, LossMetrics(*torch.ones(len(LossMetrics._fields))))
 
     def reset_optimizer(self) -> None:
-        """Count it."""
+        """Count the call and do nothing else."""
         self.notes.append(("reset", self.num_updates))
 
     def export_hf(self) -> Iterator[tuple[str, torch.Tensor]]:
@@ -78,7 +78,7 @@ class FakeAhead:
         self.notes = notes
 
     def begin(self, turn: Turn, position: Position) -> None:
-        """Count it."""
+        """Count the call and do nothing else."""
         self.notes.append(("begin", turn.step, turn.step_in_stage, position.cursor))
 
     def collect(self, turn: Turn, position: Position) -> StepGroups:
@@ -109,11 +109,11 @@ class FakeLead(Lead):
         self.serving: Any = SimpleNamespace(fleet=fleet, evaluator=SimpleNamespace(evaluate=evaluate))
 
     def publish(self, tensors: HfTensors, policy: Any, version: str) -> None:
-        """Count it."""
+        """Count the call and do nothing else."""
         self.notes.append(("publish", version, float(dict(tensors)["weight"])))
 
     def export(self, tensors: HfTensors, policy: Any, step: int) -> None:
-        """Count it."""
+        """Count the call and do nothing else."""
         self.notes.append(("export", step, float(dict(tensors)["weight"])))
 
 

@@ -60,11 +60,11 @@ class Words:
     """Renders problem p as 1, p."""
 
     def prompt_ids(self, problem: Problem, _ask: Ask) -> IntArray:
-        """See `Renderer`."""
+        """Render a problem as its own number."""
         return token_array([1, int(problem.key)])
 
     def forced_ids(self, _ask: Ask) -> IntArray:
-        """None."""
+        """Force no token at all."""
         return token_array()
 
 
@@ -106,7 +106,7 @@ class Servers:
 
 
 class FakeStream:
-    """One step's requests."""
+    """The requests of one step, answered by rules."""
 
     def __init__(self, servers: Servers) -> None:
         self.servers, self.rng = servers, servers.rng
@@ -114,11 +114,11 @@ class FakeStream:
 
     @property
     def num_open(self) -> int:
-        """See `Stream`."""
+        """Do what a real stream does."""
         return len(self.open)
 
     def add(self, requests: Sequence[RolloutRequest], begun: Mapping[str, Completion] | None = None) -> None:
-        """See `Stream`."""
+        """Do what a real stream does."""
         self.open += requests
         self.servers.sent += requests
         assert len(self.servers.sent) < MOST_REQUESTS, "a step asks without end"
