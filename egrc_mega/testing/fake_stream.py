@@ -60,11 +60,9 @@ class Words:
     """Renders problem p as 1, p."""
 
     def prompt_ids(self, problem: Problem, _ask: Ask) -> IntArray:
-        """See `Renderer`."""
         return token_array([1, int(problem.key)])
 
     def forced_ids(self, _ask: Ask) -> IntArray:
-        """None."""
         return token_array()
 
 
@@ -106,7 +104,7 @@ class Servers:
 
 
 class FakeStream:
-    """One step's requests."""
+    """The requests of one step, answered in any order."""
 
     def __init__(self, servers: Servers) -> None:
         self.servers, self.rng = servers, servers.rng
@@ -114,11 +112,9 @@ class FakeStream:
 
     @property
     def num_open(self) -> int:
-        """See `Stream`."""
         return len(self.open)
 
     def add(self, requests: Sequence[RolloutRequest], begun: Mapping[str, Completion] | None = None) -> None:
-        """See `Stream`."""
         self.open += requests
         self.servers.sent += requests
         assert len(self.servers.sent) < MOST_REQUESTS, "a step asks without end"

@@ -274,7 +274,7 @@ def test_differences_are_over_the_compared_tokens_of_kept_and_dropped_samples(po
 
     updates = tuple(tuple(shifted(s, shift) for s in update) for update in batch.updates)
     dropped = tuple(shifted(s, 2 * shift) for s in batch.dropped)
-    metrics = run_updates(policy, Batch(updates, dropped), STAGE, SECTION)
+    metrics = run_updates(policy, Batch(updates, dropped), STAGE, SECTION, 0)
     num_kept = sum(int(s.compared.sum()) for update in updates for s in update)
     num_dropped = sum(int(s.compared.sum()) for s in dropped)
     assert metrics.logprob_diff_max == pytest.approx(6e-5, abs=1e-6)
@@ -287,22 +287,21 @@ def test_entropies_of_several_updates_are_those_before_the_first(policy: Policy)
     kept = [s for update in batch.updates for s in update]
     mask = torch.from_numpy(np.concatenate([s.sampled for s in kept]))
     expected = float(policy.score(kept, 0.7).entropies[mask].mean())
-    metrics = run_updates(policy, batch, TIGHT, SECTION)
+    metrics = run_updates(policy, batch, TIGHT, SECTION, 0)
     assert metrics.entropy_kept == pytest.approx(expected, rel=1e-5)
 
 
 def test_where_nothing_is_dropped_the_mean_over_all_is_that_over_the_kept(policy: Policy) -> None:
     for section in (SECTION, SECTION.model_copy(update={"score_dropped": False})):
-        metrics = run_updates(policy, Batch(batch_of(policy).updates, ()), STAGE, section)
+        metrics = run_updates(policy, Batch(batch_of(policy).updates, ()), STAGE, section, 0)
         assert metrics.entropy == metrics.entropy_kept is not None
         assert metrics.entropy_rollout == metrics.entropy_rollout_kept
 
 
 def test_a_batch_of_dropped_samples_that_nobody_scores_has_no_figures(policy: Policy) -> None:
     batch = Batch((), batch_of(policy).dropped)
-    metrics = run_updates(policy, batch, STAGE, SECTION.model_copy(update={"score_dropped": False}))
+    metrics = run_updates(policy, batch, STAGE, SECTION.model_copy(update={"score_dropped": False}), 0)
     told = {field.name: getattr(metrics, field.name) for field in fields(UpdateMetrics)}
     assert told.pop("num_updates") == 0
     assert told.pop("work").num_tokens == 0
-    assert told.pop("lr") == pytest.approx(1e-3)
     assert set(told.values()) == {None}

@@ -100,7 +100,7 @@ def product_run(folders: tuple[Path, Path], batch: Batch, section: ExploreSectio
     assert policy.reference is not None and other.reference is not None
     # as if the run had begun with the reference and come to the policy
     policy.reference.kept = other.reference.kept
-    return policy, run_updates(policy, batch, section, PolicySection())
+    return policy, run_updates(policy, batch, section, PolicySection(), 0)
 
 
 @pytest.mark.parametrize("num_updates", [1, 2])
@@ -126,7 +126,7 @@ def test_without_a_kl_term_no_reference_is_asked_and_no_kl_told(folders: tuple[P
     batch = batch_of(section)
     assert (sum(map(len, batch.updates)), len(batch.dropped)) == (8, 8)
     policy = Policy(folders[0], MegatronSection(**ADAM), PolicySection())
-    assert run_updates(policy, batch, section, PolicySection()).kl is None
+    assert run_updates(policy, batch, section, PolicySection(), 0).kl is None
 
 
 def test_the_reported_kl_is_of_the_policys_tokens_before_the_updates(folders: tuple[Path, Path]) -> None:
@@ -134,6 +134,6 @@ def test_the_reported_kl_is_of_the_policys_tokens_before_the_updates(folders: tu
     section = stage(2)
     batch = batch_of(section)
     policy = Policy(folders[0], MegatronSection(**ADAM), PolicySection(), keeps_reference=True)
-    assert run_updates(policy, batch, section, PolicySection()).kl == pytest.approx(0.0, abs=1e-9)
-    again = run_updates(policy, batch, section, PolicySection()).kl
+    assert run_updates(policy, batch, section, PolicySection(), 0).kl == pytest.approx(0.0, abs=1e-9)
+    again = run_updates(policy, batch, section, PolicySection(), 0).kl
     assert again is not None and again > 1e-6
