@@ -10,6 +10,7 @@ import torch
 from egrc_kernels.policy_loss import LossMetrics
 
 from egrc_mega.config.config import Config
+from egrc_mega.convert.hf_folder import HfTensors
 from egrc_mega.evaluation.records import Subject
 from egrc_mega.policy.engine import UpdateResult
 from egrc_mega.policy.flops import Work
@@ -17,7 +18,8 @@ from egrc_mega.policy.pass_sums import TokenStats
 from egrc_mega.stages.state import Carried, Position
 from egrc_mega.testing.samples import make_group, make_sample
 from egrc_mega.training.collection import StepGroups
-from egrc_mega.training.lead import HfTensors, Lead
+from egrc_mega.training.gate import GateWatch
+from egrc_mega.training.lead import Lead
 from egrc_mega.training.run import Run
 from egrc_mega.training.turn import Turn
 from egrc_mega.types import Grade, TrainSample
@@ -40,7 +42,7 @@ class FakePolicy:
 
     def __init__(self, notes: Notes, entropy: float = 1.0) -> None:
         self.notes, self.entropy = notes, entropy
-        self.num_updates, self.work = 0, Work()
+        self.num_updates, self.work, self.dtype = 0, Work(), torch.float32
 
     def score(self, samples: Sequence[TrainSample], temperature: float) -> TokenStats:
         """Log-probs -1 everywhere, as `make_sample` has them."""
@@ -49,12 +51,12 @@ class FakePolicy:
         return TokenStats(-ones, self.entropy * ones, self.entropy * ones)
 
     def score_reference(self, samples: Sequence[TrainSample], temperature: float) -> torch.Tensor:
-        """Return a log-prob of -2 for every token."""
+        """The reference model's log-probs, -2 everywhere."""
         self.notes.append(("score reference", len(samples), temperature))
         return 2 * self.score(samples, temperature).logprobs
 
     def update(self, samples: Sequence[TrainSample], temperature: float, _loss: Any, lr: float, *more: Any) -> Any:
-        """Count the call and do nothing else."""
+        """Count an update, and score the samples as the true one does."""
         stats = self.score(samples, temperature)
         for inspect in more[1:]:
             inspect(stats)
@@ -63,7 +65,7 @@ class FakePolicy:
         return UpdateResult(0.5, 0.25, stats, LossMetrics(*torch.ones(len(LossMetrics._fields))))
 
     def reset_optimizer(self) -> None:
-        """Count the call and do nothing else."""
+        """Note after which update it came."""
         self.notes.append(("reset", self.num_updates))
 
     def export_hf(self) -> Iterator[tuple[str, torch.Tensor]]:
@@ -78,7 +80,7 @@ class FakeAhead:
         self.notes = notes
 
     def begin(self, turn: Turn, position: Position) -> None:
-        """Count the call and do nothing else."""
+        """Note which step was begun ahead."""
         self.notes.append(("begin", turn.step, turn.step_in_stage, position.cursor))
 
     def collect(self, turn: Turn, position: Position) -> StepGroups:
@@ -95,7 +97,7 @@ class FakeLead(Lead):
     """The true one, between parts that take notes."""
 
     def __init__(self, config: Config, notes: Notes, policy: FakePolicy) -> None:
-        self.config, self.notes = config, notes
+        self.config, self.notes, self.gate_watch = config, notes, GateWatch(config.policy)
         self.ahead: Any = FakeAhead(notes)
         self.events: Any = SimpleNamespace(write=lambda kind, **facts: notes.append((kind, facts)))
         self.printer: Any = SimpleNamespace(show=lambda record: None, note=lambda line: notes.append(("line", line)))
@@ -109,11 +111,11 @@ class FakeLead(Lead):
         self.serving: Any = SimpleNamespace(fleet=fleet, evaluator=SimpleNamespace(evaluate=evaluate))
 
     def publish(self, tensors: HfTensors, policy: Any, version: str) -> None:
-        """Count the call and do nothing else."""
+        """Note the version and the weight."""
         self.notes.append(("publish", version, float(dict(tensors)["weight"])))
 
     def export(self, tensors: HfTensors, policy: Any, step: int) -> None:
-        """Count the call and do nothing else."""
+        """Note the step and the weight."""
         self.notes.append(("export", step, float(dict(tensors)["weight"])))
 
 

@@ -60,11 +60,9 @@ class Words:
     """Renders problem p as 1, p."""
 
     def prompt_ids(self, problem: Problem, _ask: Ask) -> IntArray:
-        """Render a problem as its own number."""
         return token_array([1, int(problem.key)])
 
     def forced_ids(self, _ask: Ask) -> IntArray:
-        """Force no token at all."""
         return token_array()
 
 
@@ -106,7 +104,7 @@ class Servers:
 
 
 class FakeStream:
-    """The requests of one step, answered by rules."""
+    """The requests of one step, answered in any order."""
 
     def __init__(self, servers: Servers) -> None:
         self.servers, self.rng = servers, servers.rng
@@ -114,11 +112,9 @@ class FakeStream:
 
     @property
     def num_open(self) -> int:
-        """Do what a real stream does."""
         return len(self.open)
 
     def add(self, requests: Sequence[RolloutRequest], begun: Mapping[str, Completion] | None = None) -> None:
-        """Do what a real stream does."""
         self.open += requests
         self.servers.sent += requests
         assert len(self.servers.sent) < MOST_REQUESTS, "a step asks without end"

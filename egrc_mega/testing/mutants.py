@@ -85,7 +85,7 @@ def copied(root: Path, target: Path) -> Path:
 
 
 def run_tests(tree: Path, tests: Sequence[str], timeout_s: float) -> tuple[int | None, str]:
-    """Run pytest: its exit code, None where it took too long, and the end of its output."""
+    """The exit code of pytest, None where it took too long, and the end of its output."""
     paths = os.pathsep.join([str(tree), str(tree / "kernels")])
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-P", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]

@@ -22,16 +22,15 @@ def run(settings: LossSettings, **inputs: torch.Tensor) -> tuple[float, list[flo
     return float(loss.detach()), live.grad.tolist(), {n: float(v) for n, v in metrics._asdict().items()}
 
 
-def used(positive_only: bool) -> list[int]:
+def used() -> list[int]:
     """Tokens that count."""
-    return [t for t in range(6) if WEIGHTS[t] and (ADVANTAGES[t] > 0 or not positive_only)]
+    return [t for t in range(6) if WEIGHTS[t]]
 
 
-@pytest.mark.parametrize("positive_only", [False, True])
-def test_only_tokens_with_a_weight_and_where_asked_with_a_positive_advantage_count(positive_only: bool) -> None:
-    _loss, gradient, metrics = run(LossSettings(ratio="token", positive_only=positive_only))
-    tokens = used(positive_only)
-    assert metrics["num_tokens"] == len(tokens) == (1 if positive_only else 5)
+def test_only_tokens_with_a_weight_count() -> None:
+    _loss, gradient, metrics = run(LossSettings(ratio="token"))
+    tokens = used()
+    assert metrics["num_tokens"] == len(tokens) == 5
     ratios = [math.exp(LIVE[t] - OLD[t]) for t in tokens]
     assert metrics["ratio_min"] == pytest.approx(min(ratios))
     assert metrics["ratio_max"] == pytest.approx(max(ratios))
@@ -39,20 +38,24 @@ def test_only_tokens_with_a_weight_and_where_asked_with_a_positive_advantage_cou
     assert all(gradient[t] == 0.0 for t in range(6) if t not in tokens)
 
 
-def test_an_advantage_of_zero_is_not_positive_even_under_a_kl_term() -> None:
-    settings = LossSettings(ratio="none", positive_only=True, kl_coef=0.5, kl_kind="k2")
-    loss, gradient, metrics = run(settings, reference_logprobs_R=OLD - 1.0)
-    # the one positive token: -w A lp + coef w (lp - ref)^2 / 2
-    assert loss == pytest.approx(-0.2 * -0.5 + 0.5 * 0.2 * 1.5**2 / 2)
-    assert gradient == pytest.approx([-0.2 + 0.5 * 0.2 * 1.5, 0.0, 0.0, 0.0, 0.0, 0.0])
-    assert metrics["kl"] == pytest.approx(1.5**2 / 2)
+def test_a_kl_term_holds_every_token_with_a_weight_whatever_its_advantage() -> None:
+    settings = LossSettings(ratio="none", kl_coef=2.0, kl_kind="k2")
+    loss, gradient, _metrics = run(settings, reference_logprobs_R=OLD - 1.0)
+    expected, slopes = 0.0, [0.0] * 6
+    for t in used():
+        # -w A lp + coef w (lp - ref)^2 / 2
+        a, w, lp, x = float(ADVANTAGES[t]), float(WEIGHTS[t]), float(LIVE[t]), float(LIVE[t] - OLD[t]) + 1.0
+        expected += -w * a * lp + 2.0 * w * x**2 / 2
+        slopes[t] = -w * a + 2.0 * w * x
+    assert loss == pytest.approx(expected)
+    assert gradient == pytest.approx(slopes)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.2, 0.28), (0.45, 0.7), (0.1, 0.05)])
 def test_clipping_acts_on_the_side_of_the_advantage_only(low: float, high: float) -> None:
     loss, gradient, metrics = run(LossSettings(ratio="token", eps_clip=low, eps_clip_high=high))
     expected, slopes, clipped = 0.0, [0.0] * 6, 0
-    for t in used(False):
+    for t in used():
         ratio, a, w = math.exp(LIVE[t] - OLD[t]), float(ADVANTAGES[t]), float(WEIGHTS[t])
         bounded = min(max(ratio, 1 - low), 1 + high)
         expected -= w * min(a * ratio, a * bounded)

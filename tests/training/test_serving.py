@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from egrc_mega.grading.extract import extract_answer
+from egrc_mega.methods.method import Need
 from egrc_mega.testing.samples import PROBLEM, PROMPT_IDS, make_sample
 from egrc_mega.training.serving import Serving
 from egrc_mega.types import Ask, Drawn, FinishReason, Grade, RolloutRequest, Sample, Sampling, token_array
@@ -56,9 +57,9 @@ def drawn(token: int, finish: FinishReason = FinishReason.STOP, num_forced: int 
     return Drawn(problem=PROBLEM, ask=Ask(tag=f"t{token}"), request=request, completion=completion)
 
 
-def judged(*asked: Drawn, **needs: Any) -> list[Sample]:
+def judged(*asked: Drawn, needs: frozenset[Need] = frozenset()) -> list[Sample]:
     serving: Any = SimpleNamespace(renderer=Renderer(), graders=Graders())
-    return Serving.judge(serving, asked, **needs)
+    return Serving.judge(serving, asked, needs)
 
 
 def test_samples_come_in_order_with_what_was_asked_what_came_back_and_the_verdict() -> None:

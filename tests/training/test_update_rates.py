@@ -89,9 +89,7 @@ def test_an_update_that_was_left_out_moves_no_later_rate() -> None:
 
 
 def test_a_step_without_an_update_tells_no_rate() -> None:
-    rates, told = run([LINEAR], num_kept=0)
-    assert rates == []
-    assert told == [None] * 5
+    assert run([LINEAR], num_kept=0) == ([], [None] * 5)
 
 
 def test_a_constant_rate_is_the_same_in_every_update() -> None:
