@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from egrc_mega.methods.compress import CompressSection
-from egrc_mega.methods.explore import ExploreSection
 from egrc_mega.testing.policy_worker import ragged_samples
 from egrc_mega.testing.samples import batch_of, make_group, make_sample, make_train_sample, same_bits
 from egrc_mega.training.batch import Batch, decode, encode
@@ -92,9 +91,10 @@ def test_a_kl_term_changes_nothing_of_what_the_advantages_weigh(agg: str) -> Non
     group = make_group([*samples, make_sample([6], grade=Grade.UNGRADED)])
 
     def pulls(**loss: object) -> list[np.ndarray]:
-        section = ExploreSection(clip_len=4, loss={"agg": agg, "denominator": "kept", **loss})
+        section = CompressSection(clip_len=100, loss={"agg": agg, "denominator": "kept", **loss})
         [update] = batch_of([group], section).updates
-        return [sample.loss_weights * sample.advantages for sample in update]
+        return [sample.loss_weights * sample.advantages for sample in update if sample.advantages.any()]
 
+    assert len(pulls()) == 2  # of five graded ones
     for with_kl, without in zip(pulls(kl_coef=0.1), pulls(), strict=True):
         assert with_kl == pytest.approx(without, rel=1e-6)
