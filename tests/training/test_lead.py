@@ -96,6 +96,7 @@ def test_the_method_is_asked_once_and_batch_record_and_rollouts_have_its_answer(
     lead.events = SimpleNamespace(write=lambda kind, **facts: written.update({kind: facts}))  # type: ignore[assignment]
     lead.rollouts = SimpleNamespace(write=lambda step, stage, rows: written.update(rows=(step, stage, rows)))  # type: ignore[assignment]
     lead.printer = SimpleNamespace(show=lambda record: written.update(shown=record))  # type: ignore[assignment]
+    lead.gate_watch = SimpleNamespace(warning=lambda record: None)  # type: ignore[assignment]
     update = UpdateMetrics(**{field.name: None for field in fields(UpdateMetrics)} | {"num_updates": 1})  # type: ignore[arg-type]
     record = lead.record(turn, update, {"time_step_s": 2.0}, 9)
     assert turn.method.num_asked == 1
