@@ -12,9 +12,11 @@ from egrc_mega.methods.explore import ExploreSection
 from egrc_mega.methods.method import Method, Need, NoState
 from egrc_mega.methods.records import DROPPED, Credit, View
 from egrc_mega.policy.pass_sums import TokenStats
+from egrc_mega.sections.policy import PolicySection
 from egrc_mega.stages.state import Position
 from egrc_mega.testing.samples import make_group, make_sample
 from egrc_mega.training.collection import StepGroups
+from egrc_mega.training.gate import GateWatch
 from egrc_mega.training.lead import Lead
 from egrc_mega.training.stored import stored_groups
 from egrc_mega.training.turn import Turn
@@ -92,6 +94,7 @@ def test_the_method_is_asked_once_and_batch_record_and_rollouts_have_its_answer(
     turn, written = turn_of(), {}
     batch = lead.credit(turn)
     assert [[s.output_ids.tolist() for s in update] for update in batch.updates] == [[[0, 1], [2, 3, 4], [5], [10, 11]]]
+    lead.gate_watch = GateWatch(PolicySection())
     lead.serving = SimpleNamespace(fleet=SimpleNamespace(take_stats=lambda: {"lost_requests": 2}))  # type: ignore[assignment]
     lead.events = SimpleNamespace(write=lambda kind, **facts: written.update({kind: facts}))  # type: ignore[assignment]
     lead.rollouts = SimpleNamespace(write=lambda step, stage, rows: written.update(rows=(step, stage, rows)))  # type: ignore[assignment]
