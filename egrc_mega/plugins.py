@@ -29,8 +29,8 @@ def _load(name: str) -> ModuleType:
         raise
     except Exception as error:
         raise ConfigError(
-            f"plugins: {name} cannot be imported: {type(error).__name__}: {error}; give a file that ends in .py, or a "
-            f"module that is installed"
+            f"plugins: {name} cannot be imported: {type(error).__name__}: {error}; mend the file, or give "
+            f"the path of another, or the name of a module that is installed"
         ) from error
 
 

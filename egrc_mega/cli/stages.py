@@ -7,6 +7,9 @@ import typer
 
 from egrc_mega.cli.options import ConfigFiles, Overrides
 
+DRAWN = (".svg", ".png", ".pdf")
+"""Formats of a drawing."""
+
 app = typer.Typer(no_args_is_help=True, help="Look at the rules by which stages end.")
 
 
@@ -17,7 +20,7 @@ def group() -> None:
 
 @app.command("replay")
 def replay(
-    metrics: Annotated[Path, typer.Argument(help="metrics.jsonl of a run.")],
+    metrics: Annotated[Path, typer.Argument(help="A run folder, or its metrics.jsonl.")],
     config: ConfigFiles,
     overrides: Overrides = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw it, e.g. replay.svg or replay.png.")] = None,
@@ -28,8 +31,11 @@ def replay(
     from egrc_mega.observe.events import read_steps
     from egrc_mega.stages.replay import replay as replayed
 
+    metrics = metrics / "metrics.jsonl" if metrics.is_dir() else metrics
+    if plot and plot.suffix not in DRAWN:
+        raise RunError(f"--plot: {plot} must end in one of {', '.join(DRAWN)}")
     if not metrics.is_file():
-        raise RunError(f"{metrics} does not exist; give the metrics.jsonl of a run folder")
+        raise RunError(f"{metrics} does not exist; give a run folder, or its metrics.jsonl")
     stages = load_config(config, overrides or []).config.stages
     steps = read_steps(metrics)
     found = replayed(steps, stages)

@@ -115,5 +115,5 @@ def _require_enough(
     raise DataError(
         f"data file {path}: {len(bad)} of {total} rows are malformed, {rule}; "
         f"first: line {bad[0].line}: {bad[0].reason}; mend the rows listed in {quarantine_path}, "
-        f"check data.prompt_key and data.answer_key, or raise the share"
+        f"check data.prompt_key, data.answer_key and data.facts, or raise the share"
     )

@@ -41,7 +41,8 @@ class Renderer:
         if ask.forced and not self.decode(ids).strip():
             raise ConfigError(
                 f"stages: the method forces responses to begin with {ask.forced!r}, for which the tokenizer of "
-                f"model.path has no token; give a text of its vocabulary"
+                f"model.path has no token; give a text of its vocabulary (a space "
+                f"before a word may belong to its token)"
             )
         return ids
 

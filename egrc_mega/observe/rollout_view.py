@@ -63,7 +63,9 @@ def _group_parts(group: StoredGroup) -> Iterator[RenderableType]:
     yield Panel(Text(group.prompt), title="prompt", title_align="left")
     yield Text(f"answer: {group.answer}")
     for number, sample in enumerate(group.samples):
-        yield Panel(Text(sample.text), title=_sample_title(number, sample), title_align="left")
+        # above its text, since a panel's own title is cut at the width of the terminal
+        yield _sample_title(number, sample)
+        yield Panel(Text(sample.text))
 
 
 def _sample_title(number: int, sample: StoredSample) -> Text:

@@ -25,6 +25,7 @@ def draw_replay(steps: Sequence[Mapping[str, Any]], replayed: Sequence[Replayed]
             _draw_field(axes, steps, replayed, field, colour)
             axes.set_ylabel(label)
         rows[-1].set_xlabel("step")
+        rows[0].legend(fontsize="small", frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(0, 1))
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
         pyplot.close(figure)
 
@@ -34,11 +35,16 @@ def _draw_field(
 ) -> None:
     values = [float("nan") if step.get(field) is None else step[field] for step in steps]
     axes.plot([step["step"] for step in steps], values, color=colour, alpha=0.35, linewidth=1, label="recorded")
-    for stage in replayed:
+    for number, stage in enumerate(replayed):
+        # the legend names each kind of line once
+        hidden = "_" if number else ""
         means = [getattr(curves, field) for curves in stage.curves]
         places = range(stage.first_step, stage.first_step + len(means))
-        axes.plot(places, [float("nan") if mean is None else mean for mean in means], color=colour, linewidth=1.8)
-        axes.axvline(stage.last_step + 0.5, color=GREY, linestyle=":", linewidth=1)
+        shown = [float("nan") if mean is None else mean for mean in means]
+        axes.plot(places, shown, color=colour, linewidth=1.8, label=f"{hidden}moving mean")
+        axes.axvline(stage.last_step + 0.5, color=GREY, linestyle=":", linewidth=1, label=f"{stage.stage} ended")
         if stage.switch:
-            axes.axvline(stage.switch.step + 0.5, color=GREY, linestyle="--", linewidth=1.5)
+            axes.axvline(
+                stage.switch.step + 0.5, color=GREY, linestyle="--", linewidth=1.5, label=f"rules end {stage.stage}"
+            )
     axes.spines[["top", "right"]].set_visible(False)

@@ -4,7 +4,7 @@ A checkpoint holds the configuration that the run has gone by. What was already 
 says where and how fast things run may change; stages that have not begun may change as they like.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from egrc_mega.errors import RunError
@@ -54,7 +54,7 @@ MAY_CHANGE = (
     "rollout.silence_timeout_s",
     "rollout.update_timeout_s",
 )
-"""Beginnings of the names of fields that a resume may change at any time."""
+"""Fields that a resume may change at any time; what ends in a dot or a low line stands for all that begin so."""
 
 MISSING = object()
 
@@ -74,23 +74,23 @@ def resumed(state: RunState, config: Mapping[str, Any]) -> RunState:
 def _problems_outside_stages(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     old, new = (dict(_leaves({k: v for k, v in side.items() if k != "stages"})) for side in (before, now))
     for name in [*old, *(name for name in new if name not in old)]:
-        if old.get(name, MISSING) != new.get(name, MISSING) and not name.startswith(MAY_CHANGE):
-            yield _refusal(name, old.get(name), new.get(name))
+        if old.get(name, MISSING) != new.get(name, MISSING) and not _is_among(MAY_CHANGE, name):
+            yield _refusal(name, old.get(name, MISSING), new.get(name, MISSING))
 
 
 def _problems_in_stages(state: RunState, config: Mapping[str, Any]) -> Iterator[str]:
     old, new, progress = state.config["stages"], config["stages"], state.progress
     is_over = progress.stage == len(old)
     for i, stage in enumerate(old[: progress.stage + 1]):
-        if i >= len(new):
-            yield f"stages: stage {_name(stage)} has begun and is left out now; put it back"
-            continue
+        if i >= len(new) or new[i]["method"] != stage["method"]:
+            yield f"stages: stage {_name(stage)} has begun and is left out at its place; put it back"
+            return
         begun, asked = dict(_leaves(stage)), dict(_leaves(new[i]))
         is_last_under_way = i == progress.stage or (is_over and i == len(old) - 1)
-        free = ("steps", "plateau") if is_last_under_way else ()
+        free = ("steps", "plateau", "plateau.") if is_last_under_way else ()
         for name in [*begun, *(name for name in asked if name not in begun)]:
-            if begun.get(name, MISSING) != asked.get(name, MISSING) and not name.startswith(free or (" ",)):
-                yield _refusal(f"stages.{_name(stage)}.{name}", begun.get(name), asked.get(name))
+            if begun.get(name, MISSING) != asked.get(name, MISSING) and not _is_among(free, name):
+                yield _refusal(f"stages.{_name(stage)}.{name}", begun.get(name, MISSING), asked.get(name, MISSING))
         if is_last_under_way and new[i].get("steps", 0) < progress.step_in_stage:
             yield (
                 f"stages.{_name(stage)}.steps: {new[i]['steps']}, but {progress.step_in_stage} steps are done already; "
@@ -106,9 +106,14 @@ def _reopened(state: RunState, config: Mapping[str, Any]) -> Progress:
     return progress
 
 
+def _is_among(names: Iterable[str], name: str) -> bool:
+    return any(name == entry or (entry[-1] in "._" and name.startswith(entry)) for entry in names)
+
+
 def _refusal(name: str, before: Any, now: Any) -> str:
+    shown, known = ("left out" if value is MISSING else repr(value) for value in (now, before))
     return (
-        f"{name}: {now!r}, but the run has gone by {before!r}; resume with that, or begin anew with --fresh "
+        f"{name}: {shown}, but the run has gone by {known}; resume with that, or begin anew with --fresh "
         f"(docs/configuration.md lists what may change)"
     )
 

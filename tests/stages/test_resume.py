@@ -57,7 +57,8 @@ REFUSED = [
     ("stages.explore.optim.lr=1.0e-3", "stages.explore.optim.lr: 0.001, but the run has gone by 0.0001"),
     ("stages.explore.label=other", "stages.explore.label: 'other', but the run has gone by None"),
     ("stages.explore.steps=1", "stages.explore.steps: 1, but 2 steps are done already; give at least as many"),
-    ("stages=[{method: compress, steps: 4}]", "stages: stage explore has begun and is left out now"),
+    ("stages=[{method: explore, steps: 6}]", "stages: stage compress has begun and is left out at its place"),
+    ("stages=[{method: compress, steps: 4}]", "stages: stage explore has begun and is left out at its place"),
 ]
 
 
@@ -80,6 +81,15 @@ def test_every_change_that_is_refused_is_named_at_once(quickstart: Path) -> None
     with pytest.raises(RunError) as caught:
         resume(quickstart, "run.seed=2", "data.shuffle=false", "stages.compress.beta=2.0")
     assert len(str(caught.value).splitlines()) == 3
+
+
+def test_a_field_whose_name_only_begins_like_a_free_one_stays(quickstart: Path) -> None:
+    prune = "stages=[{method: thinkprune, steps: 540, steps_per_cap: 180}]"
+    before, now = (
+        load_config(quickstart, [prune, *more]).config.to_dict() for more in ([], ["stages.thinkprune.steps_per_cap=5"])
+    )
+    with pytest.raises(RunError, match=r"stages\.thinkprune\.steps_per_cap: 5, but the run has gone by 180"):
+        resumed(RunState(progress=Progress(step=6, step_in_stage=6), config=before), now)
 
 
 def test_the_same_configuration_resumes_where_it_was(quickstart: Path) -> None:

@@ -56,12 +56,23 @@ def test_there_is_one_credit_for_each_sample(rows: list[list[Credit]]) -> None:
         credited(turn_of(rows), GROUPS)
 
 
+@pytest.mark.parametrize("answer", [None, [None, None], [[None], [DROPPED, DROPPED]], "credits"])
+def test_what_is_no_list_of_rows_is_refused_with_the_method_s_name(answer: Any) -> None:
+    with pytest.raises(MethodError, match="method explore: credit must give a list of Credit for each group"):
+        credited(turn_of(answer), GROUPS)
+
+
 @pytest.mark.parametrize(
     ("credit", "message"),
     [
         (Credit(advantage=float("nan")), "its advantage is not finite: nan"),
         (Credit(advantage=float("inf"), kept=False), "its advantage is not finite: inf"),
         (Credit(advantage=np.array([0.0, -np.inf])), "its advantage is not finite"),
+        (Credit(advantage="1"), "its advantage is not finite: '1'"),  # type: ignore[arg-type]
+        (Credit(reward=float("nan")), "its reward is not finite: nan"),
+        (Credit(terms={"length": float("inf")}), "its reward term length is not finite: inf"),
+        (Credit(forced_logprob=float("nan")), "its forced_logprob is not finite: nan"),
+        (Credit(token_class=np.zeros(2)), "its token_class has dtype float64; give whole numbers"),
         (Credit(advantage=np.zeros(3)), r"its advantage has shape \(3,\); give one number, or one for each of 2"),
         (Credit(advantage=np.zeros(1)), r"its advantage has shape \(1,\)"),
         (Credit(advantage=np.zeros((2, 1))), r"its advantage has shape \(2, 1\)"),
