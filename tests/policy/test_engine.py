@@ -89,7 +89,8 @@ def test_scoring_computes_no_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     policy = build(write_tiny_qwen2(tmp_path / "model"))
     monkeypatch.setattr(engine, "policy_loss", lambda *_: pytest.fail("a loss that nobody asked for"))
     monkeypatch.setattr(engine, "TokenLoss", lambda *_: pytest.fail("a loss that nobody asked for"))
-    policy.score(ragged_samples(), 1.0)
+    samples = ragged_samples()
+    assert len(policy.score(samples, 1.0).logprobs) == sum(len(sample.output_ids) for sample in samples)
 
 
 def test_old_log_probs_equal_to_the_current_ones_change_nothing(tmp_path: Path) -> None:

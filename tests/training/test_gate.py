@@ -68,7 +68,10 @@ def test_the_noise_of_bf16_passes_bf16s_bounds_and_not_those_of_fp32() -> None:
 
 def test_bounds_that_are_given_go_before_those_of_the_precision() -> None:
     section = PolicySection(logprob_median_bound=0.5, logprob_p99_bound=0.6, logprob_bound=0.7)
-    compare(LogprobGate(section, torch.float32), sample(spread(0.4, 0.55, 0.65)))
+    gate = LogprobGate(section, torch.float32)
+    compare(gate, sample(spread(0.4, 0.55, 0.65)))
+    with pytest.raises(PolicyError):
+        compare(gate, sample(spread(0.4, 0.55, 0.75)))
 
 
 def test_a_few_tokens_are_no_distribution() -> None:

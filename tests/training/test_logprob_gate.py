@@ -49,7 +49,9 @@ def test_a_token_of_other_weights_or_of_nobody_stops_nothing(server: float) -> N
 
 @pytest.mark.parametrize("server", [-1.125, -0.875])
 def test_a_difference_at_the_bound_passes_on_either_side(server: float) -> None:
-    gate(logprob_bound=0.125).compare([sample([server], [1])], stats(-1.0))
+    check = gate(logprob_bound=0.125)
+    check.compare([sample([server], [1])], stats(-1.0))
+    assert check.differences.tolist() == [0.125]
 
 
 def test_samples_are_compared_token_by_token_in_their_order() -> None:
