@@ -27,6 +27,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(skip)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _forks() -> Iterator[None]:
+    """What tests start by `testing.forked`, and servers, are forked from one process that has imported everything."""
+    from egrc_mega.testing.forked import forking
+
+    with forking():
+        yield
+
+
+@pytest.fixture
+def true_processes() -> Iterator[None]:
+    """For a test that looks at parents and command lines: what it starts is no fork."""
+    from egrc_mega.testing import forked
+
+    with forked.true_processes():
+        yield
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The repository."""

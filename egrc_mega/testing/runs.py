@@ -12,6 +12,8 @@ import orjson
 import psutil
 from safetensors.torch import load_file
 
+from egrc_mega.testing.forked import popen
+
 SMALL_RUN = (
     "rollout.prompts_per_step=4",
     "checkpoint.every=2",
@@ -47,9 +49,7 @@ def start_run(
     for override in (*own, f"run.dir={run_dir}", *overrides):
         command += ["--set", override]
     environment = os.environ | {"EGRC_FAULTS": faults}
-    return subprocess.Popen(
-        [*command, *extra], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    return popen([*command, *extra], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def finish_run(process: "subprocess.Popen[str]", expected: int = 0, timeout_s: float = 150) -> str:
@@ -62,7 +62,10 @@ def finish_run(process: "subprocess.Popen[str]", expected: int = 0, timeout_s: f
 def kill_after_a_step(
     run: "subprocess.Popen[str]", run_dir: Path, kind: str, steps: int = 1, number: int = signal.SIGKILL
 ) -> None:
-    """Send the second server below `run` a signal once so many steps are recorded; servers' commands have `kind`."""
+    """Send the second server below `run`, a true process, a signal once so many steps are recorded.
+
+    `kind` is part of the commands of its servers.
+    """
     deadline = time.monotonic() + 240
     while not (run_dir / "metrics.jsonl").exists() or len(events(run_dir, "step")) < steps:
         assert time.monotonic() < deadline and run.poll() is None, "the run never made the step"

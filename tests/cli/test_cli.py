@@ -14,6 +14,7 @@ from typer.main import get_command
 
 from egrc_mega.observe.rollouts import RolloutLog
 from egrc_mega.rollout.start.process import embedded_server
+from egrc_mega.testing import forked
 from egrc_mega.testing.rollouts import make_stored_group
 
 pytestmark = pytest.mark.long_file
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.long_file
 
 def egrc(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess:
     command = [sys.executable, "-P", "-m", "egrc_mega.cli.main", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd)
+    return forked.run(command, cwd=cwd)
 
 
 def test_help_imports_nothing_heavy() -> None:

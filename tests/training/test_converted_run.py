@@ -1,6 +1,5 @@
 """A training run at TP2 x PP2 leaves checkpoints that convert to Hugging Face and back into the trainer."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from safetensors.torch import load_file
 from egrc_mega.convert.conversion import hf_to_megatron, megatron_to_hf
 from egrc_mega.convert.hf_logits import hf_logits
 from egrc_mega.convert.source import find_iteration
+from egrc_mega.testing import forked
 from egrc_mega.testing.convert_worker import PROMPTS, Job, run_jobs
 from egrc_mega.testing.gloo import run_on_gloo
 
@@ -42,7 +42,7 @@ def run(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, "-P", "-m", "egrc_mega.cli.main", "train", "-c", str(root / "configs/quickstart.yaml")]
     for setting in (f"run.dir={folder}", *SETTINGS):
         command += ["--set", setting]
-    result = subprocess.run([*command, "--nproc-per-node", "4"], capture_output=True, text=True, timeout=170)
+    result = forked.run([*command, "--nproc-per-node", "4"], timeout_s=170)
     assert result.returncode == 0, result.stderr
     return folder
 

@@ -9,6 +9,7 @@ import pytest
 from egrc_mega.config.load import load_config
 from egrc_mega.rollout.start.process import embedded_server
 from egrc_mega.testing.fake_server import FakeServer
+from egrc_mega.testing.forked import true_processes
 from egrc_mega.testing.runs import assert_same_weights, events, finish_run, kill_after_a_step, progress, start_run
 
 pytestmark = pytest.mark.long_file
@@ -26,14 +27,16 @@ def runs(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
     base = tmp_path_factory.mktemp("runs")
     folders = {name: base / name for name in ("undisturbed", "lost", "ahead", "ahead lost", "over")}
     first = start_run(root, folders["undisturbed"], overrides=TIS)
-    second = start_run(root, folders["lost"], overrides=(*LOST, *TIS))
+    with true_processes():  # a server below the run is looked for
+        second = start_run(root, folders["lost"], overrides=(*LOST, *TIS))
     kill_after_a_step(second, folders["lost"], EMBEDDED)
     finish_run(first)
     finish_run(second)
     third = start_run(root, folders["ahead"], overrides=AHEAD)
     fourth = start_run(root, folders["over"], overrides=OVER)
     finish_run(third)
-    fifth = start_run(root, folders["ahead lost"], overrides=(*AHEAD, "rollout.num_servers=2"))
+    with true_processes():
+        fifth = start_run(root, folders["ahead lost"], overrides=(*AHEAD, "rollout.num_servers=2"))
     kill_after_a_step(fifth, folders["ahead lost"], EMBEDDED)
     finish_run(fourth)
     finish_run(fifth)
@@ -74,6 +77,7 @@ def test_a_server_killed_in_a_run_changes_no_bit_of_the_weights(runs: dict[str, 
     assert_same_weights(runs["undisturbed"], runs["lost"])
 
 
+@pytest.mark.usefixtures("true_processes")
 @pytest.mark.full  # its control calls have half a minute each
 @pytest.mark.timeout(600)
 def test_a_server_stopped_in_a_run_changes_no_bit_of_the_weights(

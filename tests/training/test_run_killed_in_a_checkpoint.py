@@ -28,6 +28,7 @@ def write_large_model(folder: Path, base_model: Path) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("true_processes")
 @pytest.mark.full
 @pytest.mark.timeout(1500)
 def test_a_run_killed_inside_its_checkpoints_leaves_no_process_and_ends_bitwise_equal(

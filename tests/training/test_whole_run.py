@@ -175,6 +175,7 @@ def test_an_error_while_weights_are_gathered_from_two_ranks_ends_both_with_its_c
     assert time.monotonic() - started < 120  # and not policy.distributed_timeout_s, half an hour
 
 
+@pytest.mark.usefixtures("true_processes")
 @pytest.mark.parametrize("num_ranks", [1, 2])
 def test_a_killed_trainer_leaves_no_process_behind(root: Path, tmp_path: Path, num_ranks: int) -> None:
     """Of two ranks the command is killed that has started torchrun, which has started them."""

@@ -1,0 +1,282 @@
+"""Starts `python -m MODULE ...` by forking a process that has imported everything: a test's run begins at once.
+
+A whole run imports torch and megatron in its trainer and transformers in each of its servers: ten of its fourteen
+seconds. A nursery imports them once. What it forks is a process like any other, with arguments, variables, streams
+and a number of its own; what that one starts in its turn is forked as well. Two things differ: its parent is a keeper,
+not who asked for it, and the command line that the system shows is the nursery's. Tests that look at either start
+true processes.
+"""
+
+import atexit
+import contextlib
+import gc
+import importlib
+import json
+import os
+import secrets
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from egrc_mega.parent import die_with_parent
+
+MAINS = {
+    "egrc_mega.cli.main": "egrc_mega.cli.main",
+    "egrc_mega.train": "egrc_mega.train",
+    "egrc_mega.embedded": "egrc_mega.embedded.__main__",
+    "torch.distributed.run": "torch.distributed.run",
+}
+"""What can be forked, as it stands behind `python -m`, and the module that has its `main`."""
+SERVERS = "egrc_mega.rollout.start.process"
+STARTERS = {
+    SERVERS: "subprocess",
+    "egrc_mega.launch.train": "subprocess",
+    "torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_handler": "Popen",
+}
+"""The modules whose children are forked in a forked process, and the name by which they start them."""
+PRELOADED = (*MAINS.values(), *STARTERS, "egrc_mega.embedded.server", "egrc_mega.report.figures")
+MAX_MESSAGE_BYTES = 2**17
+
+
+@dataclass(frozen=True)
+class Birth:
+    """What a process is to be."""
+
+    module: str
+    arguments: list[str]
+    variables: dict[str, str]
+    folder: str
+    dies_with_parent: bool
+    own_session: bool
+
+
+class Nursery:
+    """The process that others are forked from; it ends with the one that has started it, or when it is told to."""
+
+    def __init__(self) -> None:
+        """Start it. It imports meanwhile: who asks for a process too early waits."""
+        self.address = f"\0egrc-nursery-{secrets.token_hex(8)}"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            listener.bind(self.address)
+            listener.listen(64)
+            number = listener.fileno()
+            command = [sys.executable, "-P", "-m", "egrc_mega.testing.forked", str(number), self.address[1:]]
+            environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+            self.process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, pass_fds=[number])
+
+    def close(self) -> None:
+        """End it; what it has forked lives on."""
+        self.process.kill()
+        self.process.communicate()
+
+
+class ForkedPopen(subprocess.Popen[Any]):
+    """`subprocess.Popen`, but that a nursery forks the child, and a keeper beside the child waits for it."""
+
+    def _execute_child(self, args: Sequence[str], _executable: Any, preexec_fn: Any, *more: Any) -> None:
+        _close_fds, _pass_fds, folder, variables, _info, _flags, _shell, *pipes = more[:13]
+        module, arguments = _split(args) or ("", [])
+        variables = dict(os.environ if variables is None else variables)
+        birth = Birth(module, arguments, variables, folder or os.getcwd(), preexec_fn is not None, bool(more[18]))
+        self._keeper = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._keeper.connect(_address())
+        streams = [pipe if pipe != -1 else number for number, pipe in enumerate((pipes[0], pipes[3], pipes[5]))]
+        socket.send_fds(self._keeper, [json.dumps(asdict(birth)).encode()], streams)
+        self.pid = int(self._keeper.recv(32))
+        self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
+
+    def _try_wait(self, flags: int) -> tuple[int, int]:
+        """Number and status, as `os.waitpid` returns them; zeros while it runs."""
+        ready, _, _ = select.select([self._keeper], [], [], 0 if flags & os.WNOHANG else None)
+        return (self.pid, int(self._keeper.recv(32))) if ready else (0, 0)
+
+    def _internal_poll(self, *_old: Any, **_more: Any) -> int | None:
+        if self.returncode is None:
+            pid, status = self._try_wait(os.WNOHANG)
+            if pid:
+                self._handle_exitstatus(status)  # type: ignore[attr-defined]
+        return self.returncode
+
+
+@dataclass
+class _Place:
+    """Where this process has its children forked; nowhere: they are true ones."""
+
+    address: str = ""
+    nursery: Nursery | None = None
+    is_open: bool = False
+
+
+_place = _Place()
+
+
+def _address() -> str:
+    """Of the nursery, which is started when it is first needed."""
+    if not _place.address:
+        _place.nursery = Nursery()
+        _place.address = _place.nursery.address
+    return _place.address
+
+
+@contextlib.contextmanager
+def forking() -> Iterator[None]:
+    """Within it, `popen` forks what it starts, and this process has its servers forked too."""
+    _replace(SERVERS)
+    _place.is_open = True
+    try:
+        yield
+    finally:
+        _place.is_open, _place.address = False, ""
+        if _place.nursery:
+            _place.nursery.close()
+            _place.nursery = None
+
+
+@contextlib.contextmanager
+def true_processes() -> Iterator[None]:
+    """Within `forking`: what is started here is no fork."""
+    before, _place.is_open = _place.is_open, False
+    try:
+        yield
+    finally:
+        _place.is_open = before
+
+
+def popen(args: Sequence[str], **options: Any) -> "subprocess.Popen[Any]":
+    """`subprocess.Popen`, forked where there is a nursery and it can."""
+    return (ForkedPopen if _place.is_open and _split(args) else subprocess.Popen)(args, **options)
+
+
+def run(args: Sequence[str], timeout_s: float = 120, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    """`subprocess.run` that keeps what is said on both streams, forked where there is a nursery and it can."""
+    process = popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd)
+    try:
+        output, errors = process.communicate(timeout=timeout_s)
+    except BaseException:
+        process.kill()
+        raise
+    return subprocess.CompletedProcess(args, process.returncode, output, errors)
+
+
+def _split(args: Sequence[str]) -> tuple[str, list[str]] | None:
+    """The module that a command runs, and its arguments; None when it can't be forked."""
+    if args[0] != sys.executable or "-m" not in args[:4]:
+        return None
+    place = list(args).index("-m") + 1
+    return (args[place], list(args[place + 1 :])) if args[place] in MAINS else None
+
+
+def _replace(starter: str) -> None:
+    attribute = STARTERS[starter]
+    setattr(importlib.import_module(starter), attribute, popen if attribute == "Popen" else _Subprocess())
+
+
+class _Subprocess:
+    """The module `subprocess`, but for `Popen`."""
+
+    Popen = staticmethod(popen)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(subprocess, name)
+
+
+def _attend(listener: socket.socket) -> tuple[Birth, list[int]]:
+    """Fork whoever is asked for, until standard input closes; only forked processes come back from here."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how keepers ended
+    while True:
+        ready, _, _ = select.select([listener, sys.stdin], [], [])
+        if sys.stdin in ready:
+            sys.exit(0)
+        connection, _ = listener.accept()
+        message, streams, _, _ = socket.recv_fds(connection, MAX_MESSAGE_BYTES, 3)
+        if os.fork() == 0:
+            listener.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            birth = Birth(**json.loads(message))
+            _keep(connection, birth, streams)
+            return birth, streams
+        connection.close()
+        for stream in streams:
+            os.close(stream)
+
+
+def _keep(connection: socket.socket, birth: Birth, streams: list[int]) -> None:
+    """Fork the process itself, which comes back; wait for it, and tell who asked for it how it ended.
+
+    When nobody is there to be told any more the keeper ends, and with it a process that dies with its parent.
+    """
+    keeper, child = os.getpid(), os.fork()
+    if child == 0:
+        connection.close()
+        if birth.dies_with_parent:
+            die_with_parent(keeper)
+        return
+    for stream in (0, *streams):
+        os.close(stream)
+    with contextlib.suppress(OSError):
+        connection.send(str(child).encode())
+        ready, _, _ = select.select([connection, os.pidfd_open(child)], [], [])
+        if connection not in ready:
+            connection.send(str(os.waitpid(child, 0)[1]).encode())
+    os._exit(0)
+
+
+def _live(birth: Birth, streams: list[int]) -> None:
+    """Become the process that was asked for; returns or raises as its `main` does."""
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    if birth.own_session:
+        os.setsid()
+    os.environ.clear()
+    os.environ.update(birth.variables)
+    os.chdir(birth.folder)
+    for starter in STARTERS:
+        _replace(starter)
+    main = importlib.import_module(MAINS[birth.module])
+    sys.argv = [str(main.__file__), *birth.arguments]
+    code = _outcome(main.main)
+    # taking everything apart that was imported would take a second
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _outcome(main: Callable[[], None]) -> int:
+    """Exit code of a `main`, as the interpreter has it."""
+    try:
+        main()
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            return end.code or 0
+        print(end.code, file=sys.stderr)
+        return 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def main() -> None:
+    """The nursery's life, and then that of each process forked from it."""
+    listener = socket.socket(fileno=int(sys.argv[1]))
+    _place.address, _place.is_open = f"\0{sys.argv[2]}", True
+    for name in PRELOADED:
+        importlib.import_module(name)
+    gc.freeze()  # what is never collected stays shared between the processes
+    _live(*_attend(listener))
+
+
+if __name__ == "__main__":
+    # in the module that others import, not in this copy of it: it has the address that they look at
+    importlib.import_module("egrc_mega.testing.forked").main()
