@@ -86,6 +86,10 @@ class CheckpointStore:
             print(f"checkpoint {path} is passed over: {problems[0]}", flush=True)
         return None
 
+    def state(self, path: Path) -> dict[str, Any]:
+        """The small state of a step: see `read_state`."""
+        return read_state(path)
+
     def _prune(self) -> None:
         """Remove what `keep` leaves no room for. A step that is not whole neither counts nor vanishes."""
         committed = [path for path in sorted(self.folder.glob("step_??????")) if is_complete(path)]
@@ -94,11 +98,10 @@ class CheckpointStore:
             shutil.rmtree(old)
 
 
-def load(path: Path, policy: Stateful) -> dict[str, Any]:
-    """Load a verified step into the policy (collective) and return its small state."""
+def load(path: Path, policy: Stateful) -> None:
+    """Load a verified step into the policy (collective)."""
     loaded = dist_checkpointing.load(policy.sharded_state(is_loading=True), str(path))
     policy.load_state(loaded)
-    return read_state(path)
 
 
 def save_model(folder: Path, policy: Stateful) -> None:

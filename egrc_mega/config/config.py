@@ -7,6 +7,7 @@ from pydantic import Field
 
 from egrc_mega.config.walk import rebuild
 from egrc_mega.data.source import SOURCES
+from egrc_mega.errors import ConfigError
 from egrc_mega.grading.grader import GRADERS
 from egrc_mega.methods.catalogue import METHODS
 from egrc_mega.methods.reward import REWARDS
@@ -63,9 +64,16 @@ def use_plugins(names: Sequence[str]) -> None:
     """Make the schema that of the package's own classes and of these plugins, and of no others.
 
     Raises:
-        ConfigError: a plugin cannot be imported, or two of them define classes of one name.
+        ConfigError: a plugin cannot be imported or brings nothing, or two of them define classes of one name.
     """
     modules = load_plugins(names)
+    for name, module in zip(names, modules, strict=True):
+        if not any(family.has_members_of(module) for family in FAMILIES):
+            kinds = ", ".join(family.kind for family in FAMILIES)
+            raise ConfigError(
+                f"plugins: {name} defines no {kinds}; a class is one by its base class and by a section of its own, "
+                f"Config = ..., in its body (docs/architecture.md)"
+            )
     changed = [family for family in FAMILIES if family.use_plugins(modules)]
     if changed:
         rebuild(Config)

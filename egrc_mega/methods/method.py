@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 
+from egrc_mega.errors import ConfigError
 from egrc_mega.methods.records import Credit, View
 from egrc_mega.sections.base import Section
 from egrc_mega.sections.registry import Registry
@@ -50,6 +51,9 @@ class Method(Generic[C, S]):
 
     def __init_subclass__(cls) -> None:
         if "Config" in cls.__dict__:
+            if cls.credit is Method.credit:
+                name = f"{cls.__module__}.{cls.__qualname__}"
+                raise ConfigError(f"{name}: a method must say what samples teach, in `credit`")
             METHODS.add(cls)
 
     def __init__(self, section: C) -> None:

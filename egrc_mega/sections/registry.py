@@ -33,6 +33,10 @@ class Registry(Generic[T]):
         """
         self._known[member.__module__, name_of(member, self.kind)] = member
 
+    def has_members_of(self, module: str) -> bool:
+        """Whether a class of this module has joined."""
+        return any(of == module for of, _name in self._known)
+
     def use_plugins(self, modules: Iterable[str]) -> bool:
         """From now on the members are those of the package and of these modules, which win where names are equal.
 

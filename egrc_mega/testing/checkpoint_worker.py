@@ -70,7 +70,8 @@ def train_large_state(run_dir: Path, companions: Path) -> None:
         store = CheckpointStore(run_dir / "checkpoints", keep=2)
         state, done = LargeState(companions), 0
         if (newest := store.newest()) is not None:
-            done = int(load(newest, state)["step"])
+            load(newest, state)
+            done = int(store.state(newest)["step"])
         for number in range(done + 1, NUM_STEPS + 1):
             state.step(number)
             store.save(number, state, {"seed": 1}, is_stage_end=number == 2)

@@ -131,6 +131,10 @@ class FakeStore:
         self.notes.append(("save", step, is_stage_end))
         self.states[step] = state
 
+    def state(self, path: Path) -> dict[str, Any]:
+        """As the true store keeps it, with its step."""
+        return self.states[int(path.name)] | {"step": int(path.name)}
+
     def newest(self) -> Path | None:
         """Named after its step."""
         return Path(str(max(self.states))) if self.states else None
@@ -148,5 +152,6 @@ class FakeRun(Run):
         self.store: Any = self.fake_store
         self.lead = FakeLead(self.config, self.notes, self.fake_policy)
         if self.resume:
+            self._find_place()
             self._restore()
         self.publish_weights()

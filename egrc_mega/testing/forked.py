@@ -85,11 +85,13 @@ class ForkedPopen(subprocess.Popen[Any]):
         _close_fds, _pass_fds, folder, variables, _info, _flags, _shell, *pipes = more[:13]
         module, arguments = _split(args) or ("", [])
         variables = dict(os.environ if variables is None else variables)
-        birth = Birth(module, arguments, variables, folder or os.getcwd(), preexec_fn is not None, bool(more[18]))
+        folder = os.path.abspath(folder or ".")
+        birth = Birth(module, arguments, variables, folder, preexec_fn is not None, bool(more[18]))
+        message = json.dumps(asdict(birth)).encode()
+        streams = [pipe if pipe != -1 else number for number, pipe in enumerate((pipes[0], pipes[3], pipes[5]))]
         self._keeper = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._keeper.connect(_address())
-        streams = [pipe if pipe != -1 else number for number, pipe in enumerate((pipes[0], pipes[3], pipes[5]))]
-        socket.send_fds(self._keeper, [json.dumps(asdict(birth)).encode()], streams)
+        socket.send_fds(self._keeper, [message], streams)
         self.pid = int(self._keeper.recv(32))
         self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
 
@@ -192,20 +194,18 @@ def _attend(listener: socket.socket) -> tuple[Birth, list[int]]:
     """Fork whoever is asked for, until standard input closes; only forked processes come back from here."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how keepers ended
     while True:
-        ready, _, _ = select.select([listener, sys.stdin], [], [])
-        if sys.stdin in ready:
+        ready, _, _ = select.select([listener.fileno(), 0], [], [])
+        if 0 in ready:
             sys.exit(0)
         connection, _ = listener.accept()
-        message, streams, _, _ = socket.recv_fds(connection, MAX_MESSAGE_BYTES, 3)
         if os.fork() == 0:
             listener.close()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            message, streams, _, _ = socket.recv_fds(connection, MAX_MESSAGE_BYTES, 3)
             birth = Birth(**json.loads(message))
             _keep(connection, birth, streams)
             return birth, streams
         connection.close()
-        for stream in streams:
-            os.close(stream)
 
 
 def _keep(connection: socket.socket, birth: Birth, streams: list[int]) -> None:
@@ -223,8 +223,9 @@ def _keep(connection: socket.socket, birth: Birth, streams: list[int]) -> None:
         os.close(stream)
     with contextlib.suppress(OSError):
         connection.send(str(child).encode())
-        ready, _, _ = select.select([connection, os.pidfd_open(child)], [], [])
-        if connection not in ready:
+        client, end = connection.fileno(), os.pidfd_open(child)
+        ready, _, _ = select.select([client, end], [], [])
+        if client not in ready:
             connection.send(str(os.waitpid(child, 0)[1]).encode())
     os._exit(0)
 

@@ -50,15 +50,14 @@ class Lesson:
 class Lead:
     """What only rank 0 has. Whatever `stack` holds is stopped when the run ends."""
 
-    def __init__(self, config: Config, stack: ExitStack, *, resume: bool) -> None:
-        """Claim the run folder, read the problems, start servers and graders.
+    def __init__(self, config: Config, folder: RunFolder, stack: ExitStack, *, resume: bool) -> None:
+        """Read the problems, start servers and graders.
 
         Raises:
-            EgrcError: folder, data, model folder or a server cannot be used.
+            EgrcError: data, model folder or a server cannot be used.
         """
         check_transport(config)
-        self.config = config
-        self.folder = stack.enter_context(RunFolder.claim(config.run.dir, resume=resume))
+        self.config, self.folder = config, folder
         self.printer = stack.enter_context(StepPrinter(sum(stage.steps for stage in config.stages)))
         self.printer.note(f"run folder {self.folder.path}; starting servers and graders")
         problems = read_problems(config.data.train, config.data, self.folder.quarantine)

@@ -17,6 +17,7 @@ from egrc_mega.observe.spans import RECORDER, span
 from egrc_mega.policy import distributed
 from egrc_mega.policy.determinism import make_deterministic
 from egrc_mega.policy.engine import Policy
+from egrc_mega.run_folder import RunFolder
 from egrc_mega.stages.progress import advance, reached, steps_left_at_most
 from egrc_mega.stages.resume import resumed
 from egrc_mega.stages.state import RunState
@@ -37,6 +38,8 @@ class Run:
         self.state = RunState(config=config.to_dict())
         """The same on every rank between turns; within a turn rank 0's is ahead of the others'."""
         self.lead: Lead | None = None
+        self.checkpoint: Path | None = None
+        """What a resumed run begins with; known to rank 0."""
 
     def __enter__(self) -> Self:
         try:
@@ -56,8 +59,8 @@ class Run:
         distributed.initialize(config.megatron, config.policy.distributed_timeout_s, config.run.lead_timeout_s)
         self.stack.callback(distributed.finalize)
         RECORDER.rank = distributed.rank()
-        distributed.on_rank_0(self._start_lead)
         self.store = CheckpointStore(config.run.dir / "checkpoints", config.checkpoint.keep)
+        distributed.on_rank_0(self._start_lead)
         self.policy = Policy(config.model.path, config.megatron, config.policy, keeps_reference=self._keeps_reference())
         self.on_lead(Lead.note_parts)
         if self.resume:
@@ -65,7 +68,10 @@ class Run:
         self.publish_weights()
 
     def _start_lead(self) -> None:
-        self.lead = Lead(self.config, self.stack, resume=self.resume)
+        folder = self.stack.enter_context(RunFolder.claim(self.config.run.dir, resume=self.resume))
+        if self.resume:  # what is refused is refused before servers start
+            self._find_place()
+        self.lead = Lead(self.config, folder, self.stack, resume=self.resume)
 
     def _stage_of(self, turn: Turn) -> int:
         return next(i for i, stage in enumerate(self.config.stages) if stage is turn.stage)
@@ -85,16 +91,21 @@ class Run:
 
         return distributed.on_rank_0(with_lead)
 
+    def _find_place(self) -> None:
+        """On rank 0: the newest whole checkpoint, and the run's place in it under the present configuration."""
+        self.checkpoint = self.store.newest()
+        if self.checkpoint:
+            kept = self.store.state(self.checkpoint)
+            state = RunState.model_validate({name: kept[name] for name in RunState.model_fields if name in kept})
+            # a converted checkpoint knows nothing of any run
+            self.state = resumed(state, self.config.to_dict()) if state.config else self.state
+
     def _restore(self) -> None:
-        """Take over the newest whole checkpoint, under the present configuration."""
-        # one rank looks, so that all load the same step
-        chosen = self.on_lead(lambda lead: str(self.store.newest() or "").encode()).decode()
-        if not chosen:
-            return
-        kept = load(Path(chosen), self.policy)
-        state = RunState.model_validate({name: kept[name] for name in RunState.model_fields if name in kept})
-        # a converted checkpoint knows nothing of any run
-        self.state = resumed(state, self.config.to_dict()) if state.config else self.state
+        """Load what rank 0 has found on every rank, and have every rank go on from there."""
+        chosen = self.on_lead(lambda _: str(self.checkpoint or "").encode()).decode()
+        if chosen:
+            load(Path(chosen), self.policy)
+            self.state = RunState.model_validate_json(self.on_lead(lambda _: self.state.model_dump_json().encode()))
 
     def turn(self) -> Turn | None:
         """The next step to take, the same on every rank; None when the run is over."""

@@ -233,8 +233,22 @@ def test_a_plugin_may_replace_a_built_in_method_and_two_plugins_may_not_share_a_
             "unnamed.py",
             "from egrc_mega.methods.method import Method\n"
             "from egrc_mega.sections.stage import StageSection\n"
-            "class M(Method):\n    Config = StageSection\n",
+            "class M(Method):\n    Config = StageSection\n    def credit(self, groups, view): ...\n",
             'its section must say method: Literal["a_name"]',
+        ),
+        (
+            "silent.py",
+            "from egrc_mega.methods.method import Method\nclass M(Method):\n    def credit(self, groups, view): ...\n",
+            "silent.py defines no method, reward, grader, source",
+        ),
+        (
+            "lazy.py",
+            "from typing import Literal\n"
+            "from egrc_mega.methods.method import Method\n"
+            "from egrc_mega.sections.stage import StageSection\n"
+            "class S(StageSection):\n    method: Literal['lazy'] = 'lazy'\n"
+            "class M(Method):\n    Config = S\n",
+            "a method must say what samples teach, in `credit`",
         ),
         ("no_such_module", None, "no_such_module cannot be imported"),
     ],

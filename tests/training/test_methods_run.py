@@ -220,6 +220,7 @@ def test_a_resume_with_another_number_of_steps_is_refused_by_name(disturbed: dic
     stages[0]["steps"] = 9
     output = finish_run(run_of(root, disturbed["undisturbed"], stages, "--resume"), expected=7)
     assert "egrc: error: stages.thinkprune.steps: 9, but the run has gone by 4" in output
+    assert "starting servers" not in output
 
 
 @pytest.mark.parametrize("name", RIVALS)

@@ -155,9 +155,8 @@ def test_every_switch_is_told_with_its_reason(whole: FakeRun) -> None:
 def test_a_resume_from_any_checkpoint_goes_on_as_the_run_did(
     whole: FakeRun, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def load(path: Path, policy: FakePolicy) -> dict[str, Any]:
+    def load(path: Path, policy: FakePolicy) -> None:
         policy.num_updates = int(path.name)
-        return {**whole.fake_store.states[policy.num_updates], "step": policy.num_updates}
 
     monkeypatch.setattr(run_module, "load", load)
     run = FakeRun(config_of(tmp_path), Notes(), resume=True)
