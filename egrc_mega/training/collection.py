@@ -2,9 +2,10 @@
 
 Problems are taken in the order of the run's cursor. A group that was aborted is carried: the next step asks for it
 first, from the start or, with `rollout.partial_rollouts`, from its last tokens; version spans say which weights wrote
-what. A group that has been carried through `rollout.max_carried_steps` steps is waited for, so slow problems are
-trained on as often as quick ones, only later. Where the method would plan a carried group otherwise by now, it is
-planned anew.
+what. A group that has been carried through `rollout.max_carried_steps` steps is overdue and waited for, the oldest ones
+first, so slow problems are trained on as often as quick ones, only later. A step carries at most the prompts that it
+asks for beyond those it trains; so none is carried through more than max_carried_steps + max(0, ceil(over_sampling) -
+2) steps. Where the method would plan a carried group otherwise by now, it is planned anew.
 """
 
 import math
@@ -256,14 +257,12 @@ class _Collection:
                 self._keep(group.place, Group(problem=group.problem, samples=tuple(own)))
 
     def _next_whole(self) -> list[OpenGroup]:
-        """Whole groups that have a place in the batch. Overdue ones that are not whole yet have theirs reserved."""
-        overdue = [group for group in self.open if group.age >= self.section.max_carried_steps]
+        """Whole groups that have a place in the batch. The oldest overdue ones have theirs reserved, whole or not."""
         places = self.wanted - len(self.kept)
-        reserved = min(places, sum(not group.is_whole for group in overdue))
-        whole = [group for group in self.open if group.is_whole]
-        first = [group for group in whole if group in overdue][:places]
-        others = [group for group in whole if group not in overdue][: max(0, places - reserved - len(first))]
-        return [group for group in whole if group in first or group in others]
+        due = [group for group in self.open if group.age >= self.section.max_carried_steps][:places]
+        spare = places - len(due)
+        others = [group for group in self.open if group.is_whole and group not in due][:spare]
+        return [group for group in self.open if group.is_whole and (group in due or group in others)]
 
     def _keep(self, place: int, group: Group) -> None:
         if self.drops and not self.turn.method.keep(group, self.turn.view):

@@ -61,6 +61,18 @@ def test_tflops_and_mfu_follow_the_documented_formula() -> None:
     assert accounting.record(4, [], Work(), peak_tflops=None)["mfu"] is None
 
 
+def test_operations_are_a_rank_s_share_of_the_whole_and_memory_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 8)
+    accounting = Accounting()
+    with accounting.phase("train"):
+        pass
+    first, second = (
+        accounting.record(step, [ended("train", 2.0)], Work(num_tokens=100, flops=16 * 10**12), 4.0) for step in (0, 1)
+    )
+    assert (first["train_tflops"], first["mfu"], first["train_tokens_per_s"]) == (1.0, 0.25, 50.0)
+    assert "memory_train_gib" in first and "memory_train_gib" not in second
+
+
 def test_an_update_counts_three_forwards_and_a_score_one(tmp_path: Path) -> None:
     policy = Policy(write_tiny_qwen2(tmp_path / "model"), MegatronSection(), PolicySection())
     samples = ragged_samples()

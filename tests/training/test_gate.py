@@ -1,5 +1,6 @@
 """The log-prob gate: what of a distribution stops a run, and that a gate with nothing to compare says so."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -116,3 +117,10 @@ def test_a_gate_that_compares_nothing_for_three_steps_in_a_row_warns_once() -> N
 def test_a_gate_that_is_switched_off_warns_of_nothing() -> None:
     watch = GateWatch(PolicySection(logprob_check=False))
     assert [watch.warning(make_record(1, logprob_compared=0.0)) for _ in range(5)] == [None] * 5
+
+
+@pytest.mark.parametrize(("size", "is_distribution"), [(255, False), (256, True)])
+def test_a_distribution_begins_at_256_tokens(size: int, is_distribution: bool) -> None:
+    gate = LogprobGate(PolicySection(), torch.bfloat16)
+    with pytest.raises(PolicyError, match="in the median") if is_distribution else nullcontext():
+        compare(gate, sample(np.full(size, 0.05)))
