@@ -167,6 +167,7 @@ class _Collection:
         self.wanted = self.section.prompts_per_step
         self.num_asked = 0
         self.open: list[OpenGroup] = []
+        """In the order of their problems, so the oldest are first."""
         self.group_of: dict[str, OpenGroup] = {}
         """By rid."""
         self.kept: list[tuple[int, Group]] = []
@@ -283,7 +284,6 @@ class _Collection:
 
     def _leave_over(self) -> None:
         """What the next step asks for first; without tokens that are too old by then, or without any."""
-        self.open = [group for group in self.open if not group.is_refused]
         for group in self.open:
             group.age += 1
             for part in (group.done, group.begun):
@@ -291,6 +291,4 @@ class _Collection:
                     is_fresh = oldest_lag([completion], self.turn.step + 1) <= self.section.max_version_lag
                     if not (self.section.partial_rollouts and is_fresh and completion.sampled.any()):
                         del part[rid]
-        # the oldest come first, so that none is passed over for ever
-        self.open.sort(key=lambda group: (-group.age, group.place))
         self.counts["carried_groups"] = len(self.open)

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from egrc_mega.errors import RolloutError
-from egrc_mega.rollout.stream import Refused
 from egrc_mega.sections.stage import StageSection
 from egrc_mega.seeds import derive_seed
 from egrc_mega.stages.state import Carried, Position
@@ -21,7 +20,6 @@ from egrc_mega.testing.fake_stream import (
     SECTION,
     STEPS,
     WANTED,
-    FakeStream,
     N,
     Servers,
     collector_of,
@@ -313,44 +311,3 @@ def test_whoever_begins_again_knows_how_long_each_problem_has_waited(opens: bool
     # the first is overdue and is waited for, the second has one step more
     assert 0 in [int(group.problem.key) for group in found.groups]
     assert Carried(place=1, age=2) in found.position.carried
-
-
-def test_a_request_has_the_stages_sampling_the_problems_prompt_and_a_seed_of_its_place() -> None:
-    servers = Servers(random.Random(0))
-    collector_of(servers).collect(turn_of(3), Position(cursor=10))
-    for i, request in enumerate(servers.sent):
-        number, n = divmod(i, N)
-        sampling = request.sampling
-        assert (sampling.temperature, sampling.top_p, sampling.max_new_tokens) == (0.9, 0.8, CAP)
-        assert sampling.stop_token_ids == (2, 3)
-        assert (request.prompt_id, place_of(request)) == (f"problem{10 + number}", 10 + number)
-        assert request.seed == derive_seed(1, "rollout", 3, number, n)
-        assert request.rid == f"step000003-prompt{number:05d}-sample{n:04d}"
-
-
-@pytest.mark.parametrize(("limit", "asked"), [(1.0, 4), (1.3, 5), (2.0, 8), (3.9, 15)])
-def test_dynamic_sampling_asks_for_no_more_than_its_limit(limit: float, asked: int) -> None:
-    stage = SECTION.model_copy(update={"rollout": SECTION.rollout.model_copy(update={"drop_groups": "no_advantage"})})
-    servers = Servers(random.Random(2), right=1.0)
-    with pytest.raises(RolloutError, match=rf"{asked} prompts gave 0 of {WANTED} groups .* in step 1;"):
-        collector_of(servers, dynamic_sampling_limit=limit, over_sampling=1.6).collect(turn_of(0, stage), Position())
-    assert len(servers.sent) == asked * N
-
-
-@pytest.mark.parametrize(("budget", "fails"), [(0, True), (3, True), (4, False)])
-def test_the_budget_of_refusals_is_that_of_the_run(budget: int, fails: bool) -> None:
-    servers = Servers(random.Random(2))
-    collector = collector_of(servers, max_refused=budget)
-    position = Position()
-    outcome = FakeStream.outcome
-    try:
-        # two problems of each step are refused
-        FakeStream.outcome = lambda self, r: Refused(r, "too long") if place_of(r) % 4 < 2 else outcome(self, r)  # type: ignore[method-assign]
-        for number in range(2):
-            position = collector.collect(turn_of(number), position).position
-        assert not fails and collector.num_refused == 4
-    except RolloutError as error:
-        assert fails
-        assert f"too long; rollout.max_refused = {budget} prompts of a run is used up" in str(error)
-    finally:
-        FakeStream.outcome = outcome  # type: ignore[method-assign]

@@ -99,6 +99,13 @@ def test_the_record_says_the_distribution_and_the_share_of_the_sampled_tokens_th
     assert gate.metrics() == pytest.approx(expected, abs=1e-6)
 
 
+def test_the_share_is_over_all_parts_of_a_step() -> None:
+    gate = LogprobGate(PolicySection(), torch.bfloat16)
+    compare(gate, sample(np.zeros(300)), sample(np.zeros(100), compared=False))
+    compare(gate, sample(np.zeros(200)), sample(np.zeros(400), compared=False))
+    assert gate.metrics()["logprob_compared"] == 0.5
+
+
 def test_a_gate_that_has_compared_nothing_has_no_figures() -> None:
     gate = LogprobGate(PolicySection(), torch.bfloat16)
     compare(gate, sample(np.full(500, 9.0), compared=False))
