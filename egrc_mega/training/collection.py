@@ -166,6 +166,8 @@ class _Collection:
         self.drops = turn.stage.rollout.drop_groups != "never"
         self.wanted = self.section.prompts_per_step
         self.num_asked = 0
+        self.due_age = self.section.max_carried_steps
+        """Groups of this age or older have a place in the batch, and are waited for."""
         self.open: list[OpenGroup] = []
         """In the order of their problems, so the oldest are first."""
         self.group_of: dict[str, OpenGroup] = {}
@@ -179,6 +181,7 @@ class _Collection:
 
     def run(self, carried: list[OpenGroup]) -> StepGroups:
         """Ask, take, judge, until there are enough groups."""
+        self.due_age = self._due_age(carried)
         self._send(carried)
         self._ask(math.ceil(self.wanted * self.section.over_sampling) - len(self.open))
         while True:
@@ -200,6 +203,17 @@ class _Collection:
             counts=self.counts,
             length_sampled=fmean(self.lengths) if self.lengths else None,
         )
+
+    def _due_age(self, carried: Sequence[OpenGroup]) -> int:
+        """The age from which the step waits for a group.
+
+        Without partial rollouts a carried group begins anew in every step. A step that waits for an overdue one anyway
+        waits for all that are carried: they would be as far, be dropped once more, and cost the next step as much.
+        """
+        most = self.section.max_carried_steps
+        if self.section.partial_rollouts or all(group.age < most for group in carried):
+            return most
+        return 1
 
     def _ask(self, count: int) -> None:
         """New problems; where groups are dropped no more than the limit allows."""
@@ -258,9 +272,9 @@ class _Collection:
                 self._keep(group.place, Group(problem=group.problem, samples=tuple(own)))
 
     def _next_whole(self) -> list[OpenGroup]:
-        """Whole groups that have a place in the batch. The oldest overdue ones have theirs reserved, whole or not."""
+        """Whole groups that have a place in the batch. The oldest of those that are due have theirs reserved."""
         places = self.wanted - len(self.kept)
-        due = [group for group in self.open if group.age >= self.section.max_carried_steps][:places]
+        due = [group for group in self.open if group.age >= self.due_age][:places]
         spare = places - len(due)
         others = [group for group in self.open if group.is_whole and group not in due][:spare]
         return [group for group in self.open if group.is_whole and (group in due or group in others)]

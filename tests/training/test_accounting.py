@@ -40,6 +40,7 @@ def test_sampling_ahead_counts_for_the_step_that_it_is_for_whenever_it_ends() ->
     records = [accounting.record(step, spans, Work(), None) for step, spans in ((0, [early]), (1, []), (2, [late]))]
     assert [record.get("time_rollout_ahead_s") for record in records] == [None, 7.0, 3.0]
     assert all(record["time_step_s"] == 0.0 for record in records)
+    assert accounting._ahead == []
 
 
 def test_tflops_and_mfu_follow_the_documented_formula() -> None:

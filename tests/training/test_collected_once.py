@@ -170,6 +170,21 @@ def test_problems_that_are_always_slowest_are_waited_for(seed: int, partial: boo
     run.check_end()
 
 
+@pytest.mark.parametrize(("partial", "trained"), [(False, {0, 1, 2}), (True, {1})])
+def test_a_step_that_waits_for_an_overdue_problem_waits_for_all_that_begin_anew_with_it(
+    partial: bool, trained: set[int]
+) -> None:
+    servers = Servers(random.Random(4), slow=frozenset({0, 1, 2}))
+    waited = (Carried(place=1, age=3), Carried(place=0, age=2), Carried(place=2, age=1))
+    fields = {"over_sampling": 1.75, "max_carried_steps": 3, "partial_rollouts": partial}
+    found = collector_of(servers, **fields).collect(turn_of(4), Position(cursor=3, carried=waited))
+    assert {int(group.problem.key) for group in found.groups} & {0, 1, 2} == trained
+    # none is overdue: none is waited for
+    early = tuple(one.model_copy(update={"age": one.age - 1}) for one in waited if one.age > 1)
+    found = collector_of(servers, **fields).collect(turn_of(4), Position(cursor=3, carried=early))
+    assert not {int(group.problem.key) for group in found.groups} & {0, 1, 2}
+
+
 @PATIENT
 @given(
     seed=st.integers(0, 2**32),
@@ -306,7 +321,7 @@ def test_a_stage_that_opens_plans_what_is_carried_anew_under_numbers_of_its_own(
 def test_whoever_begins_again_knows_how_long_each_problem_has_waited(opens: bool) -> None:
     servers = Servers(random.Random(9), slow=frozenset({0, 1}))
     waited = (Carried(place=0, age=2), Carried(place=1, age=1))
-    collector = collector_of(servers, over_sampling=1.5, max_carried_steps=2)
+    collector = collector_of(servers, over_sampling=1.5, max_carried_steps=2, partial_rollouts=True)
     found = collector.collect(turn_of(4, opens=opens), Position(cursor=2, carried=waited))
     # the first is overdue and is waited for, the second has one step more
     assert 0 in [int(group.problem.key) for group in found.groups]
