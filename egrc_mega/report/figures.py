@@ -31,7 +31,11 @@ class Curve:
 
 
 CURVES = (
-    Curve("Length", "output tokens per response, stop token included", (("length", "mean length"),)),
+    Curve(
+        "Length",
+        "mean output tokens per response, stop token included",
+        (("length", "trained"), ("length_sampled", "all that ended")),
+    ),
     Curve(
         "Accuracy and reward",
         "over graded samples; the stages score rewards differently",
@@ -55,7 +59,9 @@ CURVES = (
     ),
     Curve("Gradient norm", "before clipping", (("grad_norm", "gradient norm"),)),
     Curve(
-        "Server against trainer", "largest log-prob difference before the update", (("logprob_diff_max", "max |Δ|"),)
+        "Server against trainer",
+        "log-prob differences before the update: what the gate bounds; a trend means weights that fall behind",
+        (("logprob_diff_max", "largest"), ("logprob_diff_p99", "99th percentile"), ("logprob_diff_median", "median")),
     ),
     Curve(
         "Seconds per step",

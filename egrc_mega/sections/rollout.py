@@ -61,7 +61,9 @@ class RolloutSection(Section):
     max_version_lag: PositiveInt = 2
     """Tokens of carried responses may come from weights this many steps old; older responses start again."""
     max_carried_steps: PositiveInt = 2
-    """A step that has carried a prompt so often waits for it: no prompt stays untrained for longer."""
+    """A prompt that so many steps have carried is waited for, the oldest first. With `over_sampling` up to 2 none is
+    carried through more steps; above, through ceil(over_sampling) - 2 more, for then more may be due than a step
+    trains."""
     max_refused: NonNegativeInt = 16
     """Prompts that servers may refuse over a run; their groups are left out."""
     max_batch_size: PositiveInt = 256

@@ -2,9 +2,10 @@
 
 Problems are taken in the order of the run's cursor. A group that was aborted is carried: the next step asks for it
 first, from the start or, with `rollout.partial_rollouts`, from its last tokens; version spans say which weights wrote
-what. A group that has been carried through `rollout.max_carried_steps` steps is waited for, so slow problems are
-trained on as often as quick ones, only later. Where the method would plan a carried group otherwise by now, it is
-planned anew.
+what. A group that has been carried through `rollout.max_carried_steps` steps is overdue and waited for, the oldest ones
+first, so slow problems are trained on as often as quick ones, only later. A step carries at most the prompts that it
+asks for beyond those it trains; so none is carried through more than max_carried_steps + max(0, ceil(over_sampling) -
+2) steps. Where the method would plan a carried group otherwise by now, it is planned anew.
 """
 
 import math
@@ -165,7 +166,10 @@ class _Collection:
         self.drops = turn.stage.rollout.drop_groups != "never"
         self.wanted = self.section.prompts_per_step
         self.num_asked = 0
+        self.due_age = self.section.max_carried_steps
+        """Groups of this age or older have a place in the batch, and are waited for."""
         self.open: list[OpenGroup] = []
+        """In the order of their problems, so the oldest are first."""
         self.group_of: dict[str, OpenGroup] = {}
         """By rid."""
         self.kept: list[tuple[int, Group]] = []
@@ -177,6 +181,7 @@ class _Collection:
 
     def run(self, carried: list[OpenGroup]) -> StepGroups:
         """Ask, take, judge, until there are enough groups."""
+        self.due_age = self._due_age(carried)
         self._send(carried)
         self._ask(math.ceil(self.wanted * self.section.over_sampling) - len(self.open))
         while True:
@@ -198,6 +203,17 @@ class _Collection:
             counts=self.counts,
             length_sampled=fmean(self.lengths) if self.lengths else None,
         )
+
+    def _due_age(self, carried: Sequence[OpenGroup]) -> int:
+        """The age from which the step waits for a group.
+
+        Without partial rollouts a carried group begins anew in every step. A step that waits for an overdue one anyway
+        waits for all that are carried: they would be as far, be dropped once more, and cost the next step as much.
+        """
+        most = self.section.max_carried_steps
+        if self.section.partial_rollouts or all(group.age < most for group in carried):
+            return most
+        return 1
 
     def _ask(self, count: int) -> None:
         """New problems; where groups are dropped no more than the limit allows."""
@@ -256,14 +272,12 @@ class _Collection:
                 self._keep(group.place, Group(problem=group.problem, samples=tuple(own)))
 
     def _next_whole(self) -> list[OpenGroup]:
-        """Whole groups that have a place in the batch. Overdue ones that are not whole yet have theirs reserved."""
-        overdue = [group for group in self.open if group.age >= self.section.max_carried_steps]
+        """Whole groups that have a place in the batch. The oldest of those that are due have theirs reserved."""
         places = self.wanted - len(self.kept)
-        reserved = min(places, sum(not group.is_whole for group in overdue))
-        whole = [group for group in self.open if group.is_whole]
-        first = [group for group in whole if group in overdue][:places]
-        others = [group for group in whole if group not in overdue][: max(0, places - reserved - len(first))]
-        return [group for group in whole if group in first or group in others]
+        due = [group for group in self.open if group.age >= self.due_age][:places]
+        spare = places - len(due)
+        others = [group for group in self.open if group.is_whole and group not in due][:spare]
+        return [group for group in self.open if group.is_whole and (group in due or group in others)]
 
     def _keep(self, place: int, group: Group) -> None:
         if self.drops and not self.turn.method.keep(group, self.turn.view):
@@ -284,7 +298,6 @@ class _Collection:
 
     def _leave_over(self) -> None:
         """What the next step asks for first; without tokens that are too old by then, or without any."""
-        self.open = [group for group in self.open if not group.is_refused]
         for group in self.open:
             group.age += 1
             for part in (group.done, group.begun):
@@ -292,6 +305,4 @@ class _Collection:
                     is_fresh = oldest_lag([completion], self.turn.step + 1) <= self.section.max_version_lag
                     if not (self.section.partial_rollouts and is_fresh and completion.sampled.any()):
                         del part[rid]
-        # the oldest come first, so that none is passed over for ever
-        self.open.sort(key=lambda group: (-group.age, group.place))
         self.counts["carried_groups"] = len(self.open)

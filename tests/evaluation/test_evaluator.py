@@ -12,6 +12,8 @@ from egrc_mega.config.load import load_config
 from egrc_mega.data.tokenizer import load_tokenizer
 from egrc_mega.evaluation.evaluator import Evaluator, evaluation_data
 from egrc_mega.evaluation.store import read_responses, read_table
+from egrc_mega.rollout.wire import generation_body
+from egrc_mega.seeds import derive_seed
 from egrc_mega.testing.points import make_subject
 from egrc_mega.testing.samples import make_sample
 from egrc_mega.types import Completion, Drawn, RolloutRequest, Sample
@@ -22,11 +24,13 @@ class Bench:
 
     def __init__(self, config: Config, folder: Path) -> None:
         self.num_asked = 0
+        self.bodies: list[dict[str, Any]] = []
         tokenizer = load_tokenizer(config.model.path)
         self.evaluator = Evaluator(config, tokenizer, (2,), folder, self.generate, self.judge)
 
     def generate(self, requests: Sequence[RolloutRequest]) -> list[Completion]:
         self.num_asked += len(requests)
+        self.bodies += [generation_body(request) for request in requests]
         return [make_sample(range(5)).completion for _ in requests]
 
     def judge(self, drawn: Sequence[Drawn], _needs: frozenset[str]) -> list[Sample]:
@@ -78,6 +82,36 @@ def test_equal_weights_of_another_place_get_a_row_of_their_own_without_being_mea
     assert all("evaluation of compress" in line and "measured before as base" in line for line in lines)
     assert [(p.label, p.step) for p in read_table(tmp_path).points] == [("base", 0)] * 2 + [("compress", 5)] * 2
     assert len(read_responses(tmp_path)) == 8
+
+
+def test_what_leaves_for_an_evaluation_is_what_the_configuration_says_field_by_field(
+    configure: Any, tmp_path: Path
+) -> None:
+    fields = ("temperatures=[0.5,0.9]", "top_p=0.8", "max_new_tokens=33", "seed=11", "num_problems=3")
+    config = configure("run.seed=3", *(f"evaluation.{field}" for field in fields))
+    bench, weights = Bench(config, tmp_path), "0123456789abcdef" * 4
+    bench.lines("base", 0, 0, weights)
+    rows = [json.loads(line) for line in config.evaluation.data.read_text().splitlines()[:3]]
+    tokenizer, instruction = load_tokenizer(config.model.path), config.data.instruction
+    neutral = {"top_k": -1, "min_p": 0.0, "frequency_penalty": 0.0, "presence_penalty": 0.0, "repetition_penalty": 1.0}
+    neutral |= {"min_new_tokens": 0, "ignore_eos": False, "n": 1}
+    expected = []
+    for temperature, protocol in zip((0.5, 0.9), bench.evaluator.protocols, strict=True):
+        for i, row in enumerate(rows):
+            content = f"{row['problem']} {instruction}" if instruction else row["problem"]
+            prompt = tokenizer.apply_chat_template(
+                [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+            )
+            own = {"temperature": temperature, "top_p": 0.8, "max_new_tokens": 33, "stop_token_ids": (2,)}
+            expected.append(
+                {
+                    "rid": f"evaluate-{weights[:16]}-{protocol.key[:16]}-{i:06d}",
+                    "input_ids": tokenizer.encode(prompt, add_special_tokens=False),
+                    "sampling_params": neutral | own | {"sampling_seed": derive_seed(11, f"{temperature:g}", i)},
+                    "return_logprob": True,
+                }
+            )
+    assert [body | {"input_ids": list(body["input_ids"])} for body in bench.bodies] == expected
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,15 @@ def test_z_score_divides_by_the_unbiased_deviation_plus_eps(rewards: list[float]
         assert found == pytest.approx([(r - fmean(rewards)) / (stdev(rewards) + eps) for r in rewards])
 
 
+@pytest.mark.parametrize("count", [2, 3, 6, 9, 12])
+@pytest.mark.parametrize("reward", [0.1, 0.2, 0.7, 0.998, -1.1, 1.2])
+def test_equal_rewards_teach_exactly_nothing_although_their_mean_may_round(reward: float, count: int) -> None:
+    """The mean of three 0.1 is not 0.1: its difference over eps would be an advantage, and keep every sample."""
+    assert fmean([0.1] * 3) != 0.1
+    for normalise in (z_score(), z_score(1e-6, 0.1), centred, leave_one_out):
+        assert list(normalise([reward] * count)) == [0.0] * count
+
+
 def by_length(sample: Sample) -> dict[str, float]:
     return {"length": float(sample.length), "one": 1.0}
 

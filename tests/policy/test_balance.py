@@ -89,3 +89,32 @@ def test_only_chosen_experts_count() -> None:
     }
     two, four = (FlopModel.of(architecture_of(HfConfig(fields | {"num_experts_per_tok": n}))) for n in (2, 4))
     assert four.per_token - two.per_token == 2 * 28 * 2 * 3 * 64 * 1536
+
+
+@pytest.mark.parametrize("multiple", [1, 2, 3, 4])
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_the_number_of_micro_batches_is_a_multiple_and_the_smallest_one_that_holds_all(
+    multiple: int, num_ranks: int
+) -> None:
+    # five of 40 tokens a rank, two to a budget of 80: three micro-batches, or the next multiple
+    plans = plan_loads([40] * (5 * num_ranks), [1.0] * (5 * num_ranks), 80, num_ranks, multiple)
+    assert {len(loads) for loads in plans} == {{1: 3, 2: 4, 3: 3, 4: 4}[multiple]}
+
+
+def test_a_filler_repeats_the_shortest_sample_for_that_costs_least() -> None:
+    plans = plan_loads([9, 3, 7], [9.0, 3.0, 7.0], 64, 1, multiple=4)
+    [loads] = plans
+    assert [load.indices for load in loads if load.is_filler] == [(1,)]
+
+
+def test_samples_of_a_micro_batch_stand_in_the_order_of_the_batch() -> None:
+    lengths = [5, 9, 2, 8, 7, 1]
+    [[load]] = plan_loads(lengths, [float(n) for n in lengths], 64, 1)
+    assert load.indices == (0, 1, 2, 3, 4, 5)
+
+
+def test_a_micro_batch_may_be_full_to_the_last_token() -> None:
+    [[load]] = plan_loads([40, 24], [1.0, 1.0], 64, 1)
+    assert load.indices == (0, 1)
+    [[single]] = plan_loads([64], [1.0], 64, 1)
+    assert single.indices == (0,)

@@ -33,3 +33,8 @@ def test_cosine_decay_follows_warm_up() -> None:
 def test_the_last_update_of_a_decay_to_zero_moves_nothing_and_the_field_says_so() -> None:
     assert rates(4, decay="linear")[-1] == rates(4, decay="cosine")[-1] == 0.0
     assert "with 0 that update moves nothing" in str(OptimSection.model_fields["min_lr"].description)
+
+
+@pytest.mark.parametrize("decay", ["linear", "cosine"])
+def test_a_minimum_above_the_rate_leaves_the_rate(decay: str) -> None:
+    assert rates(3, decay=decay, min_lr=5e-3) == pytest.approx([1e-3] * 3)

@@ -73,3 +73,28 @@ def test_a_request_may_be_answered_by_weights_that_came_while_it_was_under_way(v
         assert versions.stale(completion((version, 0, 4)), 0, mark) is None
     # one that is sent now may not come from v2 any more
     assert versions.stale(completion(("v2", 0, 4)), 0, versions.since_now()) is not None
+
+
+def test_what_is_confirmed_is_what_was_announced_last_also_where_one_before_it_never_arrived() -> None:
+    known = Versions()
+    for name in ("v0", "v1", "v2"):
+        known.announce(name)
+    known.confirm()
+    assert known.stale(completion(("v2", 0, 4)), 0, known.since_now()) is None
+    assert known.stale(completion(("v1", 0, 4)), 0, known.since_now()) is not None
+
+
+def test_after_the_first_confirmed_weights_every_name_is_held_against_them() -> None:
+    known = Versions()
+    known.announce("v0")
+    known.confirm()
+    assert known.stale(completion(("whatever", 0, 4)), 0, known.since_now()) is not None
+
+
+def test_nothing_new_is_never_stale() -> None:
+    known = Versions()
+    for name in ("v0", "v1"):
+        known.announce(name)
+        known.confirm()
+    # aborted where it was begun: not a token more
+    assert known.stale(completion(("v0", 0, 4)), 4, known.since_now()) is None

@@ -2,7 +2,7 @@
 
 import copy
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -205,3 +205,28 @@ def test_what_is_sent_is_the_request_and_every_other_parameter_at_what_changes_n
             "n": 1,
         },
     }
+
+
+OTHER: dict[str, Any] = {
+    "rid": "r2",
+    "prompt_id": "q",  # says where it goes, and is nobody's business there
+    "prompt_ids": token_array([1, 2]),
+    "forced_ids": token_array([30]),
+    "seed": 10,
+}
+OTHER_SAMPLING: dict[str, Any] = {"temperature": 0.7, "top_p": 0.9, "max_new_tokens": 5, "stop_token_ids": (2, 3)}
+
+
+def test_every_field_of_a_request_and_of_its_sampling_is_known_here() -> None:
+    assert {field.name for field in fields(RolloutRequest)} == {*OTHER, "sampling"}
+    assert {field.name for field in fields(Sampling)} == set(OTHER_SAMPLING)
+
+
+@pytest.mark.parametrize("name", [*OTHER, *OTHER_SAMPLING])
+def test_another_value_of_any_field_is_another_body(name: str) -> None:
+    if name in OTHER:
+        other = replace(REQUEST, **{name: OTHER[name]})
+    else:
+        other = replace(REQUEST, sampling=replace(SAMPLING, **{name: OTHER_SAMPLING[name]}))
+    sent = [orjson.dumps(generation_body(one), option=orjson.OPT_SERIALIZE_NUMPY) for one in (REQUEST, other)]
+    assert (sent[0] == sent[1]) is (name == "prompt_id")

@@ -161,3 +161,54 @@ def test_steps_left_count_what_may_still_come() -> None:
     rules = [CompressSection(steps=4), ExploreSection(steps=6)]
     progress, _switch = follow([{}] * 3, rules)
     assert steps_left_at_most(progress, rules) == 7
+
+
+# at the very edge, with means that are the values themselves (a span of one step) and numbers without rounding
+
+EXACT = {"min_steps": 1, "ema_steps": 1, "checks": 1}
+
+
+@pytest.mark.parametrize(("entropy", "ends"), [(0.25, False), (0.2499, True)])
+def test_the_floor_itself_is_not_below_it(entropy: float, ends: bool) -> None:
+    record = {"entropy": entropy, "length": 50.0, "accuracy": 0.5}
+    assert steps_until_switch([record] * 3, stages(**EXACT | {"entropy_floor": 0.25})) == (1 if ends else None)
+
+
+@pytest.mark.parametrize(("accuracy", "ends"), [(0.5, False), (0.499, True)])
+def test_a_fall_by_the_guard_itself_is_no_collapse(accuracy: float, ends: bool) -> None:
+    records = [{"accuracy": value} for value in (0.5, 0.75, accuracy, 0.75)]
+    assert steps_until_switch(records, stages(**EXACT | {"accuracy_guard": 0.25})) == (3 if ends else None)
+
+
+@pytest.mark.parametrize(("field", "share"), [("length", "rel_length"), ("entropy", "rel_entropy")])
+@pytest.mark.parametrize(("window", "ends"), [(4, True), (5, False)])
+def test_a_move_is_measured_over_exactly_the_window_by_the_share_of_its_own_curve(
+    field: str, share: str, window: int, ends: bool
+) -> None:
+    """One in a hundred a step: four steps are within 4.5 %, five are not."""
+    still = {"entropy": 64.0, "length": 64.0, "accuracy": 0.5}
+    records = [still | {field: 100.0 - step} for step in range(window + 1)]
+    shares = {"rel_length": 0.0, "rel_entropy": 0.0, share: 0.045}
+    switched = steps_until_switch(records, stages(**EXACT | shares | {"window": window}))
+    assert switched == (window + 1 if ends else None)
+
+
+def test_as_many_checks_in_a_row_as_are_asked_for_end_a_stage_and_a_move_begins_the_count_anew() -> None:
+    flat, moved = ({"entropy": 0.5, "length": n, "accuracy": 0.5} for n in (64.0, 32.0))
+    rules = stages(**EXACT | {"window": 2, "checks": 3})
+    assert steps_until_switch([flat] * 9, rules) == 2 + 3
+    # the fifth value differs from those two steps before and after it
+    assert steps_until_switch([flat] * 4 + [moved] + [flat] * 9, rules) == 5 + 2 + 3
+
+
+def test_a_mean_takes_two_parts_of_span_plus_one_of_a_new_value() -> None:
+    records = [{"entropy": 0.0, "length": 0.0, "accuracy": 0.0}, {"entropy": 1.0, "length": 8.0, "accuracy": 1.0}]
+    progress, _switch = follow(records, stages(ema_steps=3))
+    assert (progress.curves.entropy, progress.curves.length, progress.curves.accuracy) == (0.5, 4.0, 0.5)
+    assert progress.curves.best_accuracy == 0.5
+
+
+def test_the_best_accuracy_stays_the_best() -> None:
+    records = [{"accuracy": value} for value in (0.5, 0.75, 0.6875, 0.625)]
+    progress, _switch = follow(records, stages(**EXACT | {"accuracy_guard": 0.25}))
+    assert (progress.curves.accuracy, progress.curves.best_accuracy) == (0.625, 0.75)

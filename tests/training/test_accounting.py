@@ -40,6 +40,7 @@ def test_sampling_ahead_counts_for_the_step_that_it_is_for_whenever_it_ends() ->
     records = [accounting.record(step, spans, Work(), None) for step, spans in ((0, [early]), (1, []), (2, [late]))]
     assert [record.get("time_rollout_ahead_s") for record in records] == [None, 7.0, 3.0]
     assert all(record["time_step_s"] == 0.0 for record in records)
+    assert accounting._ahead == []
 
 
 def test_tflops_and_mfu_follow_the_documented_formula() -> None:
@@ -59,6 +60,18 @@ def test_tflops_and_mfu_follow_the_documented_formula() -> None:
     assert record["time_step_s"] == pytest.approx(seconds + 0.75)
     assert record["memory_train_gib"] > 0.1
     assert accounting.record(4, [], Work(), peak_tflops=None)["mfu"] is None
+
+
+def test_operations_are_a_rank_s_share_of_the_whole_and_memory_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 8)
+    accounting = Accounting()
+    with accounting.phase("train"):
+        pass
+    first, second = (
+        accounting.record(step, [ended("train", 2.0)], Work(num_tokens=100, flops=16 * 10**12), 4.0) for step in (0, 1)
+    )
+    assert (first["train_tflops"], first["mfu"], first["train_tokens_per_s"]) == (1.0, 0.25, 50.0)
+    assert "memory_train_gib" in first and "memory_train_gib" not in second
 
 
 def test_an_update_counts_three_forwards_and_a_score_one(tmp_path: Path) -> None:

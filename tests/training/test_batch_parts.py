@@ -114,12 +114,20 @@ def test_one_advantage_is_spread_and_one_for_each_token_is_taken_as_it_is() -> N
 
 
 def test_only_the_policys_tokens_of_the_present_version_are_compared() -> None:
-    sample = make_sample([1, 2, 3, 4], sampled=[1, 1, 0, 1])
-    spans = (VersionSpan(version="v8", start=0, end=1), VersionSpan(version="v9", start=1, end=4))
+    sample = make_sample([1, 2, 3, 4, 5], sampled=[1, 1, 0, 1, 1])
+    versions = (("v7", 0, 1), ("v8", 1, 4), ("v9", 4, 5))
+    spans = tuple(VersionSpan(version=name, start=start, end=end) for name, start, end in versions)
     sample = replace(sample, completion=replace(sample.completion, weight_versions=spans))
-    [dropped] = build_batch([make_group([sample])], [[DROPPED]], ExploreSection(), "v9").dropped
-    assert dropped.compared.tolist() == [False, True, False, True]
-    assert np.isnan(dropped.rollout_logprobs).tolist() == [False, False, True, False]
+    expected = {
+        "v7": [True, False, False, False, False],
+        "v8": [False, True, False, True, False],
+        "v9": [False, False, False, False, True],
+        "v10": [False] * 5,
+    }
+    for version, compared in expected.items():
+        [dropped] = build_batch([make_group([sample])], [[DROPPED]], ExploreSection(), version).dropped
+        assert dropped.compared.tolist() == compared
+        assert np.isnan(dropped.rollout_logprobs).tolist() == [False, False, True, False, False]
 
 
 def test_a_forced_token_is_trained_only_where_its_log_prob_is_stated() -> None:
@@ -132,6 +140,14 @@ def test_a_forced_token_is_trained_only_where_its_log_prob_is_stated() -> None:
     assert stated.old_logprobs is not None
     assert stated.old_logprobs.tolist() == pytest.approx([-0.75, NAN, NAN], nan_ok=True)
     assert stated.sampled.tolist() == stated.compared.tolist() == [False, True, True]
+    # what an environment wrote is trained in no case
+    mixed = make_sample([1, 2, 3, 4], sampled=[0, 1, 0, 1], num_forced=1)
+    assert only(built([mixed], [Credit(advantage=1.0, forced_logprob=-0.75)])).loss_weights.tolist() == [
+        np.float32(1 / 3),
+        np.float32(1 / 3),
+        0.0,
+        np.float32(1 / 3),
+    ]
     unforced = only(built([make_sample([1, 2])], [Credit(advantage=1.0, forced_logprob=-0.75)]))
     assert unforced.old_logprobs is None
 

@@ -1,5 +1,6 @@
 """The log-prob gate: what of a distribution stops a run, and that a gate with nothing to compare says so."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -98,6 +99,13 @@ def test_the_record_says_the_distribution_and_the_share_of_the_sampled_tokens_th
     assert gate.metrics() == pytest.approx(expected, abs=1e-6)
 
 
+def test_the_share_is_over_all_parts_of_a_step() -> None:
+    gate = LogprobGate(PolicySection(), torch.bfloat16)
+    compare(gate, sample(np.zeros(300)), sample(np.zeros(100), compared=False))
+    compare(gate, sample(np.zeros(200)), sample(np.zeros(400), compared=False))
+    assert gate.metrics()["logprob_compared"] == 0.5
+
+
 def test_a_gate_that_has_compared_nothing_has_no_figures() -> None:
     gate = LogprobGate(PolicySection(), torch.bfloat16)
     compare(gate, sample(np.full(500, 9.0), compared=False))
@@ -116,3 +124,10 @@ def test_a_gate_that_compares_nothing_for_three_steps_in_a_row_warns_once() -> N
 def test_a_gate_that_is_switched_off_warns_of_nothing() -> None:
     watch = GateWatch(PolicySection(logprob_check=False))
     assert [watch.warning(make_record(1, logprob_compared=0.0)) for _ in range(5)] == [None] * 5
+
+
+@pytest.mark.parametrize(("size", "is_distribution"), [(255, False), (256, True)])
+def test_a_distribution_begins_at_256_tokens(size: int, is_distribution: bool) -> None:
+    gate = LogprobGate(PolicySection(), torch.bfloat16)
+    with pytest.raises(PolicyError, match="in the median") if is_distribution else nullcontext():
+        compare(gate, sample(np.full(size, 0.05)))

@@ -1,6 +1,6 @@
 """What rank 0 hands from part to part: measurements to their samples, one lesson to batch, record and rollouts."""
 
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from egrc_mega.evaluation.evaluator import Outcome
 from egrc_mega.methods.explore import ExploreSection
 from egrc_mega.methods.method import Method, Need, NoState
 from egrc_mega.methods.records import DROPPED, Credit, View
 from egrc_mega.policy.pass_sums import TokenStats
 from egrc_mega.sections.policy import PolicySection
 from egrc_mega.stages.state import Position
+from egrc_mega.testing.points import make_point, make_protocol, make_subject
 from egrc_mega.testing.samples import make_group, make_sample
 from egrc_mega.training.collection import StepGroups
 from egrc_mega.training.gate import GateWatch
@@ -109,6 +111,58 @@ def test_the_method_is_asked_once_and_batch_record_and_rollouts_have_its_answer(
     step, stage, rows = written["rows"]
     assert (step, stage) == (6, "explore")
     assert [[s.reward for s in row.samples] for row in rows] == [[2.0, 3.0], [1.0, None, 2.0]]
+
+
+def noting(lead: Any) -> list[tuple[Any, ...]]:
+    """Whatever the lead writes, shows and says, in order."""
+    notes: list[tuple[Any, ...]] = []
+    lead.events = SimpleNamespace(write=lambda kind, **facts: notes.append((kind, facts)))
+    lead.printer = SimpleNamespace(
+        show=lambda record: notes.append(("shown", record["step"])), note=lambda line: notes.append(("line", line))
+    )
+    lead.rollouts = SimpleNamespace(write=lambda step, stage, rows: notes.append(("rollouts", step, stage, len(rows))))
+    lead.serving = SimpleNamespace(fleet=SimpleNamespace(take_stats=dict))
+    return notes
+
+
+def test_a_gate_that_falls_silent_is_an_event_of_its_step_and_a_line_after_the_step(lead: Any) -> None:
+    lead.gate_watch = SimpleNamespace(warning=lambda record: f"silent in {record['step']}")
+    turn, notes = turn_of(), noting(lead)
+    lead.credit(turn)
+    update = UpdateMetrics(**{field.name: None for field in fields(UpdateMetrics)} | {"num_updates": 1})  # type: ignore[arg-type]
+    lead.record(turn, update, {"time_step_s": 2.0}, 9)
+    assert [note[0] for note in notes] == ["step", "rollouts", "shown", "warning", "line"]
+    assert notes[1:] == [
+        ("rollouts", 6, "explore", 2),
+        ("shown", 6),
+        ("warning", {"step": 6, "text": "silent in 6"}),
+        ("line", "silent in 6"),
+    ]
+
+
+def test_an_evaluation_is_a_line_and_an_event_with_every_figure_and_where_it_comes_from(lead: Any) -> None:
+    protocol = make_protocol()
+    points = [make_point(make_subject("base", 0, 0), protocol), make_point(make_subject("b", 1, 5), protocol, None)]
+    outcomes = [Outcome(points[0], None), Outcome(points[1], "base")]
+    notes, asked = noting(lead), []
+    lead.serving = SimpleNamespace(
+        evaluator=SimpleNamespace(evaluate=lambda subject: asked.append(subject) or outcomes)
+    )
+    lead.evaluate(make_subject("b", 1, 5))
+    assert asked == [make_subject("b", 1, 5)]
+    assert [note for note in notes if note[0] == "line"] == [("line", outcome.line()) for outcome in outcomes]
+    events = [facts for kind, facts in notes if kind == "evaluation"]
+    assert events == [{"kept_from": None, **asdict(points[0])}, {"kept_from": "base", **asdict(points[1])}]
+
+
+def test_samples_that_are_only_measured_are_compared_under_the_turns_own_weights(lead: Lead) -> None:
+    assert all(sample.compared.all() for sample in lead.to_measure(turn_of()).dropped)
+    batch = lead.credit(turn_of())
+    assert all(sample.compared.all() for sample in (*batch.dropped, *batch.updates[0]))
+    other = replace(turn_of(), version="v6")
+    assert not any(sample.compared.any() for sample in lead.to_measure(other).dropped)
+    batch = lead.credit(other)
+    assert not any(sample.compared.any() for sample in (*batch.dropped, *batch.updates[0]))
 
 
 def test_what_is_stored_of_a_sample_is_what_it_was_and_what_it_taught() -> None:

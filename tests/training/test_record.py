@@ -1,6 +1,8 @@
 """Every field of a step's record, recomputed by a reader who shares nothing with the writer but the samples."""
 
+import random
 from dataclasses import fields, replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,8 +11,18 @@ import pytest
 from egrc_mega.methods.explore import ExploreSection
 from egrc_mega.methods.method import Method, NoState
 from egrc_mega.methods.records import DROPPED, Credit, View
+from egrc_mega.observe.spans import Span
 from egrc_mega.policy.flops import Work
+from egrc_mega.rollout.stats import FleetStats
+from egrc_mega.rollout.wire import Usage
+from egrc_mega.stages.state import Position
+from egrc_mega.testing.fake_stream import Servers, collector_of
+from egrc_mega.testing.fake_stream import turn_of as turn_of_fake_servers
 from egrc_mega.testing.samples import make_sample
+from egrc_mega.training import accounting
+from egrc_mega.training.accounting import Accounting
+from egrc_mega.training.collection import StepGroups
+from egrc_mega.training.lead import Lead, Lesson
 from egrc_mega.training.record import step_record
 from egrc_mega.training.staleness import mean_lag, oldest_lag
 from egrc_mega.training.turn import Turn
@@ -177,3 +189,105 @@ def test_lags_are_over_tokens_and_none_where_there_are_none() -> None:
     assert (oldest_lag([], 6), mean_lag([], 6)) == (0, 0.0)
     empty = [with_spans(make_sample([])).completion]
     assert (oldest_lag(empty, 6), mean_lag(empty, 6)) == (0, 0.0)
+
+
+# the whole event: what servers, clocks and the collection add
+
+COUNTS = {
+    "sampled_groups": 11,
+    "groups_without_signal": 12,
+    "refused_groups": 13,
+    "aborted_requests": 14,
+    "carried_groups": 15,
+}
+SECONDS = {"rollout": 3.0, "grade": 0.5, "credit": 0.25, "train": 2.0, "sync": 1.25}
+OF_SERVERS = {
+    "requests_in_flight": 2,
+    "queue": 6,
+    "cache_hit_rate": 0.25,
+    "server_tokens_per_s": [0.0],
+    "busy_replies": 7,
+    "lost_requests": 8,
+    "server_restarts": 9,
+    "server_events": ["server 0 is fenced"],
+}
+OF_THE_CLOCK = {
+    # of the two seconds of the training phase, over four ranks
+    "train_tokens": 900,
+    "train_tokens_per_s": 450.0,
+    "train_tflops": 3.0,
+    "mfu": 0.25,
+    **{f"time_{name}_s": seconds for name, seconds in SECONDS.items()},
+    "time_rollout_ahead_s": 9.0,
+    "time_step_s": 7.0,
+    "memory_train_gib": 1.5,
+    "length_sampled": 6.5,
+}
+
+
+def ended(name: str, seconds: float, thread: str = "MainThread", **facts: int) -> Span:
+    """A span with half a second of other spans inside."""
+    return Span(
+        name=name,
+        start=5.0,
+        end=5.5 + seconds,
+        inside_s=0.5,
+        depth=0,
+        thread=thread,
+        rank=0,
+        facts=facts,
+        error=None,
+    )
+
+
+def of_servers() -> dict[str, Any]:
+    stats = FleetStats()
+    stats.num_busy_replies, stats.num_lost_requests, stats.num_restarts = 7, 8, 9
+    stats.events.append("server 0 is fenced")
+    for _ in range(2):
+        stats.enter()
+    for waiting in (6, 3):
+        stats.note_queue(waiting)
+    client = SimpleNamespace(usage=Usage(prompt=40, cached=10, output=0))
+    return stats.take([SimpleNamespace(number=0, client=client)])  # type: ignore[list-item]
+
+
+def of_the_clock(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 4)
+    monkeypatch.setattr(accounting, "_memory_bytes", lambda: 3 * 2**29)
+    costs = Accounting()
+    with costs.phase("train"):
+        pass
+    spans = [ended(name, seconds) for name, seconds in SECONDS.items()]
+    spans += [ended("ahead", 8.5, "ahead", step=11), ended("rollout", 20.0, "ahead")]
+    return costs.record(11, spans, Work(900, 24 * 10**12), peak_tflops=12.0)
+
+
+@pytest.fixture
+def event(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The event `step`, as rank 0 writes it."""
+    lead: Any = Lead.__new__(Lead)
+    written: dict[str, Any] = {}
+    lead.collected = StepGroups(GROUPS, Position(), dict(COUNTS), 6.5)
+    lead.lesson = Lesson(GROUPS, CREDITS)
+    lead.serving = SimpleNamespace(fleet=SimpleNamespace(take_stats=of_servers))
+    lead.events = SimpleNamespace(write=lambda kind, **own: written.update({kind: own}))
+    lead.rollouts = SimpleNamespace(write=lambda *_rows: None)
+    lead.printer = SimpleNamespace(show=lambda _record: None)
+    lead.gate_watch = SimpleNamespace(warning=lambda _record: None)
+    lead.record(turn_of(), UPDATE, of_the_clock(monkeypatch), 20)
+    return written["step"]
+
+
+def test_servers_clocks_and_the_collection_stand_in_the_event_as_they_were_measured(event: dict[str, Any]) -> None:
+    expected = OF_SERVERS | OF_THE_CLOCK | COUNTS
+    assert {name: event[name] for name in expected} == expected
+    assert event["tokens_per_s"] == sum(s.length for s, _credit in FLAT) / 7.0
+
+
+def test_nothing_stands_in_the_event_that_nobody_has_recomputed(event: dict[str, Any]) -> None:
+    plain = set(record()) - set(COSTS)
+    assert set(event) == plain | set(OF_SERVERS) | set(OF_THE_CLOCK) | set(COUNTS)
+    # and the counts are those that a collection makes
+    collected = collector_of(Servers(random.Random(1))).collect(turn_of_fake_servers(0), Position())
+    assert set(collected.counts) == set(COUNTS)

@@ -20,6 +20,16 @@ def test_a_turn_has_the_state_that_the_checkpoint_kept() -> None:
     assert (turn.view.state, turn.view.step, turn.view.seed) == (ThinkPruneState(phase=1, steps=1), 2, 7)
 
 
+def test_a_method_sees_the_step_of_its_own_stage_and_the_run_counts_on() -> None:
+    state = RunState(progress=Progress(step=4, stage=1, step_in_stage=1))
+    turn = turn_of(state, STAGES, 7)
+    assert turn is not None
+    assert (turn.step, turn.step_in_stage, turn.view.step, turn.stage.method) == (4, 1, 1, "explore")
+    first = turn_of(RunState(progress=Progress(step=3, stage=1)), STAGES, 7)
+    assert first is not None and first.opens_stage and first.next is not None
+    assert (first.view.step, first.next.step, first.next.view.step) == (0, 4, 1)
+
+
 def test_a_stage_that_has_not_begun_has_the_states_defaults() -> None:
     turn = turn_of(RunState(), STAGES, 7)
     assert turn is not None and turn.opens_stage

@@ -111,12 +111,18 @@ def test_without_scoring_the_dropped_there_is_no_mean_over_all(policy: Policy) -
     assert metrics.entropy_kept is not None
 
 
+@pytest.mark.parametrize("num_updates", [1, 2])
 @pytest.mark.parametrize(("cap", "expected"), [(None, 1.0), (3.0, 2.0), (1.5, 1.5)])
-def test_the_mean_weight_of_importance_sampling_is_told(policy: Policy, cap: float | None, expected: float) -> None:
-    halved = tuple(replace(s, rollout_logprobs=s.rollout_logprobs - np.log(2)) for s in batch_of(policy).updates[0])
+def test_the_mean_weight_of_importance_sampling_is_told(
+    policy: Policy, cap: float | None, expected: float, num_updates: int
+) -> None:
+    halved = tuple(
+        tuple(replace(s, rollout_logprobs=s.rollout_logprobs - np.log(2)) for s in update)
+        for update in batch_of(policy, num_updates).updates
+    )
     stage = STAGE.model_copy(update={"loss": STAGE.loss.model_copy(update={"tis_cap": cap})})
     section = SECTION.model_copy(update={"logprob_check": False})
-    assert run_updates(policy, Batch((halved,), ()), stage, section, 0).tis_weight == pytest.approx(expected, rel=1e-5)
+    assert run_updates(policy, Batch(halved, ()), stage, section, 0).tis_weight == pytest.approx(expected, rel=1e-5)
 
 
 def test_entropies_of_the_kept_are_those_of_the_samples_with_an_advantage_also_under_a_kl_term(tmp_path: Path) -> None:
@@ -130,6 +136,18 @@ def test_entropies_of_the_kept_are_those_of_the_samples_with_an_advantage_also_u
     for field in ("entropy", "entropy_kept", "entropy_rollout_kept"):
         assert getattr(under_kl, field) == pytest.approx(getattr(expected, field), rel=1e-5), field
     assert under_kl.entropy_kept != pytest.approx(under_kl.entropy, rel=1e-5)
+
+
+@pytest.mark.parametrize("num_updates", [1, 2])
+def test_a_stage_without_a_kl_term_asks_no_reference_although_another_stage_needs_one(
+    tmp_path: Path, num_updates: int
+) -> None:
+    folder = write_tiny_qwen2(tmp_path / "model")
+    alone, beside = (Policy(folder, MegatronSection(), SECTION, keeps_reference=keeps) for keeps in (False, True))
+    batch = batch_of(alone, num_updates)
+    expected, found = (run_updates(policy, batch, STAGE, SECTION, 0) for policy in (alone, beside))
+    assert found == expected
+    assert found.kl is None
 
 
 def test_a_kl_term_without_an_advantage_has_no_entropy_of_kept_samples(tmp_path: Path) -> None:
