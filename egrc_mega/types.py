@@ -55,6 +55,8 @@ class Problem:
     """Where it came from, file name and line: the same in every epoch, so that state may be kept by it."""
     text: str
     """The user message as written in the data set."""
+    system: str | None = None
+    """The system message, where the data set has chats; a method's own stands instead."""
     answer: str
     """The gold answer, as given to the grader."""
     hints: Hints = NO_HINTS

@@ -25,7 +25,7 @@ BASE = {
 LAYERS = [
     BASE,
     {"sections.base", "sections.registry", "plugins"},
-    {"grading", "data.source", "data.file_source"},
+    {"grading", "data.source", "data.file_source", "data.json_rows"},
     {"sections"},
     {"methods", "stages"},
     {"config"},
