@@ -29,15 +29,19 @@ def inspect(
     profile: Annotated[
         str | None, typer.Option("--profile", help="Conventions of the data set (docs/grading.md).")
     ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="File for the bad rows, all of them.")] = None,
 ) -> None:
     """Read every row, render the prompts and understand the golds; say what there is, and what a run would set aside.
 
     Without a configuration the keys of well-known data sets are found. Exits with 3 where a run would refuse the file.
     """
+    from egrc_mega.data.quarantine import set_aside
     from egrc_mega.launch.inspect_data import inspect_data
 
     keys = {"prompt_key": prompt_key, "answer_key": answer_key, "answer_type": answer_type}
     stated = {name: value for name, value in keys.items() if value is not None}
     census = inspect_data(file, config or [], overrides or [], model=model, stated=stated, profile=profile)
     print("\n".join(census.lines()))
+    if out is not None:
+        set_aside(census.reading.bad, out)
     census.refuse_bad()

@@ -78,6 +78,7 @@ def test_the_options_are_the_documented_ones() -> None:
             "--answer-type",
             "--config",
             "--model",
+            "--out",
             "--profile",
             "--prompt-key",
             "--set",
@@ -101,6 +102,8 @@ def test_inspecting_data_prints_the_page_and_exits_as_a_run_would(tmp_path: Path
     assert f"file     {file}: 2 rows, 1 of them quarantined" in result.stdout
     assert result.stderr.startswith(f"egrc: error: data file {file}: 1 of 2 rows are malformed")
     assert result.stderr.count("\n") == 1 and list(tmp_path.iterdir()) == [file]
+    assert egrc("data", "inspect", file, "--out", tmp_path / "bad.jsonl").returncode == 3
+    assert json.loads((tmp_path / "bad.jsonl").read_text())["line"] == 2
 
 
 @pytest.mark.parametrize(
