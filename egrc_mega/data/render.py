@@ -55,7 +55,7 @@ class Renderer:
         text = self.instruction.strip(" ")
         return text if not text or text.startswith("\n") else f" {text}"
 
-    def is_thinking(self, prompt_ids: IntArray) -> bool:
+    def thinks(self, prompt_ids: IntArray) -> bool:
         """Whether a prompt ends within a think part, so that the response must close it before it answers."""
         return thinking_at_end(self.decode(prompt_ids)) == "open"
 

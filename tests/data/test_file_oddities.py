@@ -95,6 +95,18 @@ def test_what_cannot_be_read_is_one_error_with_the_place_and_the_remedy(
     assert str(tmp_path / name) in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_a_broken_row_is_set_aside_by_line_whatever_ends_the_lines(end: bytes, tmp_path: Path) -> None:
+    found = reading(tmp_path, end.join([ONE, b'{"problem": "x"', TWO]))
+    assert (pairs(found), [bad.line for bad in found.bad]) == (BOTH, [2])
+
+
+def test_files_that_were_joined_within_a_line_are_two_rows_of_it(tmp_path: Path) -> None:
+    found = reading(tmp_path, ONE + b"\n" + TWO + BOM + ONE + b"\n{")
+    assert [problem.key for problem in found.good] == ["train.jsonl:1", "train.jsonl:2", "train.jsonl:2.2"]
+    assert [bad.line for bad in found.bad] == [3]
+
+
 def test_the_conversion_that_is_proposed_makes_rows_of_a_table(tmp_path: Path) -> None:
     import csv
     import io
@@ -125,6 +137,7 @@ SET_ASIDE = {
     "beta": (rb'{"problem": "x", "answer": "\beta"}', "U+0008, left of a backslash before b"),
     "rho": (rb'{"problem": "x", "answer": "\rho"}', "U+000D, left of a backslash before r"),
     "neq": (rb'{"problem": "x", "answer": "x \neq 3"}', "U+000A, left of a backslash before n"),
+    "a tab": (b'{"problem": "x", "answer": "1\\t2"}', "U+0009"),
     "nu": (rb'{"problem": "x", "answer": "\nu"}', "U+000A, left of a backslash before n"),
     "frac in a list": (rb'{"problem": "x", "answer": ["\frac{1}{2}"]}', "U+000C"),
     "frac in a problem": (rb'{"problem": "what is \frac{1}{2}?", "answer": "1"}', "'problem' holds the control charac"),
@@ -208,6 +221,7 @@ ANSWERS = {
     "two lines": (b'"x = 1\\nx = 2"', "x = 1\nx = 2"),
     "1,000 characters": (b'"%s"' % (b"1" * 1000), "1" * 1000),
     "what GSM8K marks": (b'"2 + 2 = <<2+2=4>>4\\n#### 4"', "4"),
+    "what GSM8K marks after a box": (rb'"so \\boxed{3} ducks\n#### 4"', "4"),
     "a box": (rb'"so it is \\boxed{\\frac{1}{2}}."', "\\frac{1}{2}"),
     "a line separator within": (rb'"1\u2028"', "1"),
 }

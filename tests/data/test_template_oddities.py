@@ -111,6 +111,7 @@ REFUSED = {
     "calls itself for ever": ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "fails: RecursionError"),
     "a flood": ("{% for i in range(9999) %}{{ 'x' * 9999 }}{% endfor %}", r"it renders \d+ characters|MemoryError"),
     "more memory than there is": ("{{ 'x' * 10**12 }}", "fails: (MemoryError|OverflowError)"),
+    "more memory than it may have": ("{{ ('x' * 3 * 10**9) | length }}", "fails: MemoryError"),
 }
 
 
@@ -203,15 +204,15 @@ def test_the_probe_says_whether_the_prompt_leaves_thinking_open(text: str, think
     renderer = Renderer(tokenizer, "")
     assert renderer.template.proof.thinking == thinking
     assert renderer.template.proof.line(DAY) == words
-    assert renderer.is_thinking(renderer.prompt_ids(PROBLEM)) is (thinking == "open")
+    assert renderer.thinks(renderer.prompt_ids(PROBLEM)) is (thinking == "open")
 
 
 def test_a_method_that_closes_thinking_in_its_opening_is_seen_too() -> None:
     renderer = Renderer(tokenizer_with(OPEN), "")
-    assert renderer.is_thinking(renderer.prompt_ids(PROBLEM, Ask(opening="Hmm, ")))
-    assert not renderer.is_thinking(renderer.prompt_ids(PROBLEM, Ask(opening="</think>")))
+    assert renderer.thinks(renderer.prompt_ids(PROBLEM, Ask(opening="Hmm, ")))
+    assert not renderer.thinks(renderer.prompt_ids(PROBLEM, Ask(opening="</think>")))
     plain = Renderer(tokenizer_with(CHATML), "")
-    assert plain.is_thinking(plain.prompt_ids(PROBLEM, Ask(opening="<think>")))
+    assert plain.thinks(plain.prompt_ids(PROBLEM, Ask(opening="<think>")))
 
 
 @pytest.mark.parametrize(
