@@ -18,7 +18,7 @@ setup(
     package_data={"egrc_mega": ["py.typed", "miniature/assets/**/*", "report/*.j2"]},
     install_requires=[
         "aiohttp>=3.10",
-        "jinja2>=3.1",
+        "jinja2>=3.1.6",
         "math-verify==0.9.*",
         "matplotlib>=3.8",
         "megatron-core==0.16.*",
@@ -37,7 +37,17 @@ setup(
     ],
     extras_require={
         "parquet": ["pyarrow"],
-        "dev": ["build", "hypothesis", "mypy", "pytest", "pytest-timeout", "pytest-xdist", "ruff", "types-PyYAML"],
+        "dev": [
+            "build",
+            "hypothesis",
+            "mypy",
+            "pyarrow",
+            "pytest",
+            "pytest-timeout",
+            "pytest-xdist",
+            "ruff",
+            "types-PyYAML",
+        ],
     },
     entry_points={"console_scripts": ["egrc = egrc_mega.cli.main:main"]},
 )

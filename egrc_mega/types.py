@@ -26,6 +26,25 @@ def token_array(ids: Sequence[int] | IntArray = ()) -> IntArray:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Hints:
+    """What the data set says about a gold answer beside its text. Plain values: it travels to the graders as JSON."""
+
+    profile: str = "default"
+    """Which row of `grading.profiles` judges: the conventions of the set that the problem is from."""
+    answer_type: str | None = None
+    """Forces the gold's type, one of `grading.gold.AnswerType`; None: its text decides."""
+    unit: str | None = None
+    """The unit that stands in a column of its own (OlympiadBench); an answer may have it or leave it out."""
+    error: str | None = None
+    """Absolute tolerance that the set states (OlympiadBench), as a decimal numeral."""
+    multiple: bool = False
+    """The text holds several answers, all of which are wanted (OlympiadBench's `is_multiple_answer`)."""
+
+
+NO_HINTS = Hints()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
     """One row of a data set, before it is rendered.
 
@@ -36,8 +55,12 @@ class Problem:
     """Where it came from, file name and line: the same in every epoch, so that state may be kept by it."""
     text: str
     """The user message as written in the data set."""
+    system: str | None = None
+    """The system message, where the data set has chats; a method's own stands instead."""
     answer: str
     """The gold answer, as given to the grader."""
+    hints: Hints = NO_HINTS
+    """How the gold is to be understood."""
     facts: Mapping[str, float] = field(default_factory=dict)
     """Numeric columns of the row that `data.facts` names, e.g. the base model's accuracy."""
 

@@ -25,11 +25,11 @@ BASE = {
 LAYERS = [
     BASE,
     {"sections.base", "sections.registry", "plugins"},
-    {"grading.grader", "grading.math", "grading.extract", "grading.verify", "data.source", "data.file_source"},
+    {"grading", "data.source", "data.file_source", "data.json_rows"},
     {"sections"},
     {"methods", "stages"},
     {"config"},
-    {"data", "grading", "convert", "egrc_kernels", "miniature"},
+    {"data", "convert", "egrc_kernels", "miniature"},
     {"rollout", "embedded", "policy", "sync", "checkpoint"},
     {"evaluation", "report", "miniature.base_model", "bench"},
     {"training", "train"},

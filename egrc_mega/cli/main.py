@@ -6,7 +6,20 @@ import sys
 import typer
 
 from egrc_mega import __version__
-from egrc_mega.cli import bench, config, convert, doctor, evaluate, miniature, report, rollouts, serve, stages, train
+from egrc_mega.cli import (
+    bench,
+    config,
+    convert,
+    data,
+    doctor,
+    evaluate,
+    miniature,
+    report,
+    rollouts,
+    serve,
+    stages,
+    train,
+)
 from egrc_mega.errors import EgrcError
 
 app = typer.Typer(
@@ -24,6 +37,7 @@ app.command("doctor")(doctor.doctor)
 app.add_typer(convert.app, name="convert")
 app.add_typer(miniature.app, name="miniature")
 app.add_typer(config.app, name="config")
+app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
 app.add_typer(serve.app, name="serve")
 app.add_typer(stages.app, name="stages")

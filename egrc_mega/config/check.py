@@ -161,6 +161,11 @@ def _stage_problems(config: Config) -> Iterator[EgrcError]:
         method = build_method(stage)
         for problem in method.problems():
             yield ConfigError(f"stages.{stage.name}.{problem}")
+        for fact in sorted(method.facts - set(config.data.facts)):
+            yield ConfigError(
+                f"data.facts: {list(config.data.facts)} lacks {fact!r}, which the method of stage {stage.name} needs; "
+                f"add the column to the data and its name to data.facts"
+            )
         budget = config.policy.max_tokens_per_micro_batch
         if method.longest >= budget:
             yield ConfigError(

@@ -1,51 +1,78 @@
-"""The built-in source: a JSONL or parquet file."""
+"""The built-in source: a JSON or parquet file, told by its content."""
 
+import gzip
+import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from egrc_mega.data.source import Source, SourceSection
+from egrc_mega.data.json_rows import json_rows
+from egrc_mega.data.source import Row, Source, SourceSection
 from egrc_mega.errors import DataError
 
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+GZIP, PARQUET = b"\x1f\x8b", b"PAR1"
+PACKED = {b"BZh": "bunzip2", b"\xfd7zXZ\x00": "unxz", b"\x28\xb5\x2f\xfd": "unzstd", b"PK\x03\x04": "unzip"}
+"""First bytes of files that something else must unpack first."""
+HEADER = re.compile(rb'\s*(?:\xef\xbb\xbf)?\s*"?[A-Za-z_][\w .]*"?(?:[,;\t]\s*"?[A-Za-z_][\w .]*"?)+\s*(?:[\r\n]|$)')
+"""The first line of a table in text: names, and commas between them."""
 
 
 class FileSourceSection(SourceSection):
-    """One problem a line (JSONL) or a row (parquet), as the file's name says."""
+    """A file: JSON Lines, a JSON array, JSON objects over several lines, any of them under gzip, or parquet."""
 
     source: Literal["file"] = "file"
     """Which source."""
 
 
 class FileSource(Source):
-    """The rows of one JSONL or parquet file."""
+    """The rows of one file."""
 
     Config = FileSourceSection
 
-    def rows(self, path: Path) -> Iterator[tuple[int, bytes | dict[str, Any]]]:
-        """(line, bytes) of a JSONL file, blank lines left out, or (row, dict) of a parquet file."""
+    def rows(self, path: Path) -> Iterator[Row]:
+        """Numbered by line (JSON Lines), or counted from 1 (arrays, parquet)."""
         if not path.is_file():
             raise DataError(
-                f"data file {path} is not a file; set data.train and evaluation.data to JSONL or parquet files"
+                f"data file {path} is not a file; set data.train and evaluation.data to JSONL, JSON or parquet files"
             )
-        if path.suffix == ".parquet":
-            yield from enumerate(_parquet_rows(path), start=1)
+        content = _content(path)
+        if path.suffix == ".parquet" or content.startswith(PARQUET):
+            yield from (Row(number, row) for number, row in enumerate(_parquet_rows(path), start=1))
             return
-        try:
-            with path.open("rb") as file:
-                for line, raw in enumerate(file, start=1):
-                    stripped = (raw.removeprefix(BYTE_ORDER_MARK) if line == 1 else raw).strip()
-                    if stripped:
-                        yield line, stripped
-        except OSError as error:
-            raise DataError(f"data file {path} cannot be read: {error.strerror}; check its permissions") from error
+        if path.suffix in (".csv", ".tsv") or HEADER.match(content):
+            raise DataError(
+                f"data file {path} is a table in text (CSV), which does not say what is a number; make it JSONL: "
+                f"python -c 'import csv, json, sys; [print(json.dumps(row)) for row in csv.DictReader(sys.stdin)]' "
+                f"< {path.name} > {path.stem}.jsonl"
+            )
+        yield from json_rows(content, path)
+
+
+def _content(path: Path) -> bytes:
+    """The whole file, unpacked where it is under gzip."""
+    try:
+        content = path.read_bytes()
+        if content.startswith(GZIP):
+            content = gzip.decompress(content)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"data file {path} is not a whole gzip file: {error}; write it again") from error
+    except OSError as error:
+        raise DataError(f"data file {path} cannot be read: {error.strerror}; check its permissions") from error
+    for magic, command in PACKED.items():
+        if content.startswith(magic):
+            raise DataError(f"data file {path} is packed; unpack it first, for instance with {command}")
+    return content
 
 
 def _parquet_rows(path: Path) -> list[dict[str, Any]]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
-        raise DataError(f"data file {path} is parquet: install pyarrow, or convert it to JSONL") from error
+        raise DataError(
+            f"data file {path} is parquet: install pyarrow, or convert it to JSONL; pip install "
+            f"'egrc-mega[parquet]' brings it"
+        ) from error
     try:
         rows: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
     except (ArrowException, OSError) as error:

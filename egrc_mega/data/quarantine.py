@@ -14,7 +14,7 @@ class BadRow:
 
     file: str
     line: int
-    """1-based line (JSONL) or row (parquet)."""
+    """1-based line, or row where a file has no lines (parquet, an array on one line)."""
     reason: str
 
 

@@ -1,119 +1,176 @@
-"""Makes problems of rows; a malformed row is quarantined with file, line and reason, never skipped."""
+"""Makes problems of rows; a row that cannot be used is quarantined with file, line and reason, never skipped."""
 
-import json
-import math
-from decimal import Decimal
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from egrc_mega.data.answer import answer_of, hints_of
+from egrc_mega.data.layout import guessed_keys
 from egrc_mega.data.quarantine import BadRow, set_aside
-from egrc_mega.data.source import SOURCES
+from egrc_mega.data.row import RowError, messages_text, number, parsed, text, value_of
+from egrc_mega.data.source import SOURCES, Row
 from egrc_mega.errors import DataError
+from egrc_mega.grading.gold import GoldError, understand
 from egrc_mega.sections.data import DataSection
-from egrc_mega.types import Problem
+from egrc_mega.types import Hints, Problem
+
+LOOSE_SPACE = re.compile(r"(?<![0-9A-Za-z]) | (?![0-9A-Za-z])")
+"""A space that separates no two words or numbers."""
 
 
-class _RowError(ValueError):
-    """Why one row is bad."""
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a file holds: problems in order, and the rows that cannot be used."""
+
+    path: Path
+    good: list[Problem] = field(default_factory=list)
+    bad: list[BadRow] = field(default_factory=list)
+    looks_like: tuple[str, str] | None = None
+    """Keys that the first rows have for prompt and answer, by the names that data sets use; None: nothing known."""
+
+    @property
+    def total(self) -> int:
+        """Rows, good and bad."""
+        return len(self.good) + len(self.bad)
+
+    def require_enough(self, section: DataSection, where: str) -> None:
+        """Refuse a file with no good row, or a larger share of bad ones than the section allows.
+
+        Args:
+            where: where the bad rows are listed.
+
+        Raises:
+            DataError: it names the first bad row.
+        """
+        if not self.total:
+            raise DataError(f"data file {self.path} has no rows; it needs one JSON object a line")
+        if self.good and len(self.bad) <= section.max_quarantined_share * self.total:
+            return
+        share = section.max_quarantined_share
+        rule = f"more than data.max_quarantined_share = {share:g}" if self.good else "none is left"
+        first, keys = self.bad[0], (section.prompt_key, section.answer_key)
+        guess = self.looks_like if self.looks_like != keys else None
+        found = f" (the rows seem to have {guess[0]!r} and {guess[1]!r})" if guess else ""
+        raise DataError(
+            f"data file {self.path}: {len(self.bad)} of {self.total} rows are malformed, {rule}; "
+            f"first: line {first.line}: {first.reason}; mend the rows listed in {where}, "
+            f"check data.prompt_key, data.answer_key{found} and data.facts, or raise the share"
+        )
 
 
-def read_problems(path: Path, section: DataSection, quarantine_path: Path) -> list[Problem]:
-    """Every good row of a file, in order; the bad ones go to the quarantine file.
-
-    A row is bad when it is not a JSON object in UTF-8, misses one of the section's keys, holds the wrong type or an
-    empty value there, or repeats an earlier problem with another answer. A problem repeated with the same answer is
-    good: data sets do that to weigh it. Blank lines are no rows.
+def read_problems(
+    path: Path,
+    section: DataSection,
+    quarantine_path: Path,
+    *,
+    profile: str = "default",
+    special_tokens: Collection[str] = (),
+) -> list[Problem]:
+    """Every good row of a file, in order; the bad ones go to the quarantine file. See `read`.
 
     Raises:
         DataError: no such file, no good row, or a larger share of bad rows than the section allows.
     """
+    reading = read(path, section, profile=profile, special_tokens=special_tokens)
+    set_aside(reading.bad, quarantine_path)
+    reading.require_enough(section, str(quarantine_path))
+    return reading.good
+
+
+def read(
+    path: Path, section: DataSection, *, profile: str = "default", special_tokens: Collection[str] = ()
+) -> Reading:
+    """Judge every row of a file; writes nothing.
+
+    A row is bad when it is not a JSON object in UTF-8, misses one of the section's keys, holds there what is no text,
+    an answer that no grader could use, or one of the special tokens; or when it repeats an earlier problem with an
+    answer of another value. A problem repeated with the same answer is good: data sets do that to weigh it. Blank
+    lines are no rows.
+
+    Args:
+        profile: the conventions of the set, by which golds are understood (`grading.profiles`).
+        special_tokens: of the tokenizer; within a problem's text they would become control tokens.
+
+    Raises:
+        DataError: the file cannot be read at all.
+    """
+    reading = _Reader(path, section, profile, special_tokens)
     source = SOURCES[section.source.source](section.source)
-    good: list[Problem] = []
-    bad: list[BadRow] = []
-    first_with: dict[str, Problem] = {}
-    for line, raw in source.rows(path):
+    for row in source.rows(path):
+        reading.take(Row(*row))
+    return Reading(path, reading.good, reading.bad, guessed_keys(reading.seen))
+
+
+class _Reader:
+    """The rows of one file under way."""
+
+    def __init__(self, path: Path, section: DataSection, profile: str, special_tokens: Collection[str]) -> None:
+        self.path, self.section = path, section
+        self.hints = Hints(profile=profile, answer_type=section.answer_type)
+        tokens = sorted(special_tokens, key=len, reverse=True)
+        guarded = bool(tokens) and not section.allow_special_tokens
+        self.special = re.compile("|".join(map(re.escape, tokens))) if guarded else None
+        self.good: list[Problem] = []
+        self.bad: list[BadRow] = []
+        self.seen: list[Mapping[str, Any]] = []
+        """The first rows that are objects."""
+        self._first_with: dict[str, Problem] = {}
+        self._numbers: Counter[int] = Counter()
+
+    def take(self, row: Row) -> None:
+        """Judge a row, and keep it or the reason why not."""
         try:
-            problem = _problem(f"{path.name}:{line}", raw, section)
-            _refuse_contradiction(problem, first_with.setdefault(problem.text, problem))
-            good.append(problem)
-        except _RowError as error:
-            bad.append(BadRow(str(path), line, str(error)))
-    set_aside(bad, quarantine_path)
-    _require_enough(path, section, good, bad, quarantine_path)
-    return good
+            problem = self._problem(self._key(row.number), row.content)
+            self._refuse_contradiction(problem)
+            self.good.append(problem)
+        except (RowError, GoldError) as error:
+            self.bad.append(BadRow(str(self.path), row.line or row.number, str(error)))
+
+    def _key(self, number: int) -> str:
+        """File and row; where files were joined within a line, two rows have its number."""
+        self._numbers[number] += 1
+        again = self._numbers[number]
+        return f"{self.path.name}:{number}" + (f".{again}" if again > 1 else "")
+
+    def _problem(self, key: str, content: bytes | Mapping[str, Any]) -> Problem:
+        row = parsed(content) if isinstance(content, bytes) else content
+        if not isinstance(row, Mapping):
+            raise RowError(f"a JSON object is expected, this is a {type(row).__name__}")
+        if len(self.seen) < 20:
+            self.seen.append(row)
+        section = self.section
+        asked, system = _prompt(row, section.prompt_key)
+        answer = answer_of(row, section.answer_key)
+        facts = {name: number(row, name) for name in section.facts}
+        for name, found in ((section.prompt_key, asked), (section.prompt_key, system), (section.answer_key, answer)):
+            self._refuse_special_tokens(name, found or "")
+        hints = hints_of(row, self.hints)
+        understand(answer, hints)
+        return Problem(key=key, text=asked, system=system, answer=answer, hints=hints, facts=facts)
+
+    def _refuse_special_tokens(self, name: str, found: str) -> None:
+        if self.special and (token := self.special.search(found)):
+            raise RowError(
+                f"{name!r} holds {token.group()!r}, a special token of the model's tokenizer, at {token.start()}; take "
+                f"it out, or set data.allow_special_tokens"
+            )
+
+    def _refuse_contradiction(self, problem: Problem) -> None:
+        asked = LOOSE_SPACE.sub("", " ".join(f"{problem.system or ''} {problem.text}".split()))
+        first = self._first_with.setdefault(asked, problem)
+        if first is problem or first.answer == problem.answer:
+            return
+        if understand(problem.answer, problem.hints).key != understand(first.answer, first.hints).key:
+            raise RowError(
+                f"the problem of {first.key} again, with another answer: {problem.answer!r:.80} "
+                f"instead of {first.answer!r:.80}"
+            )
 
 
-def _problem(key: str, raw: bytes | dict[str, Any], section: DataSection) -> Problem:
-    row = _parsed(raw) if isinstance(raw, bytes) else raw
-    if not isinstance(row, dict):
-        raise _RowError(f"a JSON object is expected, this is a {type(row).__name__}")
-    for name in (section.prompt_key, section.answer_key, *section.facts):
-        if name not in row:
-            raise _RowError(f"key {name!r} is missing; the row has {sorted(row)!r:.200}")
-    facts = {name: _number(row, name) for name in section.facts}
-    return Problem(key=key, text=_text(row, section.prompt_key), answer=_answer(row, section.answer_key), facts=facts)
-
-
-def _number(row: dict[str, Any], key: str) -> float:
-    value = row[key]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise _RowError(f"{key!r} must be a finite number, found {value!r:.80}")
-    return float(value)
-
-
-def _parsed(raw: bytes) -> Any:
-    try:
-        return json.loads(raw.decode(), parse_constant=_refuse_constant)
-    except UnicodeDecodeError as error:
-        raise _RowError(f"not UTF-8: byte 0x{raw[error.start]:02x} at byte {error.start + 1}") from error
-    except (ValueError, RecursionError) as error:
-        raise _RowError(f"not JSON: {error}") from error
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON value")
-
-
-def _text(row: dict[str, Any], key: str) -> str:
-    value = row[key]
-    if not isinstance(value, str) or not value.strip():
-        raise _RowError(f"{key!r} must be a non-empty string, found {value!r:.80}")
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise _RowError(f"{key!r} holds half a character (a lone surrogate): {value!r:.80}")
-    return value.strip()
-
-
-def _answer(row: dict[str, Any], key: str) -> str:
-    """Numbers are taken as their text: 142.0, as AMC's answers are stored, is "142", and 1e-07 is "0.0000001"."""
-    value = row[key]
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise _RowError(f"{key!r} must be a non-empty string or a number, found {value!r:.80}")
-    if isinstance(value, str):
-        return _text(row, key)
-    if not math.isfinite(value):
-        raise _RowError(f"{key!r} must be a finite number, found {value}")
-    return f"{Decimal(repr(value)):f}".removesuffix(".0")
-
-
-def _refuse_contradiction(problem: Problem, first: Problem) -> None:
-    if problem.answer != first.answer:
-        raise _RowError(
-            f"the problem of {first.key} again, with another answer: {problem.answer!r:.80} "
-            f"instead of {first.answer!r:.80}"
-        )
-
-
-def _require_enough(
-    path: Path, section: DataSection, good: list[Problem], bad: list[BadRow], quarantine_path: Path
-) -> None:
-    total = len(good) + len(bad)
-    if not total:
-        raise DataError(f"data file {path} has no rows; it needs one JSON object a line")
-    if good and len(bad) <= section.max_quarantined_share * total:
-        return
-    rule = f"more than data.max_quarantined_share = {section.max_quarantined_share:g}" if good else "none is left"
-    raise DataError(
-        f"data file {path}: {len(bad)} of {total} rows are malformed, {rule}; "
-        f"first: line {bad[0].line}: {bad[0].reason}; mend the rows listed in {quarantine_path}, "
-        f"check data.prompt_key, data.answer_key and data.facts, or raise the share"
-    )
+def _prompt(row: Mapping[str, Any], key: str) -> tuple[str, str | None]:
+    """The problem's text, and the system text where the prompt is a chat with one."""
+    value = value_of(row, key)
+    return messages_text(value, key) if isinstance(value, list) and value else (text(value, key), None)

@@ -1,13 +1,20 @@
 """From words to tokens and back: prompts through the model's own chat template, and where the tokens of a text end."""
 
+from copy import copy
+from datetime import date
+from functools import lru_cache
+from typing import Self
+
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from egrc_mega.data.template import END_OF_THINKING, ChatTemplate, thinking_at_end
 from egrc_mega.errors import ConfigError
 from egrc_mega.types import Ask, IntArray, Problem
 
-END_OF_THINKING = "</think>"
 PLAIN = Ask()
+ANY_DAY = date(2024, 7, 26)
+"""What templates that print a date are told where no configuration says otherwise."""
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 """What a tokenizer makes of the first bytes of a character."""
 
@@ -15,21 +22,42 @@ UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 class Renderer:
     """Turns a problem and what a method asks of it into token ids."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, instruction: str) -> None:
-        """`instruction` follows every problem, after a space."""
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, instruction: str, today: date = ANY_DAY) -> None:
+        """Prove the tokenizer's chat template. See `with_instruction` for what follows every problem.
+
+        Raises:
+            ModelError: the template cannot be used.
+        """
         self.tokenizer, self.instruction = tokenizer, instruction
+        self.template = ChatTemplate(tokenizer, today)
+        self._render = lru_cache(maxsize=1024)(self.template.render)
         vocabulary = tokenizer.get_vocab()
         self._ends_thinking = [i for token, i in vocabulary.items() if token.strip() == END_OF_THINKING]
 
+    def with_instruction(self, instruction: str) -> Self:
+        """The same template with another text after every problem: after one space, or the line ends it begins with."""
+        other = copy(self)
+        other.instruction = instruction
+        return other
+
     def prompt_ids(self, problem: Problem, ask: Ask = PLAIN) -> IntArray:
-        """[P] int32: system text, problem, instruction and suffix with the generation prompt, then the opening."""
-        content = f"{problem.text} {self.instruction}" if self.instruction else problem.text
-        messages = [{"role": "user", "content": content + ask.suffix}]
-        if ask.system is not None:
-            messages.insert(0, {"role": "system", "content": ask.system})
-        rendered = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        """[P] int32: system text, problem, instruction and suffix with the generation prompt, then the opening.
+
+        Raises:
+            ModelError: the chat template fails.
+        """
+        system = problem.system if ask.system is None else ask.system
+        rendered = self._render(f"{problem.text}{self._after_problem()}{ask.suffix}", system)
         # the template has written the special tokens already
         return self.encode(f"{rendered}{ask.opening}")
+
+    def _after_problem(self) -> str:
+        text = self.instruction.strip(" ")
+        return text if not text or text.startswith("\n") else f" {text}"
+
+    def thinks(self, prompt_ids: IntArray) -> bool:
+        """Whether a prompt ends within a think part, so that the response must close it before it answers."""
+        return thinking_at_end(self.decode(prompt_ids)) == "open"
 
     def forced_ids(self, ask: Ask) -> IntArray:
         """[F] int32: the begin of the response that the method forces.

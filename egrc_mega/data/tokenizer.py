@@ -11,7 +11,14 @@ from egrc_mega.errors import ModelError
 Tokenizer = PreTrainedTokenizerBase
 """What every function here means by a tokenizer."""
 
+THINK_TAGS = ("<think>", "</think>")
+"""Added to many tokenizers without being called special."""
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model", "vocab.txt")
+
+
+def has_tokenizer(model_path: Path) -> bool:
+    """Whether a folder has a tokenizer's file; without one transformers makes an empty tokenizer, and says nothing."""
+    return any((model_path / name).is_file() for name in TOKENIZER_FILES)
 
 
 def load_tokenizer(model_path: Path) -> PreTrainedTokenizerBase:
@@ -22,8 +29,7 @@ def load_tokenizer(model_path: Path) -> PreTrainedTokenizerBase:
     """
     if not model_path.is_dir():
         raise ModelError(f"model.path: {model_path} is not a folder; give a Hugging Face folder on this machine")
-    # without these transformers makes an empty tokenizer from config.json alone, and says nothing
-    if not any((model_path / name).is_file() for name in TOKENIZER_FILES):
+    if not has_tokenizer(model_path):
         raise ModelError(f"model.path: {model_path} holds no tokenizer; add its tokenizer.json")
     try:
         tokenizer = AutoTokenizer.from_pretrained(model_path, local_files_only=True, trust_remote_code=False)
@@ -33,6 +39,13 @@ def load_tokenizer(model_path: Path) -> PreTrainedTokenizerBase:
     if not tokenizer.chat_template:
         raise ModelError(f"model.path: the tokenizer of {model_path} has no chat template; add chat_template.jinja")
     return tokenizer
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
+    """Texts that the tokenizer makes control tokens of, wherever they stand: in a problem they would end it."""
+    added = tokenizer.added_tokens_decoder.values()
+    found = {token.content for token in added if token.special or token.content.strip() in THINK_TAGS}
+    return frozenset(text for token in {*found, *tokenizer.all_special_tokens} if len(text := str(token).strip()) > 1)
 
 
 def stop_token_ids(tokenizer: PreTrainedTokenizerBase, model_path: Path) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import numpy as np
 from egrc_mega.config.config import Config
 from egrc_mega.data.reader import read_problems
 from egrc_mega.data.render import Renderer
-from egrc_mega.data.tokenizer import Tokenizer
+from egrc_mega.data.tokenizer import special_tokens
 from egrc_mega.evaluation.records import SHOWN_DIGITS, Point, Protocol, Subject
 from egrc_mega.evaluation.runner import Asked, Generate, measure
 from egrc_mega.evaluation.store import add_point, read_table
@@ -43,7 +43,7 @@ class Evaluator:
     def __init__(
         self,
         config: Config,
-        tokenizer: Tokenizer,
+        renderer: Renderer,
         stop_token_ids: tuple[int, ...],
         folder: Path,
         generate: Generate,
@@ -57,9 +57,10 @@ class Evaluator:
         self.folder, self.generate, self.judge = folder, generate, judge
         section = evaluation_data(config)
         quarantine = folder / "quarantine.jsonl"
-        problems = read_problems(section.train, section, quarantine)[: config.evaluation.num_problems]
-        renderer = Renderer(tokenizer, section.instruction)
-        self.asked = [Asked(problem, renderer.prompt_ids(problem)) for problem in problems]
+        tokens = special_tokens(renderer.tokenizer)
+        problems = read_problems(section.train, section, quarantine, special_tokens=tokens)
+        own = renderer.with_instruction(section.instruction)
+        self.asked = [Asked(one, own.prompt_ids(one)) for one in problems[: config.evaluation.num_problems]]
         self.protocols = _protocols(config, section, self.asked, stop_token_ids)
 
     def evaluate(self, subject: Subject) -> list[Outcome]:
@@ -81,7 +82,8 @@ def evaluation_data(config: Config) -> DataSection:
     own = {name: getattr(section, name) for name in ("prompt_key", "answer_key", "instruction")}
     stated = {name: value for name, value in own.items() if value is not None}
     # what only methods ask for is not asked of the benchmark
-    return config.data.model_copy(update={"train": section.data, "facts": (), **stated})
+    other = {"train": section.data, "facts": (), "answer_type": section.answer_type}
+    return config.data.model_copy(update={**other, **stated})
 
 
 def _protocols(

@@ -10,10 +10,16 @@ from egrc_mega.convert.families.registry import read_architecture
 from egrc_mega.convert.family import Architecture
 from egrc_mega.convert.hf_folder import INDEX, WEIGHTS
 from egrc_mega.convert.parallel import ParallelLayout, layers_text, parameters_of_rank, stage_layers
+from egrc_mega.data.census import census
+from egrc_mega.data.tokenizer import has_tokenizer
+from egrc_mega.errors import ConfigError
+from egrc_mega.evaluation.evaluator import evaluation_data
 from egrc_mega.methods.method import build_method
 from egrc_mega.sections.policy import MegatronSection
 from egrc_mega.sections.rollout import RolloutSection
+from egrc_mega.training.asks import prove_asks
 from egrc_mega.training.preflight import preflight
+from egrc_mega.training.serving import open_renderer
 
 SCRIPT = "scripts/launch/torchrun_7b.sh"
 
@@ -28,8 +34,34 @@ def dry_run(config_files: Sequence[Path], overrides: Sequence[str], *, num_nodes
     world_size = num_nodes * num_processes
     preflight(config, world_size, num_processes)
     architecture = read_architecture(config.model.path)
-    lines = [*_run_lines(config), "", *_layout_lines(config, architecture, world_size), ""]
+    data_lines = list(_data_lines(config))
+    lines = [*_run_lines(config), "", *data_lines, "", *_layout_lines(config, architecture, world_size), ""]
     return "\n".join([*lines, *_commands(config_files, overrides, num_nodes, num_processes)])
+
+
+def _data_lines(config: Config) -> Iterator[str]:
+    """Both data files row by row, and what the methods ask of their problems."""
+    renderer = open_renderer(config) if has_tokenizer(config.model.path) else None
+    training = census(config.data.train, config.data, renderer)
+    benchmark = census(config.evaluation.data, evaluation_data(config), renderer)
+    for found in (training, benchmark):
+        found.refuse_bad()
+    if renderer:
+        prove_asks(config, renderer, training.reading.good)
+        _refuse_long_prompts(config, max(training.lengths))
+    for name, found in (("data.train", training), ("evaluation.data", benchmark)):
+        yield name
+        yield from (f"  {line}" for line in found.lines())
+
+
+def _refuse_long_prompts(config: Config, longest_prompt: int) -> None:
+    longest = max(build_method(stage).longest for stage in config.stages)
+    budget = config.policy.max_tokens_per_micro_batch
+    if longest_prompt + longest > budget:
+        raise ConfigError(
+            f"policy.max_tokens_per_micro_batch: {budget} cannot hold the longest prompt of {longest_prompt} tokens "
+            f"and a response of {longest}; raise it"
+        )
 
 
 def _run_lines(config: Config) -> Iterator[str]:

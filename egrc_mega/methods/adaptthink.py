@@ -20,7 +20,7 @@ from pydantic import PositiveInt
 from egrc_mega.methods.method import Method, NoState, is_graded
 from egrc_mega.methods.normalise import itself, over_groups
 from egrc_mega.methods.records import Credit, View
-from egrc_mega.sections.stage import LossSection, SamplingSection, StageSection
+from egrc_mega.sections.stage import FactName, LossSection, SamplingSection, StageSection
 from egrc_mega.types import Ask, Group, Problem, Sample
 
 NO_THINKING, THINKING = "no_thinking", "thinking"
@@ -41,7 +41,7 @@ class AdaptThinkSection(StageSection):
     """Begin of a response that thinks."""
     thinking_cap: PositiveInt = 16384
     """Generation cap of a response that thinks."""
-    reference_accuracy: str = "reference_accuracy"
+    reference_accuracy: FactName = "reference_accuracy"
     """The fact of a problem (see data.facts) that holds the base model's accuracy on it."""
     rollout: SamplingSection = SamplingSection(n=16, temperature=0.6)
     """Sampling of the stage; half of a group is of each mode."""

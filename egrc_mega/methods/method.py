@@ -15,7 +15,7 @@ from egrc_mega.errors import ConfigError
 from egrc_mega.methods.records import Credit, View
 from egrc_mega.sections.base import Section
 from egrc_mega.sections.registry import Registry
-from egrc_mega.sections.stage import StageSection
+from egrc_mega.sections.stage import IS_FACT, StageSection
 from egrc_mega.types import Ask, Drawn, Grade, Group, Problem, Sample
 
 Need = Literal["entropies", "reference_logprobs", "token_ends"]
@@ -90,6 +90,12 @@ class Method(Generic[C, S]):
     def problems(self) -> Iterator[str]:
         """What the section's fields say against each other: `field: value; remedy`, one line for each."""
         yield from ()
+
+    @property
+    def facts(self) -> frozenset[str]:
+        """Names of the facts that the method asks of problems: what its section's fields of type `FactName` say."""
+        fields = type(self.section).model_fields
+        return frozenset(getattr(self.section, name) for name, field in fields.items() if IS_FACT in field.metadata)
 
     @property
     def longest(self) -> int:

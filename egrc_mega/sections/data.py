@@ -1,5 +1,6 @@
 """Training prompts, graders and evaluation."""
 
+from datetime import date
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from egrc_mega.data.file_source import FileSourceSection
 from egrc_mega.data.source import SOURCES, SourceSection
+from egrc_mega.grading.gold import AnswerType
 from egrc_mega.grading.grader import GRADERS, GraderSection
 from egrc_mega.grading.math import MathGraderSection
 from egrc_mega.sections.base import Section
@@ -17,17 +19,24 @@ class DataSection(Section):
     """Where training prompts come from, and how they are asked."""
 
     train: Path
-    """JSONL or parquet file, one problem a row."""
+    """JSONL, JSON array or parquet file, one problem a row."""
     source: Annotated[SourceSection, OneOf(SOURCES)] = FileSourceSection()
     """What reads the files; a plugin may bring another."""
     prompt_key: str = "problem"
-    """Field that holds the problem's text."""
+    """Field that holds the problem's text, or a chat with one question; a dot goes into a nested field."""
     answer_key: str = "answer"
-    """Field that holds the gold answer."""
+    """Field that holds the gold answer; a dot goes into a nested field, e.g. reward_model.ground_truth."""
+    answer_type: AnswerType | None = None
+    """Every gold is of this type; None: each as its text says. Golds that cannot be of the type are set aside."""
     facts: tuple[str, ...] = ()
     """Numeric fields of a row that methods may ask for, e.g. reference_accuracy."""
     instruction: str = ""
-    """Text appended to every problem, e.g. "Let's think step by step and output the final answer within \\boxed{}."."""
+    """Text appended to every problem, e.g. "Let's think step by step and output the final answer within \\boxed{}.".
+    One space stands before it, or the line ends with which it begins."""
+    template_date: date = date(2024, 7, 26)
+    """What a chat template that prints the date is told, so that prompts are the same on every day."""
+    allow_special_tokens: bool = False
+    """Take problems whose text holds a special token of the tokenizer, such as </think>; it becomes that token."""
     shuffle: bool = True
     """A new seeded order each epoch."""
     max_quarantined_share: Annotated[float, Field(ge=0, le=1)] = 0.01
@@ -49,11 +58,13 @@ class EvaluationSection(Section):
     """The table of base / compress / explore."""
 
     data: Path
-    """JSONL or parquet of problems never trained on."""
+    """JSONL, JSON array or parquet of problems never trained on."""
     prompt_key: str | None = None
     """Field that holds the problem's text; None: data.prompt_key."""
     answer_key: str | None = None
     """Field that holds the gold answer; None: data.answer_key."""
+    answer_type: AnswerType | None = None
+    """Every gold of the benchmark is of this type; None: each as its text says, whatever data.answer_type is."""
     instruction: str | None = None
     """Text appended to every problem; None: data.instruction."""
     num_problems: PositiveInt = 256

@@ -6,6 +6,10 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from egrc_mega.sections.base import Section
 
+IS_FACT = "fact"
+FactName = Annotated[str, IS_FACT]
+"""The type of a field of a method's section that names a fact of the problems (`data.facts`) which the method needs."""
+
 
 class SamplingSection(Section):
     """How rollouts are drawn in a stage."""

@@ -14,6 +14,7 @@ from egrc_mega.config.config import Config
 from egrc_mega.convert.hf_folder import HfTensors, write_folder
 from egrc_mega.data.problems import ProblemSource
 from egrc_mega.data.reader import read_problems
+from egrc_mega.data.tokenizer import special_tokens
 from egrc_mega.evaluation.records import Subject
 from egrc_mega.methods.records import Credit
 from egrc_mega.observe.console import StepPrinter
@@ -27,12 +28,13 @@ from egrc_mega.stages.progress import Switch
 from egrc_mega.stages.state import Position
 from egrc_mega.sync.transport import build_transport, check_transport
 from egrc_mega.training.ahead import Ahead
+from egrc_mega.training.asks import prove_asks
 from egrc_mega.training.batch import Batch, build_batch, scored_only
 from egrc_mega.training.collection import Collector, Planner, StepGroups
 from egrc_mega.training.credit import credited
 from egrc_mega.training.gate import GateWatch
 from egrc_mega.training.record import step_record
-from egrc_mega.training.serving import Serving
+from egrc_mega.training.serving import Serving, open_renderer
 from egrc_mega.training.stored import stored_groups
 from egrc_mega.training.turn import Turn
 from egrc_mega.training.update import UpdateMetrics
@@ -60,8 +62,13 @@ class Lead:
         self.config, self.folder = config, folder
         self.printer = stack.enter_context(StepPrinter(sum(stage.steps for stage in config.stages)))
         self.printer.note(f"run folder {self.folder.path}; starting servers and graders")
-        problems = read_problems(config.data.train, config.data, self.folder.quarantine)
-        self.serving = Serving(config, self.folder, stack, self.printer.note)
+        renderer = open_renderer(config)
+        tokens = special_tokens(renderer.tokenizer)
+        problems = read_problems(config.data.train, config.data, self.folder.quarantine, special_tokens=tokens)
+        prove_asks(config, renderer, problems)
+        template = renderer.template
+        self.printer.note(f"the chat template {template.proof.line(template.today)}")
+        self.serving = Serving(config, renderer, self.folder, stack, self.printer.note)
         source = ProblemSource(problems, shuffle=config.data.shuffle, seed=config.run.seed)
         planner = Planner(source, self.serving.renderer, config.run.seed, self.serving.stop_token_ids)
         serving = self.serving
@@ -71,6 +78,7 @@ class Lead:
         self.folder.write_config(config.to_dict())
         self.events = stack.enter_context(EventLog(self.folder.metrics))
         self.events.write("resume" if resume else "run", seed=config.run.seed, version=__version__)
+        self.events.write("template", **asdict(template.proof), date=template.today.isoformat())
         budget_bytes = int(config.observe.rollouts_gib * 2**30)
         self.rollouts = stack.enter_context(RolloutLog(self.folder.path / FOLDER, budget_bytes))
         self.sync = build_transport(config, self.folder.weights, serving.fleet)

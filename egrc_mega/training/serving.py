@@ -23,17 +23,20 @@ from egrc_mega.types import Completion, Drawn, FinishReason, RolloutRequest, Sam
 class Serving:
     """What training, `egrc eval`, studies and diagnoses share."""
 
-    def __init__(self, config: Config, folder: RunFolder, stack: ExitStack, note: Callable[[str], None]) -> None:
-        """Start servers and graders; `stack` stops them. `note` gets a line about lost servers.
+    def __init__(
+        self, config: Config, renderer: Renderer, folder: RunFolder, stack: ExitStack, note: Callable[[str], None]
+    ) -> None:
+        """Read the benchmark, start servers and graders; `stack` stops them. `note` gets a line about lost servers.
 
         Raises:
-            EgrcError: the model folder or a server cannot be used.
+            EgrcError: the model folder, the benchmark or a server cannot be used.
         """
         model_path = config.model.path
-        self.tokenizer = load_tokenizer(model_path)
-        check_vocabulary(self.tokenizer, model_path)
+        self.renderer, self.tokenizer = renderer, renderer.tokenizer
         self.stop_token_ids = stop_token_ids(self.tokenizer, model_path)
         self.environment = build_environment(config.rollout.environment, self.tokenizer)
+        # before a server starts, for this may refuse the benchmark
+        self.evaluator = Evaluator(config, renderer, self.stop_token_ids, folder.path, self.generate, self.judge)
         grading = config.grading
         grader = GRADERS[grading.grader.grader](grading.grader)
         pool = GraderPool(grading.num_workers, grading.timeout_s, grader, config.plugins)
@@ -41,8 +44,6 @@ class Serving:
         vocab_size = read_architecture(model_path).vocab_size
         fleet = Fleet.start(config.rollout, model_path, first_version(), folder.logs, vocab_size=vocab_size, note=note)
         self.fleet = stack.enter_context(fleet)
-        self.renderer = Renderer(self.tokenizer, config.data.instruction)
-        self.evaluator = Evaluator(config, self.tokenizer, self.stop_token_ids, folder.path, self.generate, self.judge)
 
     def generate(self, requests: Sequence[RolloutRequest]) -> list[Completion]:
         """Completions in the order of the requests.
@@ -73,6 +74,17 @@ class Serving:
             )
             for one, text, grade in zip(drawn, texts, grades, strict=True)
         ]
+
+
+def open_renderer(config: Config) -> Renderer:
+    """The model folder's tokenizer and chat template, proved.
+
+    Raises:
+        ModelError: one of them cannot be used.
+    """
+    tokenizer = load_tokenizer(config.model.path)
+    check_vocabulary(tokenizer, config.model.path)
+    return Renderer(tokenizer, config.data.instruction, config.data.template_date)
 
 
 def build_environment(section: EnvironmentSection | None, tokenizer: Tokenizer) -> Environment | None:

@@ -9,7 +9,7 @@ from egrc_mega.evaluation.fingerprint import fingerprint_of_folder
 from egrc_mega.evaluation.records import Subject
 from egrc_mega.rollout.weights import FolderWeights
 from egrc_mega.run_folder import RunFolder
-from egrc_mega.training.serving import Serving
+from egrc_mega.training.serving import Serving, open_renderer
 
 
 def evaluate_model(model: Path, config: Config, out: Path) -> None:
@@ -27,10 +27,11 @@ def evaluate_model(model: Path, config: Config, out: Path) -> None:
     section = config.model.model_copy(update={"path": model})
     config = config.model_copy(update={"model": section})
     subject = Subject(label=str(model), ordinal=0, step=None, weights=fingerprint_of_folder(model))
+    renderer = open_renderer(config)  # before there is a folder, for this may refuse the model
     print(f"evaluating {subject}, into {out}", flush=True)
     with ExitStack() as stack:
         folder = stack.enter_context(RunFolder.claim(out, resume=False))
-        serving = Serving(config, folder, stack, print)
+        serving = Serving(config, renderer, folder, stack, print)
         if config.rollout.server == "external":  # who knows what they serve
             serving.fleet.update_weights(FolderWeights(model, "evaluated"))
         for outcome in serving.evaluator.evaluate(subject):

@@ -74,6 +74,16 @@ def test_the_options_are_the_documented_ones() -> None:
             "--tp",
         ],
         "egrc report": [],
+        "egrc data inspect": [
+            "--answer-key",
+            "--answer-type",
+            "--config",
+            "--model",
+            "--out",
+            "--profile",
+            "--prompt-key",
+            "--set",
+        ],
         "egrc rollouts": ["--group", "--step"],
         "egrc miniature make-base": [],
         "egrc miniature make-data": [],
@@ -83,6 +93,18 @@ def test_the_options_are_the_documented_ones() -> None:
         "egrc serve status": [],
         "egrc stages replay": ["--config", "--plot", "--set"],
     }
+
+
+def test_inspecting_data_prints_the_page_and_exits_as_a_run_would(tmp_path: Path) -> None:
+    file = tmp_path / "train.jsonl"
+    file.write_text('{"problem": "1 + 1", "answer": "2"}\n{"problem": "1 + 2", "answer": ""}\n')
+    result = egrc("data", "inspect", file)
+    assert result.returncode == 3
+    assert f"file     {file}: 2 rows, 1 of them quarantined" in result.stdout
+    assert result.stderr.startswith(f"egrc: error: data file {file}: 1 of 2 rows are malformed")
+    assert result.stderr.count("\n") == 1 and list(tmp_path.iterdir()) == [file]
+    assert egrc("data", "inspect", file, "--out", tmp_path / "bad.jsonl").returncode == 3
+    assert json.loads((tmp_path / "bad.jsonl").read_text())["line"] == 2
 
 
 @pytest.mark.parametrize(

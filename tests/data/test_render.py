@@ -40,12 +40,7 @@ def test_an_opening_stands_after_the_generation_prompt(renderer: Renderer) -> No
 
 
 def test_a_system_text_is_a_message_before_the_problem(renderer: Renderer) -> None:
-    template = "{% for m in messages %} {{ m['role'] }}: {{ m['content'] }}{% endfor %}"
-    chatty = type("Chatty", (), {"get_vocab": lambda self: {}, "encode": lambda self, text, **_: [len(text)]})()
-    seen: list[list[dict[str, str]]] = []
-    chatty.apply_chat_template = lambda messages, **_: seen.append(messages) or template
-    Renderer(chatty, "").prompt_ids(PROBLEM, Ask(system="Be brief."))
-    assert seen == [[{"role": "system", "content": "Be brief."}, {"role": "user", "content": PROBLEM.text}]]
+    assert text_of(renderer, Ask(system="check again")) == "<bos> check again 9 a - 3 = ? <think>"
 
 
 def test_forced_text_becomes_the_begin_of_the_response(renderer: Renderer) -> None:
@@ -70,7 +65,8 @@ def bytes_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    template = "{{ messages[0].content }}{% if add_generation_prompt %}:{% endif %}"
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=template)
 
 
 @pytest.mark.parametrize("text", ["abc", "aé漢z", "漢", "é", "🙂!", "a" * 50 + "é" * 20, ""])

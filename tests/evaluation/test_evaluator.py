@@ -9,6 +9,7 @@ import pytest
 
 from egrc_mega.config.config import Config
 from egrc_mega.config.load import load_config
+from egrc_mega.data.render import Renderer
 from egrc_mega.data.tokenizer import load_tokenizer
 from egrc_mega.evaluation.evaluator import Evaluator, evaluation_data
 from egrc_mega.evaluation.store import read_responses, read_table
@@ -25,8 +26,8 @@ class Bench:
     def __init__(self, config: Config, folder: Path) -> None:
         self.num_asked = 0
         self.bodies: list[dict[str, Any]] = []
-        tokenizer = load_tokenizer(config.model.path)
-        self.evaluator = Evaluator(config, tokenizer, (2,), folder, self.generate, self.judge)
+        renderer = Renderer(load_tokenizer(config.model.path), "")
+        self.evaluator = Evaluator(config, renderer, (2,), folder, self.generate, self.judge)
 
     def generate(self, requests: Sequence[RolloutRequest]) -> list[Completion]:
         self.num_asked += len(requests)

@@ -1,0 +1,68 @@
+"""A dry run reads every row, renders every prompt and proves every gold, and refuses what a run would refuse."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from egrc_mega.errors import ConfigError, DataError, ModelError
+from egrc_mega.launch.dry_run import dry_run
+from egrc_mega.miniature.tokenizer import write_tokenizer
+
+
+def plan(root: Path, *overrides: str) -> str:
+    return dry_run([root / "configs/quickstart.yaml"], overrides, num_nodes=1, num_processes=1)
+
+
+def test_the_plan_has_a_page_for_both_files(root: Path) -> None:
+    page = plan(root)
+    train, benchmark = page.split("data.train\n")[1].split("evaluation.data\n")
+    for part, count in ((train, 4096), (benchmark, 512)):
+        assert f"jsonl: {count} rows, 0 of them quarantined" in part
+        assert f"integer            {count:>6}  100.0%" in part.replace("integer          ", "integer            ", 1)
+        assert "chat_template.jinja: it opens the think part" in part
+        assert "tokens, 15." in part
+
+
+def test_rows_that_a_run_would_refuse_are_refused(root: Path, tmp_path: Path) -> None:
+    path = tmp_path / "crash.jsonl"
+    path.write_text('{"problem": "9 a", "answer": "1"}\n{"problem": "9 b", "answer": %s}' % ("9" * 400))
+    for field in ("data.train", "evaluation.data"):
+        with pytest.raises(
+            DataError, match=rf"{path}: 1 of 2 rows are malformed.*first: line 2: 'answer' must be a fin"
+        ):
+            plan(root, f"{field}={path}")
+
+
+def test_a_template_that_fails_and_a_prompt_that_is_too_long_are_refused(
+    root: Path, tmp_path: Path, base_model: Path
+) -> None:
+    with pytest.raises(
+        ConfigError, match="150 cannot hold the longest prompt of 20 tokens and a response of 144; raise it"
+    ):
+        plan(root, "policy.max_tokens_per_micro_batch=150")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    write_tokenizer(folder)
+    config = json.loads((base_model / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    with pytest.raises(ModelError, match=rf"the chat template {folder}/chat_template\.jinja has no generation prompt"):
+        plan(root, f"model.path={folder}")
+    for file in folder.iterdir():
+        if file.name != "config.json":
+            file.unlink()
+    assert "template not rendered: no model" in plan(root, f"model.path={folder}")
+
+
+def test_a_forced_text_that_the_tokenizer_does_not_know_is_refused(root: Path) -> None:
+    stage = "stages=[{method: adaptthink, rollout: {n: 2}, reference_accuracy: difficulty}]"
+    with pytest.raises(ConfigError, match=r"data\.facts: \[\] lacks 'difficulty'"):
+        plan(root, stage)
+
+
+def test_facts_that_rows_lack_are_refused(root: Path) -> None:
+    stage = "stages=[{method: adaptthink, rollout: {n: 2}, no_thinking: ' </think>', thinking: ' Then'}]"
+    sets = [stage, "data.facts=[reference_accuracy]", "policy.max_tokens_per_micro_batch=20480"]
+    with pytest.raises(DataError, match=r"4096 of 4096 rows are malformed.*key 'reference_accuracy' is missing"):
+        plan(root, *sets)
