@@ -218,6 +218,11 @@ class Sample:
         return len(self.completion.output_ids)
 
     @property
+    def answer_length(self) -> int:
+        """Output tokens after the last `</think>`; all of them where there is none."""
+        return self.length - (self.think_length or 0)
+
+    @property
     def right(self) -> bool:
         """Right and finished: an answer inside a truncated response does not count (methods: the format gate)."""
         return self.grade is Grade.RIGHT and not self.completion.truncated

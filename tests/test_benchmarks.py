@@ -27,23 +27,6 @@ def test_a_benchmark_runs_at_its_smallest(script: str, arguments: list[str], fie
     assert field in json.loads(result.stdout)
 
 
-def test_the_linear_paths_make_the_products_and_passes_that_their_readme_says(root: Path) -> None:
-    command = [sys.executable, "-P", str(root / "benchmarks" / "linear_traffic.py")]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr
-    paths = json.loads(result.stdout)["paths"]
-    text = (root / "kernels" / "egrc_kernels" / "linear_logprob" / "README.md").read_text()
-    for name, path in paths.items():
-        assert round(path["tflop"] / 35.717) in (1, 3)
-        assert f"| {path['least_ms']:.3g} ms |" in text, name
-    element = 32768 * 152064 / 1e9
-    for name in ("backward, slices of columns", "gradients in forward"):
-        # 4 bytes read and 2 written: no float32 gradient in between
-        assert abs(paths[name]["gigabytes"]["row_gradients"] - 6 * element) < 0.1
-    assert paths["gradients in forward"]["launches"]["row_gradients"] == 8
-    assert "add_float32_product_" not in paths["gradients in forward"]["launches"]
-
-
 @pytest.mark.parametrize("name", ["host_path", "load", "overlap", "weight_sync"])
 def test_the_kept_results_hold_what_was_promised(name: str, root: Path) -> None:
     kept = json.loads((root / "benchmarks" / "results" / "cpu" / f"{name}.json").read_text())

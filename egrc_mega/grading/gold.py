@@ -54,7 +54,7 @@ class Gold:
     @property
     def key(self) -> str:
         """Equal for golds of the same value however they are spelled: what tells a repetition from a contradiction."""
-        return self.text if self.value is None else f"{self.type == AnswerType.PERCENT and '%' or ''}{self.value}"
+        return self.text if self.value is None else f"{(self.type == AnswerType.PERCENT and '%') or ''}{self.value}"
 
 
 @lru_cache(maxsize=65536)

@@ -56,6 +56,11 @@ def is_interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
+def speaks_ptx() -> bool:
+    """Kernels may have instructions of NVIDIA's in them: not on AMD, nor in Triton's interpreter."""
+    return torch.version.hip is None and not is_interpreting()
+
+
 def launches_on_its_device(launch: Launch) -> Launch:
     """Makes the device of the first argument the current one for the call: Triton launches on the current one."""
 

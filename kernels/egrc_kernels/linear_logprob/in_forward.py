@@ -129,11 +129,14 @@ class _LinearTokenLoss(torch.autograd.Function):
         ctx.save_for_backward(grad_hidden_TH, grad_weight_VH)
         ctx.dtype = weight_VH.dtype
         ctx.mark_non_differentiable(*(outputs := tuple(stats_3T.unbind())))
+        ctx.set_materialize_grads(False)
         return loss, *outputs
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         grad_hidden_TH, grad_weight_VH = ctx.saved_tensors
         scale = grads[0]
+        if scale is None:
+            return (None,) * 9
         # a scalar tensor does not widen the product; the weight's is rounded once, as it is scaled
         return grad_hidden_TH * scale, scaled(grad_weight_VH, scale, ctx.dtype), *([None] * 7)

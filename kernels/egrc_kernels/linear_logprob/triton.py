@@ -13,17 +13,8 @@ import torch
 import triton
 import triton.language as tl
 
-from egrc_kernels.registry import is_interpreting, launches_on_its_device
-
-LOG2_E = tl.constexpr(1.4426950408889634)
-
-
-@triton.jit
-def _exp2(x, INTERPRETED: tl.constexpr):
-    """2^x; results below 2^-126 are zero, for which the GPU has one instruction and without which it takes four."""
-    if INTERPRETED:
-        return tl.exp2(x)
-    return tl.inline_asm_elementwise("ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
+from egrc_kernels.exp2 import LOG2_E, exp2
+from egrc_kernels.registry import launches_on_its_device, speaks_ptx
 
 
 @triton.jit
@@ -40,7 +31,7 @@ def _tiles_kernel(
     inverse_temperature,
     AT_ONE: tl.constexpr,
     WARP_SPECIALIZE: tl.constexpr,
-    INTERPRETED: tl.constexpr,
+    PTX: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -72,12 +63,12 @@ def _tiles_kernel(
         tl.store(out, maximum, mask=is_row)
         tl.store(out + num_rows, hit, mask=is_row)
         x = x - maximum[:, None]
-        e = _exp2(x * (inverse_temperature * LOG2_E), INTERPRETED)
+        e = exp2(x * (inverse_temperature * LOG2_E), PTX)
         total = tl.sum(e, 1)
         weighted = tl.sum(e * x, 1) * inverse_temperature
         total_one, weighted_one = total, weighted
         if not AT_ONE:
-            e = _exp2(x * LOG2_E, INTERPRETED)
+            e = exp2(x * LOG2_E, PTX)
             total_one = tl.sum(e, 1)
             weighted_one = tl.sum(e * x, 1)
         # stores in between would keep more of the tile alive: 8 bytes of spills on sm_90
@@ -203,7 +194,7 @@ def fused_partials(
             1.0 / temperature,
             AT_ONE=temperature == 1,
             WARP_SPECIALIZE=tiles.warp_specialize,
-            INTERPRETED=is_interpreting(),
+            PTX=speaks_ptx(),
             BLOCK_M=tiles.m,
             BLOCK_N=tiles.n,
             BLOCK_K=tiles.k,

@@ -1,19 +1,55 @@
 """Row statistics of logits and their gradient, one read of the logits each. README has the maths.
 
-One program reads one row. A thread takes eight neighbouring columns at a time and moves its own maximum once for them:
-1.125 exponentials an element (twice that with another temperature than one); threads meet at the end of the row only.
+One program reads one row. A thread takes sixteen columns at a time and moves its own maximum once for them: 1.06
+exponentials an element (twice that with another temperature than one); threads meet at the end of the row only. What
+needs no column of its own is kept out of the loop: the target's logit is loaded by itself, and only the last block of a
+row asks which of its columns are real.
 """
 
 import torch
 import triton
 import triton.language as tl
 
-from egrc_kernels.registry import launches_on_its_device
+from egrc_kernels.exp2 import LOG2_E, exp2
+from egrc_kernels.registry import launches_on_its_device, speaks_ptx
 
 PADDING = -1e30
 
 
 @triton.jit
+def _finite(x):
+    """In float32; a token forbidden by minus infinity lies 1e30 below: zero times it is zero, a NaN stays."""
+    return tl.maximum(x.to(tl.float32), -1e30, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def _moved(total, weighted, shift, exponent, PTX: tl.constexpr):
+    """Sums of e and e d, moved by `shift` to a higher maximum: e' = c e and (e d)' = c (e d + e shift)."""
+    scale = exp2(shift * exponent, PTX)
+    return scale * total, scale * (weighted + shift * total)
+
+
+@triton.jit
+def _with_block(
+    x, maximum, total, weighted, total_one, weighted_one, exponent, AT_ONE: tl.constexpr, PTX: tl.constexpr
+):
+    """A thread's maximum and sums over e and e d with one more block of columns [parts, threads, neighbours]."""
+    higher = tl.maximum(maximum, tl.max(tl.max(x, 2), 0))
+    shift = maximum - higher
+    d = x - higher[None, :, None]
+    e = exp2(d * exponent, PTX)
+    total, weighted = _moved(total, weighted, shift, exponent, PTX)
+    total += tl.sum(tl.sum(e, 2), 0)
+    weighted += tl.sum(tl.sum(e * d, 2), 0)
+    if not AT_ONE:
+        e = exp2(d * LOG2_E, PTX)
+        total_one, weighted_one = _moved(total_one, weighted_one, shift, LOG2_E, PTX)
+        total_one += tl.sum(tl.sum(e, 2), 0)
+        weighted_one += tl.sum(tl.sum(e * d, 2), 0)
+    return higher, total, weighted, total_one, weighted_one
+
+
+@triton.jit(do_not_specialize=["num_rows", "start", "num_real"])
 def _partials_kernel(
     logits,
     targets,
@@ -24,57 +60,51 @@ def _partials_kernel(
     num_real,
     inverse_temperature,
     AT_ONE: tl.constexpr,
+    PTX: tl.constexpr,
     BLOCK: tl.constexpr,
-    GROUP: tl.constexpr,
+    PARTS: tl.constexpr,
+    NEIGHBOURS: tl.constexpr,
 ):
     row = tl.program_id(0)
     base = logits + row.to(tl.int64) * row_stride
     target = (tl.load(targets + row) - start).to(tl.int32)
-    places = tl.arange(0, BLOCK // GROUP)[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
-    maximum = tl.full([BLOCK // GROUP], -1e30, tl.float32)
-    hit = tl.zeros([BLOCK // GROUP], tl.float32)
-    total, weighted = tl.zeros([BLOCK // GROUP], tl.float32), tl.zeros([BLOCK // GROUP], tl.float32)
-    total_one, weighted_one = tl.zeros([BLOCK // GROUP], tl.float32), tl.zeros([BLOCK // GROUP], tl.float32)
-    for first in range(0, num_real, BLOCK):
-        columns = first + places
-        is_real = columns < num_real
-        # zero times it is zero, which it is not for the infinity of a forbidden token
-        x = tl.load(base + columns, mask=is_real, other=-1e30).to(tl.float32)
-        x = tl.maximum(x, -1e30, propagate_nan=tl.PropagateNan.ALL)
-        hit += tl.sum(tl.where(is_real & (columns == target), x, 0.0), 1)
-        higher = tl.maximum(maximum, tl.max(x, 1))
-        shift = maximum - higher
-        d = x - higher[:, None]
-        # moving the maximum: e' = c e and (e d)' = c (e d + e shift)
-        scale = tl.exp(shift * inverse_temperature)
-        e = tl.where(is_real, tl.exp(d * inverse_temperature), 0.0)
-        weighted = scale * (weighted + shift * inverse_temperature * total) + tl.sum(e * d, 1) * inverse_temperature
-        total = scale * total + tl.sum(e, 1)
-        if not AT_ONE:
-            scale = tl.exp(shift)
-            e = tl.where(is_real, tl.exp(d), 0.0)
-            weighted_one = scale * (weighted_one + shift * total_one) + tl.sum(e * d, 1)
-            total_one = scale * total_one + tl.sum(e, 1)
-        maximum = higher
+    is_here = (target >= 0) & (target < num_real)
+    hit = _finite(tl.load(base + target, mask=is_here, other=0.0))
+    THREADS: tl.constexpr = BLOCK // (PARTS * NEIGHBOURS)
+    parts = tl.arange(0, PARTS)[:, None, None] * (THREADS * NEIGHBOURS)
+    places = parts + tl.arange(0, THREADS)[None, :, None] * NEIGHBOURS + tl.arange(0, NEIGHBOURS)[None, None, :]
+    exponent = inverse_temperature * LOG2_E
+    maximum = tl.full([THREADS], -1e30, tl.float32)
+    total, weighted = tl.zeros([THREADS], tl.float32), tl.zeros([THREADS], tl.float32)
+    total_one, weighted_one = tl.zeros([THREADS], tl.float32), tl.zeros([THREADS], tl.float32)
+    whole = num_real - num_real % BLOCK
+    for first in range(0, whole, BLOCK):
+        x = _finite(tl.load(base + first + places))
+        maximum, total, weighted, total_one, weighted_one = _with_block(
+            x, maximum, total, weighted, total_one, weighted_one, exponent, AT_ONE, PTX
+        )
+    if whole < num_real:
+        # columns that are not there lie 1e30 below, where exponentials are zero; so does a thread that has no other
+        x = _finite(tl.load(base + whole + places, mask=whole + places < num_real, other=-1e30))
+        maximum, total, weighted, total_one, weighted_one = _with_block(
+            x, maximum, total, weighted, total_one, weighted_one, exponent, AT_ONE, PTX
+        )
     highest = tl.max(maximum, 0)
-    shift = maximum - highest
-    scale = tl.exp(shift * inverse_temperature)
-    whole = tl.sum(scale * total, 0)
-    whole_weighted = tl.sum(scale * (weighted + shift * inverse_temperature * total), 0)
+    total, weighted = _moved(total, weighted, maximum - highest, exponent, PTX)
+    total_sum, weighted_sum = tl.sum(total, 0), tl.sum(weighted, 0)
     out = partials + row
     tl.store(out, highest)
-    tl.store(out + num_rows, tl.sum(hit, 0))
-    tl.store(out + 2 * num_rows, whole)
-    tl.store(out + 3 * num_rows, whole_weighted)
+    tl.store(out + num_rows, hit)
+    tl.store(out + 2 * num_rows, total_sum)
+    tl.store(out + 3 * num_rows, weighted_sum * inverse_temperature)
     if not AT_ONE:
-        scale = tl.exp(shift)
-        whole = tl.sum(scale * total_one, 0)
-        whole_weighted = tl.sum(scale * (weighted_one + shift * total_one), 0)
-    tl.store(out + 4 * num_rows, whole)
-    tl.store(out + 5 * num_rows, whole_weighted)
+        total, weighted = _moved(total_one, weighted_one, maximum - highest, LOG2_E, PTX)
+        total_sum, weighted_sum = tl.sum(total, 0), tl.sum(weighted, 0)
+    tl.store(out + 4 * num_rows, total_sum)
+    tl.store(out + 5 * num_rows, weighted_sum)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["start", "num_real"])
 def _gradients_kernel(
     logits,
     gradients,
@@ -90,27 +120,32 @@ def _gradients_kernel(
     num_columns,
     inverse_temperature,
     HAS_ENTROPY: tl.constexpr,
+    PTX: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    row = tl.program_id(0)
-    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    is_real, is_column = columns < num_real, columns < num_columns
+    row, first = tl.program_id(0), tl.program_id(1) * BLOCK
+    columns = first + tl.arange(0, BLOCK)
+    is_column = columns < num_columns
     target = (tl.load(targets + row) - start).to(tl.int32)
     scale = tl.load(grad_logprobs + row) * inverse_temperature
-    x = tl.load(logits + row.to(tl.int64) * row_stride + columns, mask=is_real, other=0.0).to(tl.float32)
-    x = tl.maximum(x, -1e30, propagate_nan=tl.PropagateNan.ALL)
+    x = _finite(tl.load(logits + row.to(tl.int64) * row_stride + columns, mask=is_column, other=0.0))
     logprob = x * inverse_temperature - tl.load(log_sums + row)
     factor = scale
     if HAS_ENTROPY:
         slope = tl.load(grad_entropies + row) * inverse_temperature
         factor = scale + slope * (logprob + tl.load(entropies + row))
-    gradient = -tl.exp(logprob) * factor + tl.where(columns == target, scale, 0.0)
-    gradient = tl.where(is_real, gradient, 0.0)
+    gradient = -exp2(logprob * LOG2_E, PTX) * factor
+    # of a row's blocks one has the target and the last ones padding: the others do not ask every column
+    if (target >= first) & (target < first + BLOCK):
+        gradient += tl.where(columns == target, scale, 0.0)
+    if first + BLOCK > num_real:
+        gradient = tl.where(columns < num_real, gradient, 0.0)
     out = gradients + row.to(tl.int64) * gradient_stride + columns
     tl.store(out, gradient.to(gradients.dtype.element_ty), mask=is_column)
 
 
-PARTIALS_BLOCK, PARTIALS_GROUP, PARTIALS_WARPS = 4096, 8, 8
+PARTIALS_BLOCK, PARTIALS_WARPS = 4096, 8
+COLUMNS_OF_A_THREAD, BYTES_OF_A_LOAD = 16, 16
 GRADIENTS_BLOCK, GRADIENTS_WARPS = 4096, 8
 
 
@@ -121,6 +156,7 @@ def row_partials(
     """See `reference.row_partials`; the logits stay as they are."""
     num_rows = logits_TV.shape[0]
     partials_6T = torch.empty(6, num_rows, dtype=torch.float32, device=logits_TV.device)
+    neighbours = BYTES_OF_A_LOAD // logits_TV.element_size()
     if num_rows:
         _partials_kernel[(num_rows,)](
             logits_TV,
@@ -132,8 +168,10 @@ def row_partials(
             num_real,
             1.0 / temperature,
             AT_ONE=temperature == 1,
+            PTX=speaks_ptx(),
             BLOCK=PARTIALS_BLOCK,
-            GROUP=PARTIALS_GROUP,
+            PARTS=COLUMNS_OF_A_THREAD // neighbours,
+            NEIGHBOURS=neighbours,
             num_warps=PARTIALS_WARPS,
         )
     return partials_6T
@@ -172,6 +210,7 @@ def row_gradients(
         num_columns,
         1.0 / temperature,
         HAS_ENTROPY=has_entropy,
+        PTX=speaks_ptx(),
         BLOCK=GRADIENTS_BLOCK,
         num_warps=GRADIENTS_WARPS,
     )

@@ -96,12 +96,14 @@ class _PolicyLoss(torch.autograd.Function):
         loss, gradient_R, metrics_6 = _loss_gradient_metrics(*tensors, *astuple(settings))
         ctx.save_for_backward(gradient_R)
         ctx.mark_non_differentiable(metrics_6)
+        # the metrics have no gradient, and zeros for it would be a launch more
+        ctx.set_materialize_grads(False)
         return loss, metrics_6
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (gradient_R,) = ctx.saved_tensors
-        return gradient_R * grads[0], *([None] * 7)
+    def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        (gradient_R,), (grad_loss, _grad_metrics) = ctx.saved_tensors, grads
+        return None if grad_loss is None else gradient_R * grad_loss, *([None] * 7)
 
 
 @torch.library.custom_op("egrc::policy_loss", mutates_args=())

@@ -45,7 +45,7 @@ def _clip(ratio, coefficient, low, high, DUAL: tl.constexpr, dual_clip):
     return objective, slope
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_sequences"])
 def _policy_loss_kernel(
     logprobs,
     advantages,
@@ -169,7 +169,7 @@ def _policy_loss_kernel(
     tl.store(out + 6 * num_sequences, tl.max(highest, 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_sequences"])
 def _totals_kernel(sums, loss, metrics, num_sequences, BLOCK: tl.constexpr):
     """Over the sequences: the loss and four metrics are sums, the last two an extreme each."""
     number = tl.program_id(0)

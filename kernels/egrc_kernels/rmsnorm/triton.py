@@ -1,4 +1,7 @@
-"""The norm: forward a row a program; backward a program takes every P-th row and sums their part of the weight's."""
+"""The norm: forward a row a program; backward a program takes every P-th row and sums their part of the weight's.
+
+A program of the backward kernel waits for its row, then for its threads to meet: its next row is on the way meanwhile.
+"""
 
 import torch
 import triton
@@ -23,7 +26,7 @@ def _forward_kernel(x, weight, y, inverses, row_stride, size, eps, BLOCK: tl.con
     tl.store(inverses + row, inverse)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _backward_kernel(
     grad, x, weight, inverses, grad_x, grad_weights, grad_stride, row_stride, num_rows, size, BLOCK: tl.constexpr
 ):
@@ -31,7 +34,7 @@ def _backward_kernel(
     is_column = columns < size
     scale = tl.load(weight + columns, mask=is_column, other=0.0).to(tl.float32)
     grad_weight = tl.zeros([BLOCK], tl.float32)
-    for row in range(tl.program_id(0), num_rows, tl.num_programs(0)):
+    for row in tl.range(tl.program_id(0), num_rows, tl.num_programs(0), num_stages=2):
         upstream = tl.load(grad + tl.cast(row, tl.int64) * grad_stride + columns, mask=is_column, other=0.0)
         upstream = upstream.to(tl.float32)
         values = tl.load(x + tl.cast(row, tl.int64) * row_stride + columns, mask=is_column, other=0.0).to(tl.float32)

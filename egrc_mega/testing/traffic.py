@@ -1,0 +1,156 @@
+"""Counts launches, bytes and products of code that runs on a GPU which is not here.
+
+The code runs on tensors without memory (`torch.device("meta")`) that call themselves a GPU's; our ops take their Triton
+path, and each launch is noted in place of being made. A launch moves every tensor that it is given once, read or
+written: what a cache saves or costs beyond that is not counted.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from egrc_kernels import registry
+from torch._library.custom_ops import OPDEFS
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from egrc_mega.testing.launches import Launch, noted_launches
+
+FREE = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "_unsafe_view"}
+"""torch's that launch nothing, besides views."""
+FILLS = {"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"}
+"""torch's that read nothing of the tensor that they are given."""
+PRODUCTS = {"mm", "addmm", "addmm_", "bmm"}
+WRITES_ONLY = {"copy_", "fill_", "zero_"}
+"""torch's that do not read what they write to."""
+WRITTEN = {
+    "logprob._partials_kernel": {"partials"},
+    "logprob._gradients_kernel": {"gradients"},
+    "linear_logprob._tiles_kernel": {"partials"},
+    "linear_logprob._join_kernel": {"partials"},
+    "policy_loss._policy_loss_kernel": {"gradients", "sums"},
+    "policy_loss._totals_kernel": {"loss", "metrics"},
+    "rmsnorm._forward_kernel": {"y", "inverses"},
+    "rmsnorm._backward_kernel": {"grad_x", "grad_weights"},
+    "swiglu._forward_kernel": {"y"},
+    "swiglu._backward_kernel": {"grad_x"},
+    "rope._rope_kernel": {"y"},
+}
+"""Our kernels -> arguments that they write; they read the others."""
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What was counted, by the name of a kernel or of torch's operation."""
+
+    launches: Counter[str] = field(default_factory=Counter)
+    bytes: Counter[str] = field(default_factory=Counter)
+    flop: float = 0.0
+
+    def bytes_of_products(self) -> int:
+        """Operands and results of torch's products, each time that they are read or written there."""
+        return sum(count for name, count in self.bytes.items() if name in PRODUCTS)
+
+    def minus(self, other: "Traffic") -> "Traffic":
+        """What this has and the other has not."""
+        return Traffic(self.launches - other.launches, self.bytes - other.bytes, self.flop - other.flop)
+
+
+@contextmanager
+def counted(units: int = 132) -> Iterator[Traffic]:
+    """Inside, tensors without memory are a GPU's of that many processors, and what would run on it is counted."""
+    traffic = Traffic()
+    device = SimpleNamespace(major=9, multi_processor_count=units)
+    on_gpu = property(lambda tensor: tensor.device.type == "meta")
+    with ExitStack() as stack:
+        for target, name, value in (
+            (torch.Tensor, "is_cuda", on_gpu),
+            (registry, "choice", lambda: "auto"),
+            (registry, "_obstacle", lambda _tensor: None),
+            (torch.cuda, "device", lambda _device: nullcontext()),
+            (torch.cuda, "get_device_properties", lambda _device: device),
+            (torch.cuda, "mem_get_info", lambda _device: (2**36, 2**36)),
+            (torch.cuda, "memory_reserved", lambda _device: 0),
+            (torch.cuda, "memory_allocated", lambda _device: 0),
+        ):
+            stack.enter_context(patch.object(target, name, value))
+        launches = stack.enter_context(noted_launches())
+        stack.enter_context(_Counting(traffic, launches))
+        yield traffic
+
+
+class _Counting(TorchDispatchMode):
+    """Adds up what torch dispatches; our ops run their own code instead of their rule for shapes."""
+
+    def __init__(self, traffic: Traffic, launches: list[Launch]) -> None:
+        super().__init__()
+        self.traffic, self.noted = traffic, launches
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func.namespace == "egrc":
+            with self:
+                result = OPDEFS[f"egrc::{func._schema.name.split('::')[1]}"]._init_fn(*args, **kwargs)
+            self._count_noted()
+            return result
+        with self:  # inside our ops nobody has taken those apart yet that are made of others
+            result = func.decompose(*args, **kwargs)
+        if result is not NotImplemented:
+            return result
+        # a sum in place of products with a wider result has no rule for tensors without memory
+        result = kwargs["out"] if func is torch.ops.aten.addmm.dtype_out else func(*args, **kwargs)
+        name = func._schema.name.split("::")[1]
+        if not (name in FREE or func.is_view):
+            self._count_torch(func, name, args, kwargs, result)
+        return result
+
+    def _count_torch(self, func: Any, name: str, args: Any, kwargs: Any, result: Any) -> None:
+        traffic = self.traffic
+        traffic.launches[name] += 1
+        given = dict(zip([argument.name for argument in func._schema.arguments], args, strict=False)) | kwargs
+        for argument in func._schema.arguments:
+            is_written = argument.alias_info is not None and argument.alias_info.is_write
+            is_read = name not in FILLS and (not is_written or (name not in WRITES_ONLY and argument.name != "out"))
+            for tensor in _tensors(given.get(argument.name)):
+                traffic.bytes[name] += (is_written + is_read) * size(tensor)
+        if not any(r.alias_info for r in func._schema.returns):
+            traffic.bytes[name] += sum(map(size, _tensors(result)))
+        if name in PRODUCTS:
+            a, b = [x for x in args if isinstance(x, torch.Tensor)][-2:]
+            traffic.flop += 2.0 * a.numel() * b.shape[-1]
+
+    def _count_noted(self) -> None:
+        traffic = self.traffic
+        while self.noted:
+            launch = self.noted.pop(0)
+            traffic.launches[launch.name] += 1
+            traffic.bytes[launch.name] += _bytes_of(launch)
+            if launch.name == "linear_logprob._tiles_kernel":
+                hidden, weight = launch.values["hidden"], launch.values["weight"]
+                traffic.flop += 2.0 * hidden.numel() * len(weight)
+
+
+def _bytes_of(launch: Launch) -> int:
+    """A tensor that is given twice to be read stands in for one that is not there."""
+    written = WRITTEN[launch.name]
+    tensors = {name: value for name, value in launch.values.items() if isinstance(value, torch.Tensor)}
+    # of a tile's six numbers a row two are the same at temperature one
+    tiles = {"_tiles_kernel": "partials", "_join_kernel": "tiles"}.get(launch.kernel.__name__)
+    share = {tiles: 4 / 6} if launch.values.get("AT_ONE") else {}
+    read = {id(tensor): name for name, tensor in tensors.items() if name not in written}
+    return int(sum(size(tensors[name]) * share.get(name, 1) for name in [*read.values(), *(written & set(tensors))]))
+
+
+def size(tensor: torch.Tensor) -> int:
+    """Bytes of its elements."""
+    return tensor.numel() * tensor.itemsize
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value]
+    return [x for x in value if isinstance(x, torch.Tensor)] if isinstance(value, (list, tuple)) else []
