@@ -6,7 +6,20 @@ import sys
 import typer
 
 from egrc_mega import __version__
-from egrc_mega.cli import bench, config, convert, doctor, evaluate, miniature, report, rollouts, serve, stages, train
+from egrc_mega.cli import (
+    bench,
+    config,
+    convert,
+    credit,
+    doctor,
+    evaluate,
+    miniature,
+    report,
+    rollouts,
+    serve,
+    stages,
+    train,
+)
 from egrc_mega.errors import EgrcError
 
 app = typer.Typer(
@@ -20,6 +33,7 @@ app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("report")(report.report)
 app.command("rollouts")(rollouts.rollouts)
+app.command("credit")(credit.credit)
 app.command("doctor")(doctor.doctor)
 app.add_typer(convert.app, name="convert")
 app.add_typer(miniature.app, name="miniature")
