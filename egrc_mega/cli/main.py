@@ -10,6 +10,7 @@ from egrc_mega.cli import (
     bench,
     config,
     convert,
+    credit,
     data,
     doctor,
     evaluate,
@@ -33,6 +34,7 @@ app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("report")(report.report)
 app.command("rollouts")(rollouts.rollouts)
+app.command("credit")(credit.credit)
 app.command("doctor")(doctor.doctor)
 app.add_typer(convert.app, name="convert")
 app.add_typer(miniature.app, name="miniature")

@@ -1,5 +1,6 @@
 """Loads a configuration: YAML files, later over earlier ones, then `--set`, then validation of everything at once."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,16 +26,21 @@ class LoadedConfig:
     """Dotted name -> the file, or `--set`; what is missing is a default."""
 
 
-def load_config(files: Path | Sequence[Path], overrides: Sequence[str] = ()) -> LoadedConfig:
+def load_config(
+    files: Path | Sequence[Path], overrides: Sequence[str] = (), below: dict[str, Any] | None = None
+) -> LoadedConfig:
     """Read, compose, override, validate.
 
     Sections of a later file are laid over those of an earlier one, value by value; a list, `stages` among them, is
     replaced as a whole.
 
+    Args:
+        below: values over which the first file is laid, for whoever needs a part of a configuration only.
+
     Raises:
         ConfigError: with one line for each problem: field, value found, remedy.
     """
-    raw: dict[str, Any] = {}
+    raw: dict[str, Any] = copy.deepcopy(below or {})
     provenance: dict[str, str] = {}
     for path in [files] if isinstance(files, Path) else files:
         found = _read_yaml(path)

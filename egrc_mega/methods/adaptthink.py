@@ -18,12 +18,11 @@ from typing import Literal
 from pydantic import PositiveInt
 
 from egrc_mega.methods.method import Method, NoState, is_graded
+from egrc_mega.methods.modes import NO_THINKING, THINKING
 from egrc_mega.methods.normalise import itself, over_groups
 from egrc_mega.methods.records import Credit, View
 from egrc_mega.sections.stage import FactName, LossSection, SamplingSection, StageSection
 from egrc_mega.types import Ask, Group, Problem, Sample
-
-NO_THINKING, THINKING = "no_thinking", "thinking"
 
 
 class AdaptThinkSection(StageSection):

@@ -89,6 +89,7 @@ def test_the_options_are_the_documented_ones() -> None:
         "egrc miniature make-data": [],
         "egrc config show": ["--config", "--methods", "--set"],
         "egrc bench kernels": ["--baseline", "--dtype", "--hidden", "--op", "--out", "--rounds", "--tokens", "--vocab"],
+        "egrc credit": ["--batch", "--config", "--groups", "--set", "--stage"],
         "egrc doctor": [],
         "egrc serve status": [],
         "egrc stages replay": ["--config", "--plot", "--set"],

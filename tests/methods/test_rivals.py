@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from egrc_mega.errors import DataError
-from egrc_mega.methods.adaptthink import NO_THINKING, THINKING, AdaptThinkSection
+from egrc_mega.methods.adaptthink import AdaptThinkSection
 from egrc_mega.methods.dapo import DapoSection
 from egrc_mega.methods.method import build_method
+from egrc_mega.methods.modes import NO_THINKING, THINKING
 from egrc_mega.methods.records import View
 from egrc_mega.methods.thinkprune import ThinkPruneSection, ThinkPruneState
 from egrc_mega.testing.samples import PROBLEM, batch_of, make_group, make_sample, view_of
