@@ -64,7 +64,13 @@ class Lead:
         self.printer.note(f"run folder {self.folder.path}; starting servers and graders")
         renderer = open_renderer(config)
         tokens = special_tokens(renderer.tokenizer)
-        problems = read_problems(config.data.train, config.data, self.folder.quarantine, special_tokens=tokens)
+        problems = read_problems(
+            config.data.train,
+            config.data,
+            self.folder.quarantine,
+            profile=config.grading.profile,
+            special_tokens=tokens,
+        )
         prove_asks(config, renderer, problems)
         template = renderer.template
         self.printer.note(f"the chat template {template.proof.line(template.today)}")

@@ -124,7 +124,8 @@ def test_what_leaves_for_an_evaluation_is_what_the_configuration_says_field_by_f
         "evaluation.top_p=0.5",
         "evaluation.temperatures=[0.5,0.9]",
         "evaluation.instruction=9 a",
-        "grading.timeout_s=9",
+        "grading.cpu_s=9",
+        "grading.profile=math",
         "rollout.environment={name: noisy_arithmetic, probability: 0.2}",
     ],
 )
