@@ -14,6 +14,7 @@ from egrc_mega.data.tokenizer import special_tokens
 from egrc_mega.evaluation.records import SHOWN_DIGITS, Point, Protocol, Subject
 from egrc_mega.evaluation.runner import Asked, Generate, measure
 from egrc_mega.evaluation.store import add_point, read_table
+from egrc_mega.grading.grader import GRADERS
 from egrc_mega.methods.method import Judge
 from egrc_mega.sections.data import DataSection
 
@@ -87,9 +88,18 @@ def evaluation_data(config: Config) -> DataSection:
     return config.data.model_copy(update={**other, **stated})
 
 
-def evaluation_profile(config: Config) -> str:
+def evaluation_profile(config: Config) -> str | None:
     """The conventions by which the benchmark is graded: the evaluation's own, or the training set's."""
-    return config.evaluation.profile or config.grading.profile
+    return (config.evaluation.profile or config.grading.profile) if _judges_mathematics(config) else None
+
+
+def training_profile(config: Config) -> str | None:
+    """The conventions of the training set; None where the grader's golds are no mathematics."""
+    return config.grading.profile if _judges_mathematics(config) else None
+
+
+def _judges_mathematics(config: Config) -> bool:
+    return GRADERS[config.grading.grader.grader].judges_mathematics
 
 
 def _protocols(

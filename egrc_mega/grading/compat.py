@@ -26,6 +26,7 @@ class DeepScaleR(Grader):
     """Text after the first `</think>`, its last box, equal by `mathd` or as sympy would say."""
 
     Config = DeepScaleRSection
+    judges_mathematics = True
 
     def extract(self, text: str, prompt_thinks: bool = True) -> str | None:
         """The last box between the first and the second `</think>`; without a `</think>` there is no answer."""
@@ -51,6 +52,7 @@ class Thinkless(Grader):
     """The last box of the whole text, else its last number; right where the first numbers are equal."""
 
     Config = ThinklessSection
+    judges_mathematics = True
 
     def extract(self, text: str, prompt_thinks: bool = True) -> str | None:
         """The last box anywhere, thinking included; without one the last number."""

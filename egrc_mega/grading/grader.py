@@ -29,6 +29,9 @@ class Grader(ABC):
     """Judges an answer against the gold, of which the data set may have said more (`Hints`)."""
 
     Config: ClassVar[type[GraderSection]]
+    judges_mathematics: ClassVar[bool] = False
+    """Golds are mathematics: readers understand them by their profile (`grading.gold`) and set aside what they cannot.
+    Otherwise they are texts, of which only the grader knows what they mean."""
 
     def __init_subclass__(cls) -> None:
         if "Config" in cls.__dict__:

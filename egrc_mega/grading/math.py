@@ -18,6 +18,7 @@ class MathGrader(Grader):
     """Mathematical answers: see `grading.ladder`."""
 
     Config = MathGraderSection
+    judges_mathematics = True
 
     def judge_at_sight(self, answer: str, gold: str, hints: Hints) -> Verdict | None:
         """All that needs no evaluation."""
