@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
+import egrc_mega.grading.compat  # noqa: F401  graders of published work join their family by being defined
 from egrc_mega.data.file_source import FileSourceSection
 from egrc_mega.data.source import SOURCES, SourceSection
 from egrc_mega.grading.gold import AnswerType

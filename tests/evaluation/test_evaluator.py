@@ -185,6 +185,7 @@ def test_golds_are_understood_by_the_profile_of_their_set_unless_the_grader_judg
         "from egrc_mega.grading.grader import Grader, GraderSection\n"
         "class LengthSection(GraderSection):\n"
         "    grader: Literal['length'] = 'length'\n"
+        "    'Which grader.'\n"
         "class Length(Grader):\n"
         "    Config = LengthSection\n"
         "    def judge(self, answer, gold, hints): ...\n"

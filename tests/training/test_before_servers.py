@@ -11,6 +11,7 @@ from egrc_mega.config.config import Config
 from egrc_mega.config.load import load_config
 from egrc_mega.errors import ConfigError, DataError, ModelError
 from egrc_mega.miniature.tokenizer import write_tokenizer
+from egrc_mega.run_folder import RunFolder
 from egrc_mega.training import serving
 from egrc_mega.training.lead import Lead
 from egrc_mega.training.serving import open_renderer
@@ -36,12 +37,11 @@ def configure(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> An
 
 def refused(config: Config, kind: type[Exception], message: str) -> None:
     with ExitStack() as stack, pytest.raises(kind, match=message):
-        Lead(config, stack, resume=False)
+        Lead(config, stack.enter_context(RunFolder.claim(config.run.dir, resume=False)), stack, resume=False)
 
 
 def test_a_run_gets_as_far_as_its_graders(configure: Any) -> None:
-    with ExitStack() as stack, pytest.raises(AssertionError, match="started"):
-        Lead(configure(), stack, resume=False)
+    refused(configure(), AssertionError, "started")
 
 
 def test_rows_and_benchmarks_that_cannot_be_used(configure: Any, tmp_path: Path) -> None:
