@@ -186,6 +186,15 @@ class Grade(StrEnum):
     UNGRADED = "ungraded"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """A grade and why it was given."""
+
+    grade: Grade
+    reason: str
+    """In a few words, the same for all answers that the same rule decides (`grading.verdicts.Reason`)."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sample:
     """A completion with its text and its verdict."""
@@ -199,6 +208,8 @@ class Sample:
     text: str
     """The decoded output."""
     grade: Grade
+    reason: str = ""
+    """Why the grader gave that grade."""
     well_formed: bool
     """Exactly one `</think>`, a balanced box after it, ended by a stop token (methods: the format gate)."""
     num_forced: int = 0

@@ -14,6 +14,7 @@ from egrc_mega.cli import (
     data,
     doctor,
     evaluate,
+    grade,
     miniature,
     report,
     rollouts,
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
+app.command("grade")(grade.grade)
 app.command("report")(report.report)
 app.command("rollouts")(rollouts.rollouts)
 app.command("credit")(credit.credit)

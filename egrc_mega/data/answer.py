@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from egrc_mega.data.row import Numeral, RowError, answer_text, as_numeral, value_of
+from egrc_mega.grading.extract import last_box
 from egrc_mega.types import Hints
 
 MAX_CHARACTERS = 1000
@@ -77,20 +78,7 @@ def from_solution(solution: Any) -> str | None:
     if not isinstance(solution, str):
         return None
     _before, marker, after = solution.rpartition(MARKER)
-    return after if marker else _last_box(solution)
-
-
-def _last_box(text: str) -> str | None:
-    """The content of the last box whose braces are balanced, in linear time for a text with few boxes."""
-    for box in reversed(list(BOX.finditer(text))[-8:]):
-        depth = 0
-        for brace in re.finditer(r"\\.|[{}]", text[box.end() :], re.DOTALL):
-            depth += {"{": 1, "}": -1}.get(brace.group(), 0)
-            if depth == 0 and brace.group() == "}":
-                return text[box.end() : box.end() + brace.end()].strip()[1:-1]
-            if depth <= 0:
-                break
-    return None
+    return after if marker else last_box(solution)
 
 
 def _element(value: Any, key: str) -> str:

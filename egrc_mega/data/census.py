@@ -52,7 +52,7 @@ class Census:
         yield from _reason_lines(reading.bad)
 
 
-def census(path: Path, section: DataSection, renderer: Renderer | None, *, profile: str = "default") -> Census:
+def census(path: Path, section: DataSection, renderer: Renderer | None, *, profile: str | None = "default") -> Census:
     """Read every row, and render every prompt where there is a model.
 
     Raises:
@@ -74,7 +74,7 @@ def _type_lines(reading: Reading) -> Iterator[str]:
     types: Counter[str] = Counter()
     examples: dict[str, str] = {}
     for problem in reading.good:
-        kind = str(understand(problem.answer, problem.hints).type)
+        kind = str(understand(problem.answer, problem.hints).type) if reading.is_mathematics else "text"
         types[kind] += 1
         examples.setdefault(kind, f"{problem.key.rpartition(':')[2]}: {problem.answer}")
     if types:

@@ -10,15 +10,13 @@ from typing import Any
 from egrc_mega.data.answer import answer_of, hints_of
 from egrc_mega.data.layout import guessed_keys
 from egrc_mega.data.quarantine import BadRow, set_aside
-from egrc_mega.data.row import RowError, messages_text, number, parsed, text, value_of
+from egrc_mega.data.repeats import Repeats
+from egrc_mega.data.row import RowError, messages_text, number, parsed, plain_text, text, value_of
 from egrc_mega.data.source import SOURCES, Row
 from egrc_mega.errors import DataError
 from egrc_mega.grading.gold import GoldError, understand
 from egrc_mega.sections.data import DataSection
-from egrc_mega.types import Hints, Problem
-
-LOOSE_SPACE = re.compile(r"(?<![0-9A-Za-z]) | (?![0-9A-Za-z])")
-"""A space that separates no two words or numbers."""
+from egrc_mega.types import NO_HINTS, Hints, Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +28,8 @@ class Reading:
     bad: list[BadRow] = field(default_factory=list)
     looks_like: tuple[str, str] | None = None
     """Keys that the first rows have for prompt and answer, by the names that data sets use; None: nothing known."""
+    is_mathematics: bool = True
+    """Whether the golds were understood."""
 
     @property
     def total(self) -> int:
@@ -66,7 +66,7 @@ def read_problems(
     section: DataSection,
     quarantine_path: Path,
     *,
-    profile: str = "default",
+    profile: str | None = "default",
     special_tokens: Collection[str] = (),
 ) -> list[Problem]:
     """Every good row of a file, in order; the bad ones go to the quarantine file. See `read`.
@@ -81,7 +81,7 @@ def read_problems(
 
 
 def read(
-    path: Path, section: DataSection, *, profile: str = "default", special_tokens: Collection[str] = ()
+    path: Path, section: DataSection, *, profile: str | None = "default", special_tokens: Collection[str] = ()
 ) -> Reading:
     """Judge every row of a file; writes nothing.
 
@@ -91,7 +91,8 @@ def read(
     lines are no rows.
 
     Args:
-        profile: the conventions of the set, by which golds are understood (`grading.profiles`).
+        profile: the conventions of the set, by which golds are understood (`grading.profiles`); None: the golds are
+            no mathematics, and taken as they are.
         special_tokens: of the tokenizer; within a problem's text they would become control tokens.
 
     Raises:
@@ -101,15 +102,17 @@ def read(
     source = SOURCES[section.source.source](section.source)
     for row in source.rows(path):
         reading.take(Row(*row))
-    return Reading(path, reading.good, reading.bad, guessed_keys(reading.seen))
+    reading.settle()
+    return Reading(path, reading.good, reading.bad, guessed_keys(reading.seen), profile is not None)
 
 
 class _Reader:
     """The rows of one file under way."""
 
-    def __init__(self, path: Path, section: DataSection, profile: str, special_tokens: Collection[str]) -> None:
+    def __init__(self, path: Path, section: DataSection, profile: str | None, special_tokens: Collection[str]) -> None:
         self.path, self.section = path, section
-        self.hints = Hints(profile=profile, answer_type=section.answer_type)
+        self.is_mathematics = profile is not None
+        self.hints = Hints(profile=profile or NO_HINTS.profile, answer_type=section.answer_type)
         tokens = sorted(special_tokens, key=len, reverse=True)
         guarded = bool(tokens) and not section.allow_special_tokens
         self.special = re.compile("|".join(map(re.escape, tokens))) if guarded else None
@@ -117,17 +120,28 @@ class _Reader:
         self.bad: list[BadRow] = []
         self.seen: list[Mapping[str, Any]] = []
         """The first rows that are objects."""
-        self._first_with: dict[str, Problem] = {}
+        self._repeats = Repeats(self.is_mathematics)
+        self._lines: dict[str, int] = {}
+        """Of each problem's row, by the problem's key."""
         self._numbers: Counter[int] = Counter()
 
     def take(self, row: Row) -> None:
         """Judge a row, and keep it or the reason why not."""
         try:
             problem = self._problem(self._key(row.number), row.content)
-            self._refuse_contradiction(problem)
+            self._repeats.note(problem)
+            self._lines[problem.key] = row.line or row.number
             self.good.append(problem)
         except (RowError, GoldError) as error:
             self.bad.append(BadRow(str(self.path), row.line or row.number, str(error)))
+
+    def settle(self) -> None:
+        """Set aside the contradictions that could not be told at sight."""
+        reasons = self._repeats.contradictions()
+        if reasons:
+            bad = [BadRow(str(self.path), self._lines[key], reason) for key, reason in reasons.items()]
+            self.good = [problem for problem in self.good if problem.key not in reasons]
+            self.bad = sorted([*self.bad, *bad], key=lambda row: row.line)
 
     def _key(self, number: int) -> str:
         """File and row; where files were joined within a line, two rows have its number."""
@@ -143,12 +157,19 @@ class _Reader:
             self.seen.append(row)
         section = self.section
         asked, system = _prompt(row, section.prompt_key)
-        answer = answer_of(row, section.answer_key)
+        key_of_answer = section.answer_key
+        answer = (
+            answer_of(row, key_of_answer)
+            if self.is_mathematics
+            else plain_text(value_of(row, key_of_answer), key_of_answer)
+        )
         facts = {name: number(row, name) for name in section.facts}
         for name, found in ((section.prompt_key, asked), (section.prompt_key, system), (section.answer_key, answer)):
             self._refuse_special_tokens(name, found or "")
-        hints = hints_of(row, self.hints)
-        understand(answer, hints)
+        hints = self.hints
+        if self.is_mathematics:
+            hints = hints_of(row, hints)
+            understand(answer, hints)
         return Problem(key=key, text=asked, system=system, answer=answer, hints=hints, facts=facts)
 
     def _refuse_special_tokens(self, name: str, found: str) -> None:
@@ -156,17 +177,6 @@ class _Reader:
             raise RowError(
                 f"{name!r} holds {token.group()!r}, a special token of the model's tokenizer, at {token.start()}; take "
                 f"it out, or set data.allow_special_tokens"
-            )
-
-    def _refuse_contradiction(self, problem: Problem) -> None:
-        asked = LOOSE_SPACE.sub("", " ".join(f"{problem.system or ''} {problem.text}".split()))
-        first = self._first_with.setdefault(asked, problem)
-        if first is problem or first.answer == problem.answer:
-            return
-        if understand(problem.answer, problem.hints).key != understand(first.answer, first.hints).key:
-            raise RowError(
-                f"the problem of {first.key} again, with another answer: {problem.answer!r:.80} "
-                f"instead of {first.answer!r:.80}"
             )
 
 

@@ -57,7 +57,10 @@ class Renderer:
 
     def thinks(self, prompt_ids: IntArray) -> bool:
         """Whether a prompt ends within a think part, so that the response must close it before it answers."""
-        return thinking_at_end(self.decode(prompt_ids)) == "open"
+        text = self.decode(prompt_ids)
+        # what a system text or a problem says of the tags opens nothing
+        begin = text.rfind(self.template.proof.generation_prompt)
+        return thinking_at_end(text[max(begin, 0) :]) == "open"
 
     def forced_ids(self, ask: Ask) -> IntArray:
         """[F] int32: the begin of the response that the method forces.

@@ -136,6 +136,24 @@ def text(value: Any, key: str) -> str:
     return value.strip()
 
 
+def plain_text(value: Any, key: str) -> str:
+    """A gold that is no mathematics: any text but an empty one, or a number as its text.
+
+    Raises:
+        RowError: it is neither.
+    """
+    value = as_numeral(value)
+    found = value.plain(key) if isinstance(value, Numeral) else value
+    if (
+        not isinstance(found, str)
+        or not found.strip()
+        or "\0" in found
+        or any("\ud800" <= c <= "\udfff" for c in found)
+    ):
+        raise RowError(f"{key!r} must be a non-empty string or a number, found {value!r:.80}")
+    return found.strip()
+
+
 def answer_text(value: str, key: str) -> str:
     """The same for an answer, where a tab or a carriage return is no space but what is left of a LaTeX command."""
     text(value, key)

@@ -33,6 +33,8 @@ Thinking = Literal["open", "closed", "absent"]
 class Proof:
     """What the probe has found."""
 
+    generation_prompt: str
+    """What stands after the user's text."""
     thinking: Thinking
     """Whether the generation prompt leaves a think part open, closes it, or says nothing of one."""
     prints_date: bool
@@ -108,7 +110,8 @@ class ChatTemplate:
                 "response would go on with the user's words"
             )
         later = self._rendered(PROBE, None, self.today + timedelta(days=403), add_generation_prompt=True)
-        return Proof(thinking_at_end(prompt.rpartition(PROBE)[2]), prints_date=later != prompt)
+        tail = prompt.rpartition(PROBE)[2]
+        return Proof(tail, thinking_at_end(tail), prints_date=later != prompt)
 
 
 def thinking_at_end(text: str) -> Thinking:

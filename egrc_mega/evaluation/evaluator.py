@@ -14,6 +14,7 @@ from egrc_mega.data.tokenizer import special_tokens
 from egrc_mega.evaluation.records import SHOWN_DIGITS, Point, Protocol, Subject
 from egrc_mega.evaluation.runner import Asked, Generate, measure
 from egrc_mega.evaluation.store import add_point, read_table
+from egrc_mega.grading.grader import GRADERS
 from egrc_mega.methods.method import Judge
 from egrc_mega.sections.data import DataSection
 
@@ -58,7 +59,8 @@ class Evaluator:
         section = evaluation_data(config)
         quarantine = folder / "quarantine.jsonl"
         tokens = special_tokens(renderer.tokenizer)
-        problems = read_problems(section.train, section, quarantine, special_tokens=tokens)
+        profile = evaluation_profile(config)
+        problems = read_problems(section.train, section, quarantine, profile=profile, special_tokens=tokens)
         own = renderer.with_instruction(section.instruction)
         self.asked = [Asked(one, own.prompt_ids(one)) for one in problems[: config.evaluation.num_problems]]
         self.protocols = _protocols(config, section, self.asked, stop_token_ids)
@@ -86,6 +88,20 @@ def evaluation_data(config: Config) -> DataSection:
     return config.data.model_copy(update={**other, **stated})
 
 
+def evaluation_profile(config: Config) -> str | None:
+    """The conventions by which the benchmark is graded: the evaluation's own, or the training set's."""
+    return (config.evaluation.profile or config.grading.profile) if _judges_mathematics(config) else None
+
+
+def training_profile(config: Config) -> str | None:
+    """The conventions of the training set; None where the grader's golds are no mathematics."""
+    return config.grading.profile if _judges_mathematics(config) else None
+
+
+def _judges_mathematics(config: Config) -> bool:
+    return GRADERS[config.grading.grader.grader].judges_mathematics
+
+
 def _protocols(
     config: Config, section: DataSection, asked: Sequence[Asked], stop_token_ids: tuple[int, ...]
 ) -> list[Protocol]:
@@ -108,7 +124,8 @@ def _protocols(
             max_new_tokens=evaluation.max_new_tokens,
             stop_token_ids=stop_token_ids,
             seed=evaluation.seed,
-            grading=config.grading.model_dump(mode="json", exclude={"num_workers"}),
+            grading=config.grading.model_dump(mode="json", exclude={"num_workers", "timeout_s"})
+            | {"profile": evaluation_profile(config)},
             environment=environment.model_dump(mode="json") if environment else None,
         )
         for temperature in evaluation.temperatures

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -88,6 +88,8 @@ class Point:
     num_truncated: int
     well_formed: float
     """Share of the responses."""
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    """How many verdicts each reason decided; empty in files of earlier versions."""
     l_acc: float | None = None
     """Against the base measured by the same protocol; None without one."""
 
@@ -124,3 +126,5 @@ class Response:
     grade: str
     length: int
     truncated: bool
+    reason: str = ""
+    """Why it was graded so; empty in files of earlier versions."""

@@ -1,5 +1,6 @@
 """Measures the weights that the servers hold on problems never trained on."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -87,6 +88,7 @@ def _point(subject: Subject, protocol: Protocol, samples: Sequence[Sample]) -> P
         num_ungraded=len(samples) - len(graded),
         num_truncated=sum(sample.completion.truncated for sample in samples),
         well_formed=fmean(sample.well_formed for sample in samples),
+        reasons=dict(sorted(Counter(str(sample.reason) for sample in samples if sample.reason).items())),
     )
 
 
@@ -100,4 +102,5 @@ def _response(subject: Subject, protocol: Protocol, sample: Sample) -> Response:
         grade=sample.grade.value,
         length=sample.length,
         truncated=sample.completion.truncated,
+        reason=str(sample.reason),
     )

@@ -24,10 +24,6 @@ class Profile:
     """A value that rounds to the digits of a decimal gold is right."""
     list_is_alternatives: bool = False
     """A gold that is a list of texts means: any of them is right. Otherwise all of them are wanted."""
-    gold_marker: str | None = None
-    """Where it stands in a gold, the answer is what follows it."""
-    decimal_comma: bool = False
-    """`1,22` is 1.22."""
 
 
 PROFILES = {
@@ -37,9 +33,9 @@ PROFILES = {
         Profile(name="aime", demands_numeral=True, integer_range=(0, 999)),
         Profile(name="amc", demands_numeral=True),
         Profile(name="math"),
-        Profile(name="gsm8k", demands_numeral=True, gold_marker="####"),
+        Profile(name="gsm8k", demands_numeral=True),
         Profile(name="minerva", relative_tolerance=0.01, rounds_to_gold=True, list_is_alternatives=True),
-        Profile(name="olympiadbench", rounds_to_gold=True, decimal_comma=True),
+        Profile(name="olympiadbench", rounds_to_gold=True),
         Profile(name="deepscaler"),
     )
 }

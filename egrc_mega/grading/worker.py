@@ -1,12 +1,14 @@
-"""One grading process: the child that judges, and the parent's handle that gives it a deadline and kills it.
+"""One grading process: the child that judges, and the parent's handle that kills it when it is overdue.
 
-Forked from multiprocessing's fork server with math-verify preloaded. The messages are JSON: the parent reads no pickle
-from a child.
+The kernel ends a child that has spent its CPU time: the verdict is the same on an idle and on a busy machine. The
+deadline on the clock is far, and only for a child that gets no CPU at all. Forked from multiprocessing's fork server,
+preloaded. The messages are JSON: the parent reads no pickle from a child.
 """
 
 import contextlib
 import importlib
 import json
+import logging
 import math
 import multiprocessing
 import os
@@ -16,29 +18,55 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from enum import Enum
 from multiprocessing.connection import Connection
 
 from egrc_mega.errors import GradingError
 from egrc_mega.grading.grader import GRADERS, Grader
-from egrc_mega.grading.verify import silence
+from egrc_mega.grading.verdicts import Reason
 from egrc_mega.plugins import load_plugins
-from egrc_mega.types import Grade
+from egrc_mega.types import Grade, Hints, Verdict
 
 MEMORY_LIMIT_BYTES = 4 * 2**30
 START_TIMEOUT_S = 60.0
 KILL_TIMEOUT_S = 10.0
 MAX_STARTS = 3
 READY = b"ready"
+SPENT = (-signal.SIGPROF, -signal.SIGXCPU)
+"""Exit codes of a child that has spent its CPU time."""
 MATH = json.dumps({"section": {"grader": "math"}, "plugins": []})
 """The recipe of the built-in grader."""
 _main_is_hidden = threading.Lock()
 
 
-class Worker:
-    """The parent's handle. At most one item is under way; a verdict or the deadline ends it."""
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What one answer may take."""
 
-    def __init__(self, timeout_s: float, recipe: str) -> None:
-        """Fork a child; `timeout_s` is the deadline of each of its items, `recipe` says which grader it is.
+    cpu_s: float
+    """CPU time; an answer that spends it is wrong."""
+    timeout_s: float
+    """On the clock: a machine that gives an answer no CPU time for so long has failed it."""
+
+
+class Loss(Enum):
+    """How a child was lost with its item, and the verdict if that happens again."""
+
+    DIED = Verdict(grade=Grade.WRONG, reason=Reason.DIED)
+    OVERDUE = Verdict(grade=Grade.UNGRADED, reason=Reason.NO_TIME)
+
+    @property
+    def verdict(self) -> Verdict:
+        """On the item, when it is lost for good."""
+        return self.value
+
+
+class Worker:
+    """The parent's handle. At most one item is under way; a verdict or a loss ends it."""
+
+    def __init__(self, budget: Budget, recipe: str) -> None:
+        """Fork a child; `budget` is that of each of its items, `recipe` says which grader it is.
 
         Raises:
             OSError, EOFError: no process can be had.
@@ -46,10 +74,10 @@ class Worker:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["egrc_mega.grading.preload"])
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, timeout_s, recipe), daemon=True)
+        self.process = context.Process(target=serve, args=(theirs, budget.cpu_s, recipe), daemon=True)
         with theirs, _hidden_main():
             self.process.start()
-        self.timeout_s = timeout_s
+        self.budget = budget
         self.item: int | None = None
         self._deadline = math.inf
 
@@ -64,33 +92,36 @@ class Worker:
         """True when an idle child has closed its end: it has nothing else to say."""
         return self.item is None and self.connection.poll()
 
-    def give(self, item: int, answer: str, gold: str) -> None:
+    def give(self, item: int, pair: tuple[str | None, str, Hints]) -> None:
         """Send an item, called by its number, to an idle child. Its time starts now."""
         assert self.item is None
-        self.item, self._deadline = item, time.monotonic() + self.timeout_s
+        answer, gold, hints = pair
+        self.item, self._deadline = item, time.monotonic() + self.budget.timeout_s
         # a child that dies in this moment is noticed when its verdict is asked for
         with contextlib.suppress(OSError):
-            self.connection.send_bytes(json.dumps([answer, gold]).encode())
+            self.connection.send_bytes(json.dumps([answer, gold, asdict(hints)]).encode())
 
     def time_left_s(self) -> float:
         """Seconds until the item is overdue, never negative."""
         return max(0.0, self._deadline - time.monotonic())
 
-    def take_verdict(self) -> Grade | None:
-        """The verdict if it is there, else None; UNGRADED, and the child killed, when it is dead or overdue."""
+    def take_verdict(self) -> Verdict | Loss | None:
+        """The verdict if it is there, else None; a loss, and the child killed, when it is dead or overdue."""
         try:
             # a verdict that is there counts, however late the parent looks
             if self.connection.poll():
-                verdict = Grade(self.connection.recv_bytes().decode())
+                grade, reason = json.loads(self.connection.recv_bytes())
                 self.item = None
-                return verdict
+                return Verdict(grade=Grade(grade), reason=reason)
         except (EOFError, OSError):
+            self.process.join(KILL_TIMEOUT_S)
+            has_spent = self.process.exitcode in SPENT
             self.kill()
-            return Grade.UNGRADED
+            return Verdict(grade=Grade.WRONG, reason=Reason.TOO_SLOW) if has_spent else Loss.DIED
         if self.time_left_s() > 0:
             return None
         self.kill()
-        return Grade.UNGRADED
+        return Loss.OVERDUE
 
     def kill(self) -> None:
         """End the child; harmless when called twice."""
@@ -112,14 +143,15 @@ def recipe_of(grader: Grader, plugins: Sequence[str]) -> str:
 
 def _built(recipe: str) -> Grader:
     """The grader of a recipe, in the child."""
-    importlib.import_module("egrc_mega.grading.math")  # the built-in grader joins its family by being defined
+    for module in ("math", "compat"):  # the built-in graders join their family by being defined
+        importlib.import_module(f"egrc_mega.grading.{module}")
     parts = json.loads(recipe)
     GRADERS.use_plugins(load_plugins(parts["plugins"]))
     grader = GRADERS[parts["section"]["grader"]]
     return grader(grader.Config.model_validate(parts["section"]))
 
 
-def start_worker(timeout_s: float, recipe: str = MATH) -> Worker:
+def start_worker(budget: Budget, recipe: str = MATH) -> Worker:
     """A child that is ready.
 
     Raises:
@@ -128,7 +160,7 @@ def start_worker(timeout_s: float, recipe: str = MATH) -> Worker:
     reason = f"it died, or was not ready after {START_TIMEOUT_S:g} s"
     for _ in range(MAX_STARTS):
         try:
-            worker = Worker(timeout_s, recipe)
+            worker = Worker(budget, recipe)
         except (OSError, EOFError) as error:
             reason = f"{type(error).__name__}: {error}"
             continue
@@ -159,33 +191,47 @@ def _hidden_main() -> Iterator[None]:
             main.update(hidden)
 
 
-def serve(connection: Connection, timeout_s: float, recipe: str) -> None:
+def serve(connection: Connection, cpu_s: float, recipe: str) -> None:
     """A child's life: receive an item, send its verdict; the end of the pipe, so the parent's death, ends it."""
     _prepare()
-    judge = _built(recipe).judge
+    grader = _built(recipe)
     with contextlib.suppress(EOFError, OSError):
         connection.send_bytes(READY)
         while True:
-            answer, gold = json.loads(connection.recv_bytes())
-            _limit_cpu_time(timeout_s)
-            connection.send_bytes(judge(answer, gold).value.encode())
+            answer, gold, hints = json.loads(connection.recv_bytes())
+            with _cpu_time(cpu_s):
+                verdict = _judged(grader, answer, gold, Hints(**hints))
+            connection.send_bytes(json.dumps([verdict.grade.value, str(verdict.reason)]).encode())
+
+
+def _judged(grader: Grader, answer: str, gold: str, hints: Hints) -> Verdict:
+    """An answer that brings the grader to its knees is wrong."""
+    try:
+        return grader.judge(answer, gold, hints)
+    except (MemoryError, RecursionError):
+        return Verdict(grade=Grade.WRONG, reason=Reason.TOO_BIG)
+    except Exception:  # whatever an answer provokes in there is the answer's own failure
+        return Verdict(grade=Grade.WRONG, reason=Reason.DIED)
+
+
+@contextlib.contextmanager
+def _cpu_time(cpu_s: float) -> Iterator[None]:
+    """Let the kernel end this process when the item has taken so much: within C code, and without the parent, too."""
+    signal.setitimer(signal.ITIMER_PROF, cpu_s)
+    yield
+    signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def _prepare() -> None:
     """Bound the memory, leave no core file, print nothing, and leave Ctrl-C to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    silence()
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    logging.disable(logging.CRITICAL)
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _lower_limit(resource.RLIMIT_AS, MEMORY_LIMIT_BYTES)
-
-
-def _limit_cpu_time(timeout_s: float) -> None:
-    """Let the kernel end this process a little after the deadline: a busy child does not see that its parent died."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    _lower_limit(resource.RLIMIT_CPU, math.ceil(usage.ru_utime + usage.ru_stime + timeout_s) + 1)
 
 
 def _lower_limit(kind: int, value: int) -> None:

@@ -13,7 +13,7 @@ from egrc_mega.convert.parallel import ParallelLayout, layers_text, parameters_o
 from egrc_mega.data.census import census
 from egrc_mega.data.tokenizer import has_tokenizer
 from egrc_mega.errors import ConfigError
-from egrc_mega.evaluation.evaluator import evaluation_data
+from egrc_mega.evaluation.evaluator import evaluation_data, evaluation_profile, training_profile
 from egrc_mega.methods.method import build_method
 from egrc_mega.sections.policy import MegatronSection
 from egrc_mega.sections.rollout import RolloutSection
@@ -42,8 +42,8 @@ def dry_run(config_files: Sequence[Path], overrides: Sequence[str], *, num_nodes
 def _data_lines(config: Config) -> Iterator[str]:
     """Both data files row by row, and what the methods ask of their problems."""
     renderer = open_renderer(config) if has_tokenizer(config.model.path) else None
-    training = census(config.data.train, config.data, renderer)
-    benchmark = census(config.evaluation.data, evaluation_data(config), renderer)
+    training = census(config.data.train, config.data, renderer, profile=training_profile(config))
+    benchmark = census(config.evaluation.data, evaluation_data(config), renderer, profile=evaluation_profile(config))
     for found in (training, benchmark):
         found.refuse_bad()
     if renderer:

@@ -14,9 +14,9 @@ from egrc_mega.data.reader import read
 from egrc_mega.data.render import Renderer
 from egrc_mega.data.tokenizer import load_tokenizer
 from egrc_mega.errors import ConfigError
-from egrc_mega.evaluation.evaluator import evaluation_data
+from egrc_mega.evaluation.evaluator import evaluation_data, evaluation_profile, training_profile
 from egrc_mega.grading.profiles import profile_called
-from egrc_mega.sections.data import DataSection
+from egrc_mega.sections.data import DataSection, GradingSection
 
 
 def inspect_data(
@@ -43,10 +43,18 @@ def inspect_data(
     section = _section(file, config, stated)
     if config is None:
         section = _with_guessed_keys(file, section, stated)
-    named = profile_called(profile).name if profile else "default"
+    named = profile_called(profile).name if profile else _profile_of(file, config)
     folder = model or (config.model.path if config else None)
     renderer = Renderer(load_tokenizer(folder), section.instruction, section.template_date) if folder else None
     return census(file, section, renderer, profile=named)
+
+
+def _profile_of(file: Path, config: Config | None) -> str | None:
+    """The configuration's, by whether the file is its benchmark; without one the default."""
+    if config is None:
+        return GradingSection().profile
+    is_benchmark = file.resolve() == config.evaluation.data.resolve()
+    return evaluation_profile(config) if is_benchmark else training_profile(config)
 
 
 def _section(file: Path, config: Config | None, stated: Mapping[str, Any]) -> DataSection:

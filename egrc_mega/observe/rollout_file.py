@@ -49,6 +49,8 @@ class StoredSample:
     """Which weights sampled which tokens."""
     tag: str = ""
     """The method's name for this kind of sample, for instance a mode."""
+    reason: str = ""
+    """Why it was graded so; empty in files of earlier versions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -109,6 +111,7 @@ def arrays_of(stored: StoredStep) -> dict[str, NDArray[Any]]:
 def _entry(sample: StoredSample, text_bytes: int) -> dict[str, Any]:
     """A sample in the index."""
     return {name: getattr(sample, name) for name in SCALARS} | {
+        "reason": str(sample.reason),
         "num_tokens": len(sample.output_ids),
         "text_bytes": text_bytes,
         "has_entropies": sample.entropies is not None,
@@ -131,6 +134,7 @@ def step_of(arrays: Mapping[str, NDArray[Any]]) -> StoredStep:
     samples = iter(
         StoredSample(
             **{name: entry[name] for name in SCALARS},
+            reason=entry.get("reason", ""),
             text=arrays["texts"][text].tobytes().decode("utf-8", "surrogatepass"),
             output_ids=arrays["output_ids"][own],
             sampled=arrays["sampled"][own],

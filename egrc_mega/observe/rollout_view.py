@@ -71,7 +71,8 @@ def _group_parts(group: StoredGroup) -> Iterator[RenderableType]:
 def _sample_title(number: int, sample: StoredSample) -> Text:
     """What a sample is, was worth and taught."""
     title = Text(f"{number} ").append(sample.grade, style=COLOURS.get(sample.grade, ""))
-    parts = [f"{len(sample.output_ids)} tokens{' (cut)' if sample.truncated else ''}"]
+    parts = [sample.reason] if sample.reason else []
+    parts += [f"{len(sample.output_ids)} tokens{' (cut)' if sample.truncated else ''}"]
     parts += [] if sample.well_formed else ["ill-formed"]
     parts += [sample.tag] if sample.tag else []
     terms = " ".join(f"{name} {value:.3g}" for name, value in sample.terms.items())

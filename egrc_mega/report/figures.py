@@ -57,6 +57,18 @@ CURVES = (
         (("kept", "kept"), ("truncated", "truncated"), ("well_formed", "well formed"), ("ungraded", "ungraded")),
         is_share=True,
     ),
+    Curve(
+        "Verdicts without a comparison",
+        "share of the batch; see docs/grading.md",
+        (
+            ("no_answer", "no answer"),
+            ("reason_does_not_parse", "does not parse"),
+            ("reason_unevaluated", "unevaluated"),
+            ("reason_too_big", "too big"),
+            ("reason_too_slow", "too slow"),
+        ),
+        is_share=True,
+    ),
     Curve("Gradient norm", "before clipping", (("grad_norm", "gradient norm"),)),
     Curve(
         "Server against trainer",

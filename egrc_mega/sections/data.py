@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
+import egrc_mega.grading.compat  # noqa: F401  graders of published work join their family by being defined
 from egrc_mega.data.file_source import FileSourceSection
 from egrc_mega.data.source import SOURCES, SourceSection
 from egrc_mega.grading.gold import AnswerType
@@ -50,8 +51,12 @@ class GradingSection(Section):
     """What judges answers; a plugin may bring another."""
     num_workers: PositiveInt = 2
     """Child processes."""
-    timeout_s: PositiveFloat = 5.0
-    """Deadline for one answer; what misses it is ungraded and its worker is killed."""
+    profile: str = "default"
+    """Conventions of the training set: default, aime, amc, math, gsm8k, minerva, olympiadbench or deepscaler."""
+    cpu_s: PositiveFloat = 0.4
+    """CPU seconds for one answer; an answer that spends them is wrong."""
+    timeout_s: PositiveFloat = 60.0
+    """Seconds on the clock for one answer; what the machine twice gives no CPU time for so long is ungraded."""
 
 
 class EvaluationSection(Section):
@@ -67,6 +72,8 @@ class EvaluationSection(Section):
     """Every gold of the benchmark is of this type; None: each as its text says, whatever data.answer_type is."""
     instruction: str | None = None
     """Text appended to every problem; None: data.instruction."""
+    profile: str | None = None
+    """Conventions of the benchmark, by which its answers are graded; None: grading.profile."""
     num_problems: PositiveInt = 256
     """Problems taken from the start of the file."""
     temperatures: tuple[PositiveFloat, ...] = (0.6, 1.0)

@@ -38,6 +38,7 @@ def make_sample(
     ask: Ask | None = None,
     problem: Problem = PROBLEM,
     version: str = "v0",
+    reason: str = "",
 ) -> Sample:
     """A sample with log-prob -1 on every token that the policy sampled."""
     ids = token_array(list(output_ids))
@@ -58,6 +59,7 @@ def make_sample(
         completion=completion,
         text="",
         grade=grade,
+        reason=reason,
         well_formed=well_formed,
         num_forced=num_forced,
     )

@@ -15,6 +15,7 @@ from egrc_mega.convert.hf_folder import HfTensors, write_folder
 from egrc_mega.data.problems import ProblemSource
 from egrc_mega.data.reader import read_problems
 from egrc_mega.data.tokenizer import special_tokens
+from egrc_mega.evaluation.evaluator import training_profile
 from egrc_mega.evaluation.records import Subject
 from egrc_mega.methods.records import Credit
 from egrc_mega.observe.console import StepPrinter
@@ -64,7 +65,13 @@ class Lead:
         self.printer.note(f"run folder {self.folder.path}; starting servers and graders")
         renderer = open_renderer(config)
         tokens = special_tokens(renderer.tokenizer)
-        problems = read_problems(config.data.train, config.data, self.folder.quarantine, special_tokens=tokens)
+        problems = read_problems(
+            config.data.train,
+            config.data,
+            self.folder.quarantine,
+            profile=training_profile(config),
+            special_tokens=tokens,
+        )
         prove_asks(config, renderer, problems)
         template = renderer.template
         self.printer.note(f"the chat template {template.proof.line(template.today)}")

@@ -1,10 +1,12 @@
 """The record of one step: what `metrics.jsonl` holds, the step line shows and the stage's rules look at."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
+from egrc_mega.grading.verdicts import NO_ANSWER, Reason
 from egrc_mega.methods.method import is_graded
 from egrc_mega.methods.records import Credit
 from egrc_mega.training.staleness import mean_lag, oldest_lag, version_number
@@ -40,6 +42,7 @@ def step_record(
         "step_in_stage": turn.step_in_stage + 1,
         **_rewards(taught),
         **_samples(samples),
+        **_reasons(samples),
         "kept": fmean(credit.kept for credit in taught),
         **{name: value for name, value in asdict(update).items() if name != "work"},
         "updated": update.num_updates > 0,
@@ -74,6 +77,22 @@ def _samples(samples: Sequence[Sample]) -> dict[str, float | None]:
         "ungraded": 1 - len(graded) / len(samples),
         "truncated": fmean(sample.completion.truncated for sample in samples),
     }
+
+
+TROUBLES = (Reason.DOES_NOT_PARSE, Reason.UNEVALUATED, Reason.TOO_BIG, Reason.TOO_SLOW, Reason.DIED)
+"""Reasons whose shares are always there, so that a curve of them has no gaps."""
+
+
+def _reasons(samples: Sequence[Sample]) -> dict[str, float]:
+    """Shares of the verdicts' reasons: `reason_equal_text` and so on; `no_answer`: nothing was found to judge."""
+    counts = Counter(sample.reason for sample in samples if sample.reason)
+    shares = {reason: counts[reason] / len(samples) for reason in sorted({*counts, *TROUBLES})}
+    no_answer = sum(counts[reason] for reason in NO_ANSWER) / len(samples)
+    return {"no_answer": no_answer} | {f"reason_{_key(reason)}": share for reason, share in shares.items()}
+
+
+def _key(reason: str) -> str:
+    return "".join(character if character.isalnum() else "_" for character in reason)
 
 
 def _mean(values: Sequence[float]) -> float | None:

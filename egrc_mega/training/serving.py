@@ -11,13 +11,14 @@ from egrc_mega.evaluation.evaluator import Evaluator
 from egrc_mega.grading.extract import is_well_formed
 from egrc_mega.grading.grader import GRADERS
 from egrc_mega.grading.pool import GraderPool
+from egrc_mega.grading.worker import Budget
 from egrc_mega.methods.method import Need
 from egrc_mega.rollout.environment import Environment
 from egrc_mega.rollout.fleet import Fleet
 from egrc_mega.rollout.start.process import first_version
 from egrc_mega.run_folder import RunFolder
 from egrc_mega.sections.rollout import EnvironmentSection
-from egrc_mega.types import Completion, Drawn, FinishReason, RolloutRequest, Sample
+from egrc_mega.types import Completion, Drawn, FinishReason, RolloutRequest, Sample, Verdict
 
 
 class Serving:
@@ -39,7 +40,7 @@ class Serving:
         self.evaluator = Evaluator(config, renderer, self.stop_token_ids, folder.path, self.generate, self.judge)
         grading = config.grading
         grader = GRADERS[grading.grader.grader](grading.grader)
-        pool = GraderPool(grading.num_workers, grading.timeout_s, grader, config.plugins)
+        pool = GraderPool(grading.num_workers, Budget(grading.cpu_s, grading.timeout_s), grader, config.plugins)
         self.graders = stack.enter_context(pool)
         vocab_size = read_architecture(model_path).vocab_size
         fleet = Fleet.start(config.rollout, model_path, first_version(), folder.logs, vocab_size=vocab_size, note=note)
@@ -56,9 +57,10 @@ class Serving:
     def judge(self, drawn: Sequence[Drawn], needs: frozenset[Need]) -> list[Sample]:
         """Decode and grade completions, in order, and measure on them what `needs` names."""
         texts = [self.renderer.decode(one.completion.output_ids) for one in drawn]
-        answers = [self.graders.grader.extract(text) for text in texts]
-        golds = [one.problem.answer for one in drawn]
-        grades = self.graders.grade(list(zip(answers, golds, strict=True)))
+        prompts = {one.request.prompt_ids.tobytes(): one.request.prompt_ids for one in drawn}
+        opened = {content: self.renderer.thinks(ids) for content, ids in prompts.items()}
+        thinks = [opened[one.request.prompt_ids.tobytes()] for one in drawn]
+        verdicts = _verdicts(self.graders, drawn, texts, thinks)
         return [
             Sample(
                 problem=one.problem,
@@ -66,13 +68,14 @@ class Serving:
                 prompt_ids=one.request.prompt_ids,
                 completion=one.completion,
                 text=text,
-                grade=grade,
-                well_formed=is_well_formed(text, one.completion.finish_reason is FinishReason.STOP),
+                grade=verdict.grade,
+                reason=verdict.reason,
+                well_formed=is_well_formed(text, one.completion.finish_reason is FinishReason.STOP, thinks_here),
                 num_forced=len(one.request.forced_ids),
                 think_length=self.renderer.think_length(one.completion.output_ids),
                 token_ends=self.renderer.token_ends(one.completion.output_ids) if "token_ends" in needs else None,
             )
-            for one, text, grade in zip(drawn, texts, grades, strict=True)
+            for one, text, thinks_here, verdict in zip(drawn, texts, thinks, verdicts, strict=True)
         ]
 
 
@@ -85,6 +88,19 @@ def open_renderer(config: Config) -> Renderer:
     tokenizer = load_tokenizer(config.model.path)
     check_vocabulary(tokenizer, config.model.path)
     return Renderer(tokenizer, config.data.instruction, config.data.template_date)
+
+
+def _verdicts(
+    graders: GraderPool, drawn: Sequence[Drawn], texts: Sequence[str], thinks: Sequence[bool]
+) -> list[Verdict]:
+    """Of the grader, or of the pool where it found an answer. `thinks`: which prompts end within an open `<think>`."""
+    grader = graders.grader
+    answers = [grader.extract(text, in_prompt) for text, in_prompt in zip(texts, thinks, strict=True)]
+    pairs = [(a, one.problem.answer, one.problem.hints) for a, one in zip(answers, drawn, strict=True)]
+    return [
+        grader.without_answer(text, in_prompt) if answer is None else verdict
+        for text, in_prompt, answer, verdict in zip(texts, thinks, answers, graders.grade(pairs), strict=True)
+    ]
 
 
 def build_environment(section: EnvironmentSection | None, tokenizer: Tokenizer) -> Environment | None:

@@ -29,6 +29,7 @@ def _stored(sample: Sample, credit: Credit) -> StoredSample:
         logprobs=completion.logprobs,
         entropies=sample.entropies,
         grade=sample.grade.value,
+        reason=str(sample.reason),
         well_formed=sample.well_formed,
         truncated=completion.truncated,
         reward=credit.reward,

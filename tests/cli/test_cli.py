@@ -91,6 +91,17 @@ def test_the_options_are_the_documented_ones() -> None:
         "egrc bench kernels": ["--baseline", "--dtype", "--hidden", "--op", "--out", "--rounds", "--tokens", "--vocab"],
         "egrc credit": ["--batch", "--config", "--groups", "--set", "--stage"],
         "egrc doctor": [],
+        "egrc grade": [
+            "--gold",
+            "--gold-key",
+            "--grader",
+            "--out",
+            "--profile",
+            "--prompt-thinks",
+            "--response",
+            "--response-key",
+            "--verdict-key",
+        ],
         "egrc serve status": [],
         "egrc stages replay": ["--config", "--plot", "--set"],
     }

@@ -278,7 +278,17 @@ def test_what_olympiadbench_says_of_an_answer_travels_with_it(tmp_path: Path) ->
     assert (second.hints.multiple, second.hints.unit, second.hints.error) == (False, None, None)
 
 
-SAME = [("142", '"142.0"'), ("0.5", '"1/2"'), ("7", '["7"]')]
+SAME = [
+    ("142", '"142.0"'),
+    ('"1/2"', '"\\\\frac{1}{2}"'),
+    ('"$4$"', '"4"'),
+    ("0.5", '"1/2"'),
+    ("7", '["7"]'),
+    ('"x = 5"', "5"),
+    ('"(1,2)"', '"\\\\left( 1, 2 \\\\right)"'),
+    ('"\\\\sqrt{8}"', '"2\\\\sqrt{2}"'),
+    ('"x + 1"', '"1 + x"'),
+]
 
 
 @pytest.mark.parametrize(("first", "second"), SAME)
@@ -286,6 +296,45 @@ def test_the_same_value_spelled_otherwise_is_no_contradiction(first: str, second
     rows = [f'{{"problem": "x", "answer": {answer}}}' for answer in (first, second)]
     found = reading(tmp_path, "\n".join(rows).encode())
     assert [bad.reason for bad in found.bad] == []
+
+
+def test_a_contradiction_that_only_an_evaluation_tells_is_set_aside_in_its_place(tmp_path: Path) -> None:
+    answers = ["\\sqrt{8}", "2\\sqrt{2}", "3\\sqrt{2}", "\\sqrt{8}"]
+    rows = [json.dumps({"problem": "x", "answer": answer}) for answer in answers]
+    found = reading(tmp_path, "\n".join([*rows, "{"]).encode())
+    assert [problem.answer for problem in found.good] == [answers[0], answers[1], answers[3]]
+    assert [bad.line for bad in found.bad] == [3, 5]
+    assert "another answer: '3\\\\sqrt{2}' instead of '\\\\sqrt{8}'" in found.bad[0].reason
+
+
+def test_a_gold_that_cannot_be_understood_is_set_aside_with_the_graders_reason(tmp_path: Path) -> None:
+    rows = [{"problem": "x", "answer": "2"}, {"problem": "y", "answer": "t(0,4]"}]
+    found = reading(tmp_path, "\n".join(map(json.dumps, rows)).encode())
+    [bad] = found.bad
+    assert (bad.line, "does not parse" in bad.reason) == (2, True)
+
+
+def test_a_type_or_a_profile_that_a_gold_is_not_of_sets_it_aside(tmp_path: Path) -> None:
+    rows = [{"problem": "x", "answer": "204"}, {"problem": "y", "answer": "1/2"}, {"problem": "z", "answer": "1234"}]
+    content = "\n".join(map(json.dumps, rows)).encode()
+    assert [bad.line for bad in reading(tmp_path, content).bad] == []
+    integers = reading(tmp_path, content, answer_type="integer")
+    assert [bad.line for bad in integers.bad] == [2]
+    assert {problem.hints.answer_type for problem in integers.good} == {"integer"}
+    aime = read(integers.path, DataSection(train=integers.path), profile="aime")
+    assert [bad.line for bad in aime.bad] == [2, 3]
+    assert {problem.hints.profile for problem in aime.good} == {"aime"}
+
+
+def test_golds_of_a_grader_that_judges_no_mathematics_are_taken_as_they_are(tmp_path: Path) -> None:
+    golds = ["def f():\n\to = 1\n" * 100, "t(0,4]", "$$", "#### 7", 7]
+    rows = [{"problem": f"x{n}", "answer": gold, "is_multiple_answer": True} for n, gold in enumerate(golds)]
+    rows += [{"problem": "x4", "answer": "7.0"}, {"problem": "y", "answer": ""}, {"problem": "z", "answer": None}]
+    path = tmp_path / "train.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    found = read(path, DataSection(train=path), profile=None)
+    assert [problem.answer for problem in found.good] == [*(str(gold).strip() for gold in golds)]
+    assert [bad.line for bad in found.bad] == [6, 7, 8]
 
 
 @pytest.mark.parametrize("again", ["What is  1 + 1?", " What is 1+1? ", "What is\n1 + 1 ?", "What is 1 + 1?"])
@@ -315,7 +364,8 @@ def test_a_special_token_in_a_text_is_refused_unless_allowed(field: str, tmp_pat
     [bad] = read(path, DataSection(train=path), special_tokens=tokens).bad
     assert "holds '</think>', a special token of the model's tokenizer, at 2" in bad.reason
     assert "data.allow_special_tokens" in bad.reason
-    assert read(path, DataSection(train=path, allow_special_tokens=True), special_tokens=tokens).bad == []
+    allowed = read(path, DataSection(train=path, allow_special_tokens=True), special_tokens=tokens).bad
+    assert not any("special token" in bad.reason for bad in allowed)
 
 
 def test_a_row_of_an_array_is_named_by_its_line_and_known_by_its_number(tmp_path: Path) -> None:

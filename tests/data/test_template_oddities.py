@@ -207,6 +207,15 @@ def test_the_probe_says_whether_the_prompt_leaves_thinking_open(text: str, think
     assert renderer.thinks(renderer.prompt_ids(PROBLEM)) is (thinking == "open")
 
 
+def test_words_about_the_tags_open_nothing() -> None:
+    told = CHATML.replace("{% for", "Think within <think> first. {% for", 1)
+    renderer = Renderer(tokenizer_with(told), "")
+    assert renderer.template.proof.thinking == "absent"
+    assert not renderer.thinks(renderer.prompt_ids(PROBLEM, Ask(system="Begin with <think>.")))
+    closed = Renderer(tokenizer_with(told + "<think></think>"), "")
+    assert not closed.thinks(closed.prompt_ids(PROBLEM))
+
+
 def test_a_method_that_closes_thinking_in_its_opening_is_seen_too() -> None:
     renderer = Renderer(tokenizer_with(OPEN), "")
     assert renderer.thinks(renderer.prompt_ids(PROBLEM, Ask(opening="Hmm, ")))

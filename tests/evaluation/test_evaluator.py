@@ -11,7 +11,7 @@ from egrc_mega.config.config import Config
 from egrc_mega.config.load import load_config
 from egrc_mega.data.render import Renderer
 from egrc_mega.data.tokenizer import load_tokenizer
-from egrc_mega.evaluation.evaluator import Evaluator, evaluation_data
+from egrc_mega.evaluation.evaluator import Evaluator, evaluation_data, evaluation_profile, training_profile
 from egrc_mega.evaluation.store import read_responses, read_table
 from egrc_mega.rollout.wire import generation_body
 from egrc_mega.seeds import derive_seed
@@ -124,7 +124,8 @@ def test_what_leaves_for_an_evaluation_is_what_the_configuration_says_field_by_f
         "evaluation.top_p=0.5",
         "evaluation.temperatures=[0.5,0.9]",
         "evaluation.instruction=9 a",
-        "grading.timeout_s=9",
+        "grading.cpu_s=9",
+        "grading.profile=math",
         "rollout.environment={name: noisy_arithmetic, probability: 0.2}",
     ],
 )
@@ -170,3 +171,24 @@ def test_keys_that_the_evaluation_does_not_state_are_the_training_datas(configur
     section = evaluation_data(config)
     assert (section.prompt_key, section.answer_key, section.instruction) == ("question", "a", "8 a")
     assert section.train == config.evaluation.data
+
+
+def test_golds_are_understood_by_the_profile_of_their_set_unless_the_grader_judges_no_mathematics(
+    configure: Any, tmp_path: Path
+) -> None:
+    math = configure("grading.profile=amc", "evaluation.profile=aime", "grading.grader={grader: deepscaler}")
+    assert (training_profile(math), evaluation_profile(math)) == ("amc", "aime")
+    assert evaluation_profile(configure("grading.profile=amc")) == "amc"
+    plugin = tmp_path / "length.py"
+    plugin.write_text(
+        "from typing import Literal\n"
+        "from egrc_mega.grading.grader import Grader, GraderSection\n"
+        "class LengthSection(GraderSection):\n"
+        "    grader: Literal['length'] = 'length'\n"
+        "    'Which grader.'\n"
+        "class Length(Grader):\n"
+        "    Config = LengthSection\n"
+        "    def judge(self, answer, gold, hints): ...\n"
+    )
+    own = configure(f"plugins=[{plugin}]", "grading.grader={grader: length}")
+    assert (training_profile(own), evaluation_profile(own)) == (None, None)

@@ -26,13 +26,48 @@ from egrc_mega.grading.extract import extract_answer, is_well_formed
         ("\\boxed{1} and thinking never ended", None),
         ("\\boxed{1} </think> \\boxed{2} </think> \\boxed{3}", "3"),
         ("\\boxed{1} </think> \\boxed{2} </think> none", None),
-        ("</think> \\boxed 7", None),
-        ("</think> \\fbox{7}", None),
+        ("</think> $\\boxed 7$", "7"),
+        ("</think> \\boxed7", "7"),
+        ("</think> \\boxed {7}", "7"),
+        ("</think> \\fbox{7}", "7"),
+        ("</think> put it in \\boxed : so \\boxed{8}", "8"),
         ("", None),
     ],
 )
 def test_the_answer_is_the_last_balanced_box_after_the_last_end_of_thinking(text: str, answer: str | None) -> None:
     assert extract_answer(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("\\boxed{1}, \\boxed{2}", "1, 2"),
+        ("$\\boxed{1}$ and $\\boxed{2}$", "1, 2"),
+        ("\\[\\boxed{1} \\quad \\text{or} \\quad \\boxed{2}\\]", "1, 2"),
+        ("\\boxed{1}, \\boxed{2}, \\boxed{3}", "1, 2, 3"),
+        ("\\boxed{\\frac13} \\approx \\boxed{0.33}", "\\frac13 \\approx 0.33"),
+        ("\\boxed{1} is not it, but \\boxed{2}", "2"),
+        ("\\boxed{1}" + " " * 100 + "\\boxed{2}", "2"),
+    ],
+)
+def test_boxes_side_by_side_are_one_answer_of_several_parts(text: str, answer: str) -> None:
+    assert extract_answer(f"</think> {text}") == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt_thinks", "answer"),
+    [
+        ("\\boxed{1}", False, "1"),
+        ("\\boxed{1}", True, None),
+        ("<think> \\boxed{1}", False, None),
+        ("<think> \\boxed{1} </think> \\boxed{2}", False, "2"),
+        ("\\boxed{1} </think> \\boxed{2}", False, "2"),
+    ],
+)
+def test_an_end_of_thinking_is_demanded_only_where_thinking_was_opened(
+    text: str, prompt_thinks: bool, answer: str | None
+) -> None:
+    assert extract_answer(text, prompt_thinks) == answer
 
 
 @pytest.mark.parametrize("looped", ["\\boxed{", "{", "\\boxed{}", "\\", "\\\\boxed{ x } "])
@@ -57,3 +92,13 @@ def test_the_format_gate_wants_a_finished_text_with_one_end_of_thinking_and_a_bo
     text: str, finished: bool, expected: bool
 ) -> None:
     assert is_well_formed(text, finished) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("\\boxed{3}", True), ("a </think> \\boxed{3}", False), ("<think> a </think> \\boxed{3}", True), ("3", False)],
+)
+def test_without_an_open_think_in_the_prompt_the_format_gate_wants_no_end_of_thinking(
+    text: str, expected: bool
+) -> None:
+    assert is_well_formed(text, True, prompt_thinks=False) is expected

@@ -17,30 +17,91 @@ import pytest
 from egrc_mega.errors import GradingError
 from egrc_mega.grading import pool as pool_module
 from egrc_mega.grading import worker as worker_module
-from egrc_mega.grading.grader import GRADERS
+from egrc_mega.grading.grader import GRADERS, Grader
 from egrc_mega.grading.pool import GraderPool
-from egrc_mega.grading.worker import Worker, start_worker
+from egrc_mega.grading.verdicts import Reason
+from egrc_mega.grading.worker import Budget, Loss, Worker, recipe_of, start_worker
 from egrc_mega.plugins import load_plugins
-from egrc_mega.types import Grade
+from egrc_mega.types import NO_HINTS, Grade, Verdict
 
-TOWER = ("9^{9^{9^9}}", "4")
-HALF = ("\\frac{2}{4}", "\\frac12")
-THIRD = ("\\frac{1}{3}", "\\frac12")
 DEADLINE_S = 30.0
+BUDGET = Budget(cpu_s=0.2, timeout_s=DEADLINE_S)
+ROOT, OTHER_ROOT = (
+    ("\\frac{1}{\\sqrt{2}}", "\\frac{\\sqrt{2}}{2}", NO_HINTS),
+    ("\\sqrt{3}", "\\frac{\\sqrt{2}}{2}", NO_HINTS),
+)
+HANG, DIE, DIE_ONCE, SLEEP, EAT = ((word, "gold", NO_HINTS) for word in ("hang", "die", "die once", "sleep", "eat"))
+PLAIN = ("4", "4", NO_HINTS)
+
+TROUBLE = """
+import os, signal, time
+from pathlib import Path
+from typing import Literal
+
+from egrc_mega.grading.grader import Grader, GraderSection
+from egrc_mega.types import Grade, Verdict
+
+MARK = Path(__file__).with_suffix(".mark")
+
+
+class TroubleSection(GraderSection):
+    grader: Literal["trouble"] = "trouble"
+    \"\"\"Which grader.\"\"\"
+
+
+class Trouble(Grader):
+    Config = TroubleSection
+
+    def judge(self, answer, gold, hints):
+        if answer == "hang":
+            while True:
+                pass
+        if answer == "die" or (answer == "die once" and not MARK.exists()):
+            MARK.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if answer == "sleep":
+            time.sleep(600)
+        if answer == "eat":
+            return bytearray(2**40)
+        if answer == "raise":
+            raise KeyError(answer)
+        return Verdict(grade=Grade.RIGHT if answer == gold else Grade.WRONG, reason="trouble")
+"""
+
+
+@pytest.fixture(scope="module")
+def trouble(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Grader, list[str]]]:
+    """A grader that does what its answers say."""
+    plugin = tmp_path_factory.mktemp("plugins") / "trouble.py"
+    plugin.write_text(TROUBLE)
+    GRADERS.use_plugins(load_plugins([str(plugin)]))
+    chosen = GRADERS["trouble"]
+    yield chosen(chosen.Config()), [str(plugin)]
+    GRADERS.use_plugins(())
 
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[GraderPool]:
-    # a comparison takes 20 ms of an idle machine: the deadline leaves a busy one 150 times that
-    with GraderPool(num_workers=2, timeout_s=3.0) as shared:
+    with GraderPool(2, Budget(cpu_s=20.0, timeout_s=600.0)) as shared:
+        yield shared
+
+
+@pytest.fixture(scope="module")
+def troubled(trouble: tuple[Grader, list[str]]) -> Iterator[GraderPool]:
+    grader, plugins = trouble
+    with GraderPool(2, BUDGET, grader, plugins) as shared:
         yield shared
 
 
 @pytest.fixture
-def worker() -> Iterator[Worker]:
-    started = start_worker(timeout_s=DEADLINE_S)
+def worker(trouble: tuple[Grader, list[str]]) -> Iterator[Worker]:
+    started = start_worker(Budget(cpu_s=600.0, timeout_s=600.0), recipe_of(*trouble))
     yield started
     started.kill()
+
+
+def grades(verdicts: list[Verdict]) -> list[Grade]:
+    return [verdict.grade for verdict in verdicts]
 
 
 def _pids(pool: GraderPool) -> set[int]:
@@ -48,59 +109,92 @@ def _pids(pool: GraderPool) -> set[int]:
 
 
 def test_verdicts_come_in_the_order_of_the_answers(pool: GraderPool) -> None:
-    pairs = [HALF, THIRD, ("5", "5"), (None, "5"), ("5", "6"), THIRD, HALF]
-    expected = [Grade.RIGHT, Grade.WRONG, Grade.RIGHT, Grade.WRONG, Grade.WRONG, Grade.WRONG, Grade.RIGHT]
-    assert pool.grade(pairs) == expected
+    pairs = [ROOT, OTHER_ROOT, PLAIN, (None, "5", NO_HINTS), ("5", "6", NO_HINTS), OTHER_ROOT, ROOT]
+    right, wrong = Grade.RIGHT, Grade.WRONG
+    assert grades(pool.grade(pairs)) == [right, wrong, right, wrong, wrong, wrong, right]
     assert pool.grade([]) == []
 
 
-def test_no_answer_is_wrong_without_asking_a_child(pool: GraderPool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_verdict_has_its_reason(pool: GraderPool) -> None:
+    pairs = [ROOT, PLAIN, (None, "5", NO_HINTS), ("5", "6", NO_HINTS), ("9^{9^{9^9}}", "x", NO_HINTS)]
+    reasons = [Reason.SAMPLED, Reason.EQUAL_TEXT, Reason.NO_BOX, Reason.NUMERAL, Reason.TOO_BIG]
+    assert [verdict.reason for verdict in pool.grade(pairs)] == reasons
+
+
+def test_what_is_plain_at_sight_asks_no_child(pool: GraderPool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Worker, "give", lambda *_: pytest.fail("a child was asked"))
-    assert pool.grade([(None, "3"), ("3", "3"), ("3", "4")]) == [Grade.WRONG, Grade.RIGHT, Grade.WRONG]
+    pairs = [(None, "3", NO_HINTS), ("3", "3", NO_HINTS), ("3", "4", NO_HINTS), ("\\frac{2}{4}", "0.5", NO_HINTS)]
+    assert grades(pool.grade(pairs)) == [Grade.WRONG, Grade.RIGHT, Grade.WRONG, Grade.RIGHT]
 
 
-def test_an_answer_that_hangs_costs_one_child_and_only_itself(pool: GraderPool) -> None:
-    before = _pids(pool)
-    grades = pool.grade([HALF, TOWER, *[HALF] * 20, THIRD])
-    assert grades == [Grade.RIGHT, Grade.UNGRADED, *[Grade.RIGHT] * 20, Grade.WRONG]
-    assert len(_pids(pool)) == 2 and len(_pids(pool) & before) == 1, "the hanging child is replaced, the other stays"
+def test_an_answer_that_spends_its_cpu_time_is_wrong_and_costs_one_child(troubled: GraderPool) -> None:
+    troubled.grade([PLAIN])
+    before = _pids(troubled)
+    verdicts = troubled.grade([PLAIN, HANG, *[PLAIN] * 20])
+    assert verdicts[1] == Verdict(grade=Grade.WRONG, reason=Reason.TOO_SLOW)
+    assert grades(verdicts[:1] + verdicts[2:]) == [Grade.RIGHT] * 21
+    troubled.grade([])
+    assert len(_pids(troubled)) == 2 and len(_pids(troubled) & before) == 1, "the other child stays"
 
 
-def test_the_pool_keeps_its_size_when_every_answer_hangs(pool: GraderPool) -> None:
-    assert pool.grade([TOWER] * 3) == [Grade.UNGRADED] * 3
-    assert len(_pids(pool)) == 2
-    assert all(psutil.pid_exists(pid) for pid in _pids(pool))
-    assert pool.grade([HALF, THIRD]) == [Grade.RIGHT, Grade.WRONG]
+def test_the_pool_keeps_its_size_when_every_answer_hangs(troubled: GraderPool) -> None:
+    assert grades(troubled.grade([HANG] * 3)) == [Grade.WRONG] * 3
+    assert grades(troubled.grade([PLAIN, ("1", "2", NO_HINTS)])) == [Grade.RIGHT, Grade.WRONG]
+    assert len(_pids(troubled)) == 2
+
+
+def test_an_answer_that_kills_two_children_is_wrong(troubled: GraderPool) -> None:
+    assert troubled.grade([DIE]) == [Verdict(grade=Grade.WRONG, reason=Reason.DIED)]
+
+
+def test_an_answer_whose_child_died_once_is_judged_by_another(troubled: GraderPool) -> None:
+    wrong = troubled.grade([DIE_ONCE, PLAIN])
+    assert wrong == [Verdict(grade=g, reason="trouble") for g in (Grade.WRONG, Grade.RIGHT)]
+
+
+def test_an_answer_that_wants_more_memory_than_there_is_is_wrong(troubled: GraderPool) -> None:
+    assert troubled.grade([EAT]) == [Verdict(grade=Grade.WRONG, reason=Reason.TOO_BIG)]
+
+
+def test_an_answer_that_makes_the_grader_fail_is_wrong(troubled: GraderPool) -> None:
+    assert troubled.grade([("raise", "4", NO_HINTS)]) == [Verdict(grade=Grade.WRONG, reason=Reason.DIED)]
+
+
+def test_only_an_answer_that_twice_gets_no_cpu_time_is_ungraded(trouble: tuple[Grader, list[str]]) -> None:
+    grader, plugins = trouble
+    with GraderPool(1, Budget(cpu_s=60.0, timeout_s=0.2), grader, plugins) as starved:
+        assert starved.grade([SLEEP]) == [Verdict(grade=Grade.UNGRADED, reason=Reason.NO_TIME)]
 
 
 def test_a_thousand_answers_are_graded_from_a_thread(pool: GraderPool) -> None:
-    grades: list[Grade] = []
-    pairs = [(f"{i}.0", str(i + i % 2)) for i in range(1000)]
-    thread = threading.Thread(target=lambda: grades.extend(pool.grade(pairs)))
+    found: list[Verdict] = []
+    pairs = [(f"\\sqrt{{{i * i}}}", f"{i + i % 2}\\pi/\\pi", NO_HINTS) for i in range(1000)]
+    thread = threading.Thread(target=lambda: found.extend(pool.grade(pairs)))
     thread.start()
     thread.join(DEADLINE_S)
-    assert grades == [Grade.WRONG if i % 2 else Grade.RIGHT for i in range(1000)]
+    assert grades(found) == [Grade.WRONG if i % 2 else Grade.RIGHT for i in range(1000)]
 
 
 def test_two_threads_get_their_own_verdicts(pool: GraderPool) -> None:
-    grades: dict[str, list[Grade]] = {}
+    found: dict[str, list[Verdict]] = {}
     threads = [
-        threading.Thread(target=lambda: grades.update(half=pool.grade([HALF] * 40))),
-        threading.Thread(target=lambda: grades.update(third=pool.grade([THIRD] * 40))),
+        threading.Thread(target=lambda: found.update(right=pool.grade([ROOT] * 40))),
+        threading.Thread(target=lambda: found.update(wrong=pool.grade([OTHER_ROOT] * 40))),
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(DEADLINE_S)
-    assert grades == {"half": [Grade.RIGHT] * 40, "third": [Grade.WRONG] * 40}
+    assert grades(found["right"]) == [Grade.RIGHT] * 40
+    assert grades(found["wrong"]) == [Grade.WRONG] * 40
 
 
 @pytest.mark.parametrize("fatal", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
-def test_a_child_that_dies_at_work_gives_no_verdict(worker: Worker, fatal: signal.Signals) -> None:
-    worker.give(0, *TOWER)
+def test_a_child_that_dies_at_work_is_a_loss(worker: Worker, fatal: signal.Signals) -> None:
+    worker.give(0, HANG)
     os.kill(worker.process.pid, fatal)
     assert wait([worker.connection], timeout=DEADLINE_S), "the death was not noticed"
-    assert worker.take_verdict() is Grade.UNGRADED
+    assert worker.take_verdict() is Loss.DIED
     assert worker.is_killed
 
 
@@ -109,17 +203,17 @@ def test_a_child_that_died_idle_is_replaced_and_costs_nothing(pool: GraderPool) 
     victim = pool._workers[0]
     os.kill(victim.process.pid, signal.SIGKILL)
     assert wait([victim.connection], timeout=DEADLINE_S), "the death was not noticed"
-    assert pool.grade([HALF] * 4) == [Grade.RIGHT] * 4
+    assert grades(pool.grade([ROOT] * 4)) == [Grade.RIGHT] * 4
     assert len(_pids(pool)) == 2 and victim.process.pid not in _pids(pool)
 
 
 def test_a_verdict_that_is_there_counts_although_its_deadline_has_passed(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worker.give(0, *HALF)
+    worker.give(0, PLAIN)
     assert wait([worker.connection], timeout=DEADLINE_S)
     monkeypatch.setattr(worker, "_deadline", time.monotonic() - 1)
-    assert worker.take_verdict() is Grade.RIGHT
+    assert worker.take_verdict() == Verdict(grade=Grade.RIGHT, reason="trouble")
     assert not worker.is_killed
 
 
@@ -128,32 +222,32 @@ def test_an_interrupted_call_leaves_no_verdict_to_the_next_one(
 ) -> None:
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(pool_module, "wait", lambda *_args, **_options: (_ for _ in ()).throw(KeyboardInterrupt))
-        pool.grade([HALF, HALF])
-    assert pool.grade([THIRD, THIRD]) == [Grade.WRONG, Grade.WRONG]
+        pool.grade([ROOT, ROOT])
+    assert grades(pool.grade([OTHER_ROOT, OTHER_ROOT])) == [Grade.WRONG, Grade.WRONG]
 
 
 def test_a_child_that_does_not_start_three_times_in_a_row_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[int] = []
     start = Worker.__init__
 
-    def count(self: Worker, timeout_s: float, recipe: str) -> None:
+    def count(self: Worker, budget: Budget, recipe: str) -> None:
         started.append(1)
-        start(self, timeout_s, recipe)
+        start(self, budget, recipe)
 
     monkeypatch.setattr(Worker, "__init__", count)
     monkeypatch.setattr(worker_module, "serve", os._exit)
     with pytest.raises(GradingError, match=r"did not start, 3 times in a row.*lower grading\.num_workers"):
-        GraderPool(num_workers=1, timeout_s=1.0)
+        GraderPool(1, BUDGET)
     assert len(started) == 3
 
 
 def test_a_closed_pool_refuses_and_its_children_are_gone() -> None:
-    with GraderPool(num_workers=2, timeout_s=1.0) as pool:
+    with GraderPool(2, BUDGET) as pool:
         children = [psutil.Process(pid) for pid in _pids(pool)]
     gone, alive = psutil.wait_procs(children, timeout=DEADLINE_S)
     assert len(gone) == 2 and not alive
     with pytest.raises(GradingError, match="closed"):
-        pool.grade([HALF])
+        pool.grade([ROOT])
     pool.close()
 
 
@@ -162,9 +256,12 @@ UNGUARDED = """
     import sys
     from egrc_mega.grading.pool import GraderPool
     assert __name__ == "__main__", f"imported by a child as {__name__}"
-    with GraderPool(2, 5.0) as pool:
-        print(*pool.grade([("\\\\frac{2}{4}", "\\\\frac12"), ("0.5", "\\\\frac13")]))
-    assert "sympy" not in sys.modules, "the parent needs no mathematics"
+    from egrc_mega.grading.worker import Budget
+    from egrc_mega.types import NO_HINTS
+    with GraderPool(2, Budget(20.0, 600.0)) as pool:
+        pairs = [("\\\\sqrt{8}", "2\\\\sqrt{2}", NO_HINTS), ("\\\\sqrt{7}", "2\\\\sqrt{2}", NO_HINTS)]
+        print(*(verdict.grade for verdict in pool.grade(pairs)))
+    assert not {"sympy", "mpmath"} & set(sys.modules), "the parent needs no mathematics"
     assert __spec__ is None or __spec__.name == "unguarded"
     assert "__file__" in globals()
 """
@@ -183,17 +280,27 @@ def test_the_callers_main_module_is_not_imported_by_the_children(tmp_path: Path,
 
 ORPHANS = """
     import sys
-    from egrc_mega.grading.worker import start_worker
-    idle, busy = start_worker(0.1), start_worker(0.1)
-    busy.give(0, "9^{9^{9^9}}", "4")
+    from egrc_mega.grading.grader import GRADERS
+    from egrc_mega.grading.worker import Budget, recipe_of, start_worker
+    from egrc_mega.plugins import load_plugins
+    from egrc_mega.types import NO_HINTS
+    plugins = [sys.argv[1]]
+    GRADERS.use_plugins(load_plugins(plugins))
+    chosen = GRADERS["trouble"]
+    recipe = recipe_of(chosen(chosen.Config()), plugins)
+    idle, busy = start_worker(Budget(0.1, 600.0), recipe), start_worker(Budget(0.1, 600.0), recipe)
+    busy.give(0, ("hang", "4", NO_HINTS))
     print(idle.process.pid, busy.process.pid, flush=True)
     sys.stdin.read()
 """
 
 
-def test_children_end_when_their_parent_is_killed_idle_or_at_work() -> None:
+def test_children_end_when_their_parent_is_killed_idle_or_at_work(trouble: tuple[Grader, list[str]]) -> None:
     parent = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(ORPHANS)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", textwrap.dedent(ORPHANS), trouble[1][0]],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     with parent:
         assert parent.stdout is not None
@@ -214,22 +321,25 @@ from typing import Literal
 
 from egrc_mega.grading.grader import Grader, GraderSection
 from egrc_mega.plugins import load_plugins
-from egrc_mega.types import Grade
+from egrc_mega.types import Grade, Verdict
 
 
 class LengthSection(GraderSection):
     grader: Literal["length"] = "length"
+    \"\"\"Which grader.\"\"\"
     limit: int = 3
+    \"\"\"Of the length.\"\"\"
 
 
 class Length(Grader):
     Config = LengthSection
 
-    def extract(self, text):
+    def extract(self, text, prompt_thinks):
         return text
 
-    def judge(self, answer, gold):
-        return Grade.RIGHT if len(answer) <= self.section.limit else Grade.WRONG
+    def judge(self, answer, gold, hints):
+        is_short = len(answer) <= self.section.limit
+        return Verdict(grade=Grade.RIGHT if is_short else Grade.WRONG, reason="length")
 """
 
 
@@ -241,8 +351,9 @@ def test_a_grader_from_a_plugin_judges_in_the_children_with_its_own_section(tmp_
     try:
         chosen = GRADERS["length"]
         section = chosen.Config.model_validate({"grader": "length", "limit": 5})
-        with GraderPool(1, 30.0, chosen(section), [str(plugin)]) as own:
-            assert own.grade([("12345", "9"), ("123456", "9"), (None, "9")]) == [Grade.RIGHT, Grade.WRONG, Grade.WRONG]
-            assert own.grader.extract("no box at all") == "no box at all"
+        with GraderPool(1, Budget(20.0, 600.0), chosen(section), [str(plugin)]) as own:
+            pairs = [("12345", "9", NO_HINTS), ("123456", "9", NO_HINTS), (None, "9", NO_HINTS)]
+            assert grades(own.grade(pairs)) == [Grade.RIGHT, Grade.WRONG, Grade.WRONG]
+            assert own.grader.extract("no box at all", True) == "no box at all"
     finally:
         GRADERS.use_plugins(())

@@ -55,10 +55,15 @@ def test_a_template_that_fails_and_a_prompt_that_is_too_long_are_refused(
     assert "template not rendered: no model" in plan(root, f"model.path={folder}")
 
 
-def test_a_forced_text_that_the_tokenizer_does_not_know_is_refused(root: Path) -> None:
-    stage = "stages=[{method: adaptthink, rollout: {n: 2}, reference_accuracy: difficulty}]"
-    with pytest.raises(ConfigError, match=r"data\.facts: \[\] lacks 'difficulty'"):
+def test_what_methods_ask_is_proved_on_the_data(root: Path, tmp_path: Path) -> None:
+    stage = "stages=[{method: adaptthink, rollout: {n: 2}}]"
+    with pytest.raises(ConfigError, match=r"data\.facts: \[\] lacks 'reference_accuracy'"):
         plan(root, stage)
+    path = tmp_path / "train.jsonl"
+    path.write_text('{"problem": "9 a + 1 = ?", "answer": "0", "reference_accuracy": 0.5}')
+    sets = [stage, "data.facts=[reference_accuracy]", f"data.train={path}", "policy.max_tokens_per_micro_batch=20480"]
+    with pytest.raises(ConfigError, match="forces responses to begin with '</think>', for which the tokenizer"):
+        plan(root, *sets)
 
 
 def test_facts_that_rows_lack_are_refused(root: Path) -> None:

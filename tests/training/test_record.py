@@ -51,7 +51,10 @@ def with_spans(sample: Sample, *spans: tuple[str, int, int], think: int | None =
 
 SAMPLES: list[list[tuple[Sample, Credit]]] = [
     [
-        (with_spans(make_sample(range(4)), ("v11", 0, 4), think=3), Credit(advantage=0.75, reward=1.2)),
+        (
+            with_spans(make_sample(range(4), reason="equal text"), ("v11", 0, 4), think=3),
+            Credit(advantage=0.75, reward=1.2),
+        ),
         # right, but cut off: wrong
         (
             with_spans(
@@ -63,7 +66,7 @@ SAMPLES: list[list[tuple[Sample, Credit]]] = [
     ],
     [
         (
-            with_spans(make_sample(range(3), grade=Grade.WRONG), ("v10", 0, 3)),
+            with_spans(make_sample(range(3), grade=Grade.WRONG, reason="no box"), ("v10", 0, 3)),
             Credit(reward=0.25, kept=False, terms={"answer": 0.25, "mode": 0.5}),
         ),
         (
@@ -117,6 +120,10 @@ def reread() -> dict[str, Any]:
         "tokens": sum(lengths),
         "tokens_per_s": sum(lengths) / 4.0,
     }
+    reasons = [s.reason for s, _c in FLAT]
+    found["no_answer"] = sum(r in ("no box", "no end of thinking", "empty box") for r in reasons) / len(FLAT)
+    for reason in ("equal text", "no box", "does not parse", "unevaluated", "too big", "too slow", "child died"):
+        found[f"reason_{reason.replace(' ', '_')}"] = sum(r == reason for r in reasons) / len(FLAT)
     for name in ("answer", "length", "mode"):
         values = [c.terms[name] for _s, c in FLAT if name in c.terms]
         found[f"reward_{name}"] = sum(values) / len(values)

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from egrc_mega.grading.extract import extract_answer
+from egrc_mega.grading.pool import Pair
 from egrc_mega.methods.method import Need
 from egrc_mega.testing.samples import PROBLEM, PROMPT_IDS, make_sample
 from egrc_mega.training.serving import Serving
-from egrc_mega.types import Ask, Drawn, FinishReason, Grade, RolloutRequest, Sample, Sampling, token_array
+from egrc_mega.types import Ask, Drawn, FinishReason, Grade, RolloutRequest, Sample, Sampling, Verdict, token_array
 
 TEXTS = {1: "so </think> \\boxed{0}", 2: "so \\boxed{0}", 3: "a </think> b </think> \\boxed{1}", 4: "</think> 0"}
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=9, stop_token_ids=())
@@ -20,20 +21,27 @@ SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=9, stop_token_ids
 class Graders:
     """Right when the answer is the gold one, ungraded where there is none."""
 
-    grader = SimpleNamespace(extract=extract_answer)
+    grader = SimpleNamespace(
+        extract=extract_answer, without_answer=lambda *_: Verdict(grade=Grade.UNGRADED, reason="no answer")
+    )
 
     def __init__(self) -> None:
-        self.pairs: list[tuple[str | None, str]] = []
+        self.pairs: list[Pair] = []
 
-    def grade(self, pairs: Sequence[tuple[str | None, str]]) -> list[Grade]:
+    def grade(self, pairs: Sequence[Pair]) -> list[Verdict]:
         self.pairs += pairs
         return [
-            Grade.UNGRADED if answer is None else Grade.RIGHT if answer == gold else Grade.WRONG
-            for answer, gold in pairs
+            Verdict(grade=Grade.RIGHT if answer == gold else Grade.WRONG, reason=f"by {hints.profile}")
+            for answer, gold, hints in pairs
         ]
 
 
 class Renderer:
+    opens_thinking = True
+
+    def thinks(self, prompt_ids: np.ndarray) -> bool:
+        return self.opens_thinking
+
     def decode(self, output_ids: np.ndarray) -> str:
         return TEXTS[int(output_ids[0])]
 
@@ -67,6 +75,7 @@ def test_samples_come_in_order_with_what_was_asked_what_came_back_and_the_verdic
     found = judged(*asked)
     assert [sample.text for sample in found] == [TEXTS[2], TEXTS[1], TEXTS[3]]
     assert [sample.grade for sample in found] == [Grade.UNGRADED, Grade.RIGHT, Grade.WRONG]
+    assert [sample.reason for sample in found] == ["no answer", "by default", "by default"]
     assert [sample.ask.tag for sample in found] == ["t2", "t1", "t3"]
     assert [sample.think_length for sample in found] == [12, 11, 13]
     for sample, one in zip(found, asked, strict=True):
@@ -90,3 +99,9 @@ def test_forced_tokens_are_counted_and_token_ends_are_there_for_who_needs_them()
     [sample] = judged(drawn(1), needs=frozenset({"token_ends", "entropies"}))
     assert sample.token_ends is not None and sample.token_ends.tolist() == [3, 4, 5]
     assert sample.num_forced == 0
+
+
+def test_a_prompt_that_opens_no_thinking_demands_no_end_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Renderer, "opens_thinking", False)
+    [sample] = judged(drawn(2))
+    assert (sample.grade, sample.well_formed) == (Grade.RIGHT, True)
