@@ -137,13 +137,16 @@ def test_another_protocol_is_measured(configure: Any, tmp_path: Path, override: 
 
 
 def test_another_benchmark_of_the_same_name_is_measured(configure: Any, tmp_path: Path) -> None:
-    benchmark = tmp_path / "own.jsonl"
+    benchmark, hashes = tmp_path / "own.jsonl", set()
     for answer in ("1", "2"):
         benchmark.write_text(json.dumps({"problem": "1 + 1 = ?", "answer": answer}))
         bench = Bench(configure(f"evaluation.data={benchmark}"), tmp_path / "out")
         (tmp_path / "out").mkdir(exist_ok=True)
         bench.lines("base", 0, 0, "w1")
         assert bench.num_asked == 2
+        hashes.add(bench.evaluator.protocols[0].prompts_sha256)
+    # golds are hashed with the prompts
+    assert len(hashes) == 2
 
 
 def test_how_many_graders_there_are_is_no_part_of_the_protocol(configure: Any, tmp_path: Path) -> None:

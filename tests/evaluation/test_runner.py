@@ -47,6 +47,14 @@ def test_ungraded_samples_leave_the_accuracy_and_cut_ones_count_as_wrong_at_full
     assert point.well_formed == pytest.approx(5 / 6)
 
 
+def test_what_is_ungraded_counts_in_every_figure_but_the_accuracy() -> None:
+    cut = make_sample(range(20), grade=Grade.UNGRADED, finish=FinishReason.LENGTH, well_formed=False)
+    point = measured([make_sample(range(4)), cut])[0].point
+    assert (point.accuracy, point.mean_length, point.well_formed) == (1.0, 12.0, 0.5)
+    assert (point.n, point.num_ungraded, point.num_truncated) == (2, 1, 1)
+    assert "accuracy 100.0% (1 of 2 ungraded), mean length 12.0 on 2 responses" in point.line()
+
+
 def test_without_a_graded_response_there_is_no_accuracy() -> None:
     point = measured([make_sample(range(4), grade=Grade.UNGRADED)])[0].point
     assert (point.accuracy, point.accuracy_ci) == (None, (0.0, 1.0))

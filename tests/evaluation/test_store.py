@@ -76,6 +76,15 @@ def test_numbers_are_found_by_weights_and_protocol_and_by_nothing_else(tmp_path:
     assert table.find(subject, make_protocol(seed=1)) is None
 
 
+def test_of_equal_weights_in_several_places_a_subjects_own_row_is_found_before_others(tmp_path: Path) -> None:
+    subjects = [make_subject(*place, "w") for place in (("base", 0, 0), ("compress", 1, 50), ("compress", 2, 50))]
+    for subject in subjects:
+        add_point(tmp_path, PROTOCOL, make_point(subject, PROTOCOL))
+    for subject in subjects:
+        found = read_table(tmp_path).find(subject, PROTOCOL)
+        assert found is not None and (found.label, found.ordinal) == (subject.label, subject.ordinal)
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -1,8 +1,11 @@
 """The log-prob and entropy op against float64 autograd. Tensor parallelism is covered by the policy's layout tests."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from egrc_kernels.logprob import logprob_entropy, rows
+from egrc_kernels.logprob.shards import merge, row_stats
 
 
 def reference(logits: torch.Tensor, targets: torch.Tensor, temperature: float, vocab_size: int):
@@ -101,6 +104,30 @@ def test_a_gradient_apart_leaves_the_logits_and_has_the_bits_of_the_one_in_place
         rows.row_gradients(logits, apart, targets, *per_row, 0, 66, 0.7)
         assert torch.equal(apart, inside.to(dtype))
     assert torch.equal(logits, kept)
+
+
+@pytest.mark.parametrize("temperature", [0.6, 1.0, 1.7])
+@pytest.mark.parametrize("cuts", [(0, 30, 60), (0, 20, 40, 60), (0, 59, 60)])
+def test_shards_of_the_vocabulary_join_to_the_whole_and_each_has_its_part_of_the_gradient(
+    temperature: float, cuts: tuple[int, ...]
+) -> None:
+    """As tensor-parallel ranks hold them; the last columns are padding, a whole shard of it in one case."""
+    generator = torch.Generator().manual_seed(5)
+    logits, targets = 6 * torch.randn(7, 60, generator=generator), torch.tensor([0, 19, 20, 29, 30, 54, -100])
+    num_real = 55
+    slopes = torch.randn(7, generator=generator).where(targets >= 0, 0.0)
+    whole = row_stats(rows.row_partials(logits, targets, 0, num_real, temperature), targets, temperature, None)
+    places = [(start, stop, min(stop, max(start, num_real)) - start) for start, stop in pairwise(cuts)]
+    parts = [rows.row_partials(logits[:, a:b].clone(), targets, a, real, temperature) for a, b, real in places]
+    joined = row_stats(merge(parts, temperature), targets, temperature, None)
+    for name in ("logprob_T", "entropy_T", "entropy_at_one_T", "log_sum_T"):
+        torch.testing.assert_close(getattr(joined, name), getattr(whole, name), rtol=1e-5, atol=2e-5, msg=name)
+    expected = logits.clone()
+    rows.row_gradients_(expected, targets, whole.log_sum_T, slopes, None, None, 0, num_real, temperature)
+    for a, b, real in places:
+        found = logits[:, a:b].clone()
+        rows.row_gradients_(found, targets, whole.log_sum_T, slopes, None, None, a, real, temperature)
+        torch.testing.assert_close(found, expected[:, a:b], rtol=1e-6, atol=1e-7)
 
 
 def test_a_logit_that_is_no_number_is_not_hidden() -> None:

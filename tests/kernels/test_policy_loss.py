@@ -67,6 +67,30 @@ def test_clipping_acts_on_the_side_of_the_advantage_only(low: float, high: float
     assert metrics["num_clipped"] == clipped
 
 
+@pytest.mark.parametrize(
+    ("advantage", "ratios", "clipped"),
+    [
+        (1.0, (0.5, 0.6, 1.0, 1.5), 1),  # only above, where more of it would pay
+        (-1.0, (0.5, 0.6, 1.0, 1.5), 2),  # only below
+        (1.0, (0.8, 1.2, 1.0, 1.0), 0),  # within
+        (0.0, (0.5, 0.6, 1.0, 1.5), 0),
+    ],
+)
+def test_what_is_clipped_is_counted_where_the_clip_acts(
+    advantage: float, ratios: tuple[float, ...], clipped: int
+) -> None:
+    for ratio, expected in (("token", clipped), ("none", 0)):
+        _loss, metrics = policy_loss(
+            torch.tensor(ratios).log(),
+            torch.full((4,), advantage),
+            torch.ones(4),
+            torch.tensor([0, 4], dtype=torch.int32),
+            LossSettings(ratio=ratio, eps_clip=0.3, eps_clip_high=0.3),
+            old_logprobs_R=torch.zeros(4),
+        )
+        assert int(metrics.num_clipped) == expected
+
+
 def test_truncated_importance_weights_are_capped_and_one_where_the_server_is_unknown() -> None:
     rollout = OLD + torch.tensor([-1.0, 0.0, 0.3, float("nan"), -0.1, 0.0])
     _loss, _gradient, metrics = run(LossSettings(ratio="token", tis_cap=1.5), rollout_logprobs_R=rollout)

@@ -11,7 +11,7 @@ import pytest
 from egrc_mega.errors import RolloutError
 from egrc_mega.rollout.fleet import Fleet
 from egrc_mega.rollout.weights import FolderWeights
-from egrc_mega.rollout.wire import NEUTRAL
+from egrc_mega.rollout.wire import NEUTRAL, Usage
 from egrc_mega.sections.rollout import RolloutSection
 from egrc_mega.seeds import derive_seed
 from egrc_mega.testing.fake_server import FakeServer
@@ -85,6 +85,12 @@ def spans(completion: Completion) -> list[tuple[str, int, int]]:
 def test_a_plain_request_leaves_as_it_is(fake: FakeServer, fleet: Fleet) -> None:
     fleet.generate([REQUEST])
     assert fake.bodies == [sent("r1", PROMPT_IDS, 9, REQUEST.seed)]
+
+
+def test_a_clients_usage_is_of_all_replies_so_far(fake: FakeServer, fleet: Fleet) -> None:
+    fleet.generate([REQUEST])
+    fleet.generate([replace(FORCED, rid="r2"), replace(REQUEST, rid="r3")])
+    assert fleet.servers[0].client.usage == Usage(prompt=3 + 5 + 3, cached=0, output=9 + 7 + 9)
 
 
 def test_forced_tokens_follow_the_prompt_count_in_the_cap_and_blame_no_server(fake: FakeServer, fleet: Fleet) -> None:
@@ -254,7 +260,11 @@ def test_forced_tokens_that_leave_nothing_to_sample_are_refused(
     assert fake.bodies == []
 
 
-def test_a_forced_id_beyond_the_vocabulary_is_never_sent(fake: FakeServer, fleet: Fleet) -> None:
-    with pytest.raises(RolloutError, match="prompt p: input id 1000 is outside the model's vocabulary of 1000"):
-        fleet.generate([replace(REQUEST, forced_ids=token_array([1000]))])
+@pytest.mark.parametrize("token", [1000, -1])
+@pytest.mark.parametrize("field", ["prompt_ids", "forced_ids"])
+def test_an_id_beyond_the_vocabulary_is_never_sent(fake: FakeServer, fleet: Fleet, field: str, token: int) -> None:
+    with pytest.raises(RolloutError, match=f"prompt p: input id {token} is outside the model's vocabulary of 1000"):
+        fleet.generate([replace(REQUEST, **{field: token_array([5, token])})])
     assert fake.bodies == []
+    fleet.generate([replace(REQUEST, **{field: token_array([0, 999])})])
+    assert len(fake.bodies) == 1

@@ -91,6 +91,22 @@ def test_a_request_aborted_in_a_queue_may_lack_everything_but_its_end() -> None:
     assert (completion.output_ids.dtype, completion.logprobs.dtype) == (np.int32, np.float32)
 
 
+@pytest.mark.parametrize("said", ["stop", "length"])
+def test_a_reply_without_a_token_that_was_not_aborted_is_refused(said: str) -> None:
+    meta = {"id": "r1", "finish_reason": {"type": said}, "completion_tokens": 0, "weight_version": "v"}
+    with pytest.raises(RolloutError, match="no token, and it was not aborted"):
+        parsed(COMPACT({"output_ids": [], "meta_info": meta}))
+
+
+def test_a_replys_cost_is_its_prompt_what_of_that_was_cached_and_its_output() -> None:
+    reply = changed(("meta_info", "prompt_tokens"), 30)
+    reply["meta_info"]["cached_tokens"] = 20
+    assert parsed(COMPACT(reply))[1] == Usage(prompt=30, cached=20, output=4)
+    assert parsed(COMPACT(GOOD))[1] == Usage(prompt=0, cached=0, output=4)
+    assert Usage(30, 20, 4) + Usage(1, 2, 3) == Usage(31, 22, 7)
+    assert Usage(30, 20, 4) - Usage(1, 2, 3) == Usage(29, 18, 1)
+
+
 INTEGER, NUMBER, ROWS = "Input should be a valid integer", "Input should be a valid number", "output_token_logprobs"
 BAD = [
     (("output_ids",), [5, 6], "2 ids, 4 log-probs, 4 tokens claimed"),

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from egrc_mega.convert.families.registry import read_architecture
-from egrc_mega.sync.checksums import Checksums
+from egrc_mega.sync.checksums import Checksums, checksum
 from egrc_mega.sync.gpu_hash import TILE_WORDS, TILES_AT_ONCE, gpu_hash
 from egrc_mega.testing.tiny_model import write_tiny_model
 
@@ -47,6 +47,19 @@ def test_the_hash_of_a_large_tensor_sees_every_place(monkeypatch: pytest.MonkeyP
         assert gpu_hash(changed) != whole
     assert gpu_hash(torch.cat([tensor[1:], tensor[:1]])) != whole
     assert gpu_hash(tensor[:0]) == "0" * 16
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_what_is_hashed_is_what_the_server_keeps_of_what_was_sent(device: str, tmp_path: Path) -> None:
+    """Weights that travel in bf16 are float32 again on a CPU, and as they came on a GPU."""
+    model = write_tiny_model("Qwen2", tmp_path / "model")
+    state = load_file(model / "model.safetensors")
+    checksums = Checksums(read_architecture(model), torch.bfloat16, [1], device)  # type: ignore[arg-type]
+    passed = dict(checksums.watch(iter(state.items())))
+    for name, tensor in state.items():
+        assert passed[name] is tensor
+        sent = tensor.bfloat16()
+        assert checksums.whole[name] == (checksum(sent.float()) if device == "cpu" else gpu_hash(sent)), name
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

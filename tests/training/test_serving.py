@@ -1,6 +1,7 @@
 """What a judged sample says of its completion, whatever the tokenizer and the graders are."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -82,6 +83,15 @@ def test_samples_come_in_order_with_what_was_asked_what_came_back_and_the_verdic
         assert sample.completion is one.completion and sample.problem is one.problem
         assert sample.prompt_ids is one.request.prompt_ids
         assert (sample.entropies, sample.reference_logprobs) == (None, None)
+
+
+def test_each_answer_is_held_against_its_own_problems_gold() -> None:
+    graders = Graders()
+    serving: Any = SimpleNamespace(renderer=Renderer(), graders=graders)
+    asked = [replace(drawn(1), problem=replace(PROBLEM, key=gold, answer=gold)) for gold in ("7", "0", "3")]
+    found = Serving.judge(serving, asked, frozenset())
+    assert graders.pairs == [("0", "7"), ("0", "0"), ("0", "3")]
+    assert [sample.grade for sample in found] == [Grade.WRONG, Grade.RIGHT, Grade.WRONG]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from egrc_mega import train as train_module
 from egrc_mega.config.config import Config
 from egrc_mega.methods.compress import CompressSection
-from egrc_mega.methods.method import Method, Need, NoState
+from egrc_mega.methods.method import METHODS, Method, Need, NoState
 from egrc_mega.methods.records import Credit, View
 from egrc_mega.methods.thinkprune import ThinkPruneState
 from egrc_mega.stages.state import Carried, Position, RunState
@@ -230,6 +230,14 @@ def test_a_kl_term_asks_the_reference_for_what_is_held(tmp_path: Path, monkeypat
     assert notes.of("score reference") == [(4, 0.9)]
     [(facts,)] = notes.of("step")
     assert facts["kl"] == pytest.approx(2.718281828**-1 - 1 + 1, rel=1e-5)
+
+
+@pytest.mark.parametrize(("needs", "keeps"), [((), False), (("entropies",), False), (("reference_logprobs",), True)])
+def test_a_reference_is_kept_for_a_method_that_looks_at_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needs: tuple[Need, ...], keeps: bool
+) -> None:
+    monkeypatch.setattr(METHODS["explore"], "needs", frozenset(needs))
+    assert FakeRun(config_of(tmp_path), Notes())._keeps_reference() is keeps
 
 
 class Needing(Method[CompressSection, NoState]):
