@@ -10,6 +10,8 @@ import triton
 
 from egrc_mega.testing.compile_gate import SHARED_LIMITS, compile_all, table_file, variants
 
+pytestmark = pytest.mark.timeout(1800)
+"""The first test compiles all variants: two minutes of a processor, and more where others use it too."""
 NAMES = [f"{variant.name} @ {target}" for variant in variants() for target in variant.targets]
 
 
