@@ -47,6 +47,17 @@ def test_a_part_that_hangs_or_crashes_costs_only_itself(root: Path, tmp_path: Pa
     assert [line.split()[0] for line in table.splitlines()[:2]] == ["hang", "crash"]
 
 
+def test_the_peers_parts_run_too_and_tests_need_a_gpu(root: Path, tmp_path: Path) -> None:
+    rows, _printed = walk(root, tmp_path, "compiled peer tests", 400)
+    ends = {row["part"]: row["exit"] for row in rows if row["name"] == "ended"}
+    no_tests = int(pytest.ExitCode.NO_TESTS_COLLECTED)
+    assert ends == {"compiled": 0, "peer": 0, "tests": no_tests}
+    figures = {row["name"]: row for row in rows if row["name"] != "ended"}
+    assert not [row for row in figures.values() if isinstance(row.get("error"), str)]
+    assert figures["hugging_face_compiled"]["seconds"] > 0
+    assert figures["64x64 eager, loss and gradients"]["ms"] > 0
+
+
 def test_no_part_begins_when_the_time_is_over(root: Path, tmp_path: Path) -> None:
     rows, _printed = walk(root, tmp_path, "fused kernels", 1)
     assert [(row["part"], row["exit"]) for row in rows] == [(name, "no time left") for name in ("fused", "kernels")]
