@@ -49,7 +49,9 @@ def hf_to_megatron(
     wanted, limit = conversion.parse_dtype(dtype), conversion.parse_size(shard_size)
     opened = open_source(source)
     with byte_progress(conversion.total_bytes(opened, wanted), "hf-to-megatron") as advance:
-        conversion.hf_to_megatron(opened, target, parallel=layout, dtype=wanted, max_shard_bytes=limit, advance=advance)
+        conversion.hf_to_megatron(
+            opened, target, parallel=layout, dtype=wanted, max_shard_bytes=limit, advance=advance, note=_note
+        )
 
 
 @app.command("megatron-to-hf")
@@ -64,7 +66,7 @@ def megatron_to_hf(
     wanted, limit = conversion.parse_dtype(dtype), conversion.parse_size(shard_size)
     opened = open_source(source, model)
     with byte_progress(conversion.total_bytes(opened, wanted), "megatron-to-hf") as advance:
-        conversion.megatron_to_hf(opened, target, dtype=wanted, max_shard_bytes=limit, advance=advance)
+        conversion.megatron_to_hf(opened, target, dtype=wanted, max_shard_bytes=limit, advance=advance, note=_note)
 
 
 @app.command("verify")
@@ -108,6 +110,10 @@ def inspect(
     from egrc_mega.convert import inspect as page
 
     print(page.inspect(what, _layout(tp, pp, ep, first_stage_layers, last_stage_layers), model))
+
+
+def _note(text: str) -> None:
+    typer.echo(f"egrc: note: {text}", err=True)
 
 
 def _layout(tp: int, pp: int, ep: int, first: int | None, last: int | None) -> "ParallelLayout":

@@ -4,9 +4,12 @@ from collections.abc import Iterator
 
 from egrc_mega.config.check import problems
 from egrc_mega.config.config import Config
+from egrc_mega.convert.companions import companions
 from egrc_mega.convert.families.registry import read_architecture
+from egrc_mega.convert.family import Architecture
 from egrc_mega.convert.hf_config import HfConfig
 from egrc_mega.convert.parallel import ParallelLayout, layout_problems
+from egrc_mega.convert.weight_files import has_weights, weight_files
 from egrc_mega.errors import ConfigError, EgrcError, ModelError
 
 
@@ -31,18 +34,24 @@ def _model_problems(config: Config) -> Iterator[EgrcError]:
     except ModelError as error:
         yield error
         return
-    yield from _contradictions(config)
+    try:
+        companions(path)
+        if has_weights(path):
+            weight_files(path)
+    except ModelError as error:
+        yield error
+    yield from _contradictions(config, architecture)
     for problem in layout_problems(architecture, ParallelLayout.of(config.megatron)):
         yield ConfigError(f"megatron.{problem}")
 
 
-def _contradictions(config: Config) -> Iterator[EgrcError]:
+def _contradictions(config: Config, architecture: Architecture) -> Iterator[EgrcError]:
     """What the recipe expects of the model, against the model's own config.json."""
-    hf = HfConfig.read(config.model.path)
-    found = hf.fields | {"rope_theta": hf.rope["rope_theta"]}
+    path = config.model.path / "config.json"
+    found = HfConfig.read(config.model.path).fields | {name: told.value for name, told in architecture.record.items()}
     for name, expected in config.model.expects.items():
         if found.get(name) != expected:
             yield ModelError(
-                f"model.expects.{name}: {expected}, but {hf.path} says {found.get(name)}; "
+                f"model.expects.{name}: {expected}, but {path} says {found.get(name)}; "
                 f"give the recipe's model or change the recipe"
             )
