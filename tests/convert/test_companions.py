@@ -1,4 +1,4 @@
-"""What travels beside the weights: all that the licence and the tokenizer need, and nothing that is not the folder's."""
+"""What travels beside the weights: all that licence and tokenizer need, and nothing that is not the folder's own."""
 
 import json
 import os

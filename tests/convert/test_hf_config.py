@@ -48,7 +48,7 @@ def read(fields: dict[str, Any]) -> Any:
         ),
         (
             LLAMA | {"rope_parameters": PLAIN | {"rope_theta": 500000.0}, "rope_scaling": LLAMA3_ROPE},
-            "tell two ropes, llama3 with theta 500000 .* and default with theta 500000; transformers obeys rope_scaling",
+            "tell two ropes, llama3 with theta 500000 .* and default with theta 500000; transformers obeys",
         ),
         # without a theta of its own, rope_scaling has the default, whatever rope_parameters says
         (LLAMA | {"rope_parameters": LLAMA3_ROPE, "rope_scaling": OLD_LLAMA3}, "llama3 with theta 10000"),
@@ -90,10 +90,9 @@ def test_what_is_absent_is_the_default_of_transformers(family: Any) -> None:
     names = {config.model_type: config for config in map(type, _default_configs())}
     default = names[family.model_type]()
     heads = default.num_attention_heads
+    share = default.hidden_size // heads
     assert (family.key_value_heads or heads) == default.num_key_value_heads
-    assert (family.head_dim or default.hidden_size // heads) == getattr(
-        default, "head_dim", default.hidden_size // heads
-    )
+    assert (family.head_dim or share) == getattr(default, "head_dim", share)
     assert family.positions == default.max_position_embeddings
     assert family.eos == default.eos_token_id
     assert (default.rms_norm_eps, default.tie_word_embeddings, default.hidden_act) == (1e-6, False, "silu")
@@ -117,7 +116,7 @@ def _default_configs() -> list[Any]:
     [
         (
             {"quantization_config": {"quant_method": "fp8"}},
-            "quantization_config is there: .* delete it where they are not",
+            "quantization_config is there: .* delete it",
         ),
         ({"transformers_weights": "other.safetensors"}, "transformers_weights is there: transformers loads the file"),
         ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping is 50.0, which is not understood"),

@@ -50,7 +50,7 @@ def test_what_comes_into_being_meanwhile_stays_as_it_is(kind: str, convert: Call
         if kind == "link":
             target.symlink_to("nowhere")
 
-    with pytest.raises(ModelError, match="out (exists already|has come into being)"):
+    with pytest.raises(ModelError, match=r"out (exists already|has come into being)"):
         convert(advance=put)
     assert [path.name for path in target.parent.iterdir()] == ["out"]
     assert kind != "folder" or (target / "precious.txt").read_text() == "mine"
@@ -104,7 +104,7 @@ def test_of_two_conversions_to_one_target_one_wins_and_the_other_is_refused(conv
         if len(rounds) == 3:
             convert()
 
-    with pytest.raises(ModelError, match="out (exists already|has come into being)"):
+    with pytest.raises(ModelError, match=r"out (exists already|has come into being)"):
         convert(advance=second)
     assert [path.name for path in (tmp_path / "work").iterdir()] == ["out"]
     inside = tmp_path / "work/out/iter_0000001"
