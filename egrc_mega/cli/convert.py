@@ -1,5 +1,6 @@
 """`egrc convert`: brings model folders from Hugging Face's format to Megatron's and back."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -76,7 +77,10 @@ def verify(
     model: Model = None,
     logits: Annotated[bool, typer.Option("--logits", help="Also compare logits of packed prompts.")] = False,
 ) -> None:
-    """Compare two checkpoints tensor by tensor, bit by bit; names the first difference, and exits with 8 then."""
+    """Compare config.json, then tensors, bit by bit; names the first difference, and exits with 8 then.
+
+    With --logits both are also computed, in float32: exit code 8 when rounding cannot explain the difference.
+    """
     from egrc_mega.convert.conversion import total_bytes
     from egrc_mega.convert.source import open_source
     from egrc_mega.convert.verify import compare
@@ -88,10 +92,12 @@ def verify(
         found = compare(first, second, advance)
     if found.difference is None:
         print(f"{found.num_tensors} tensors are equal, bit by bit")
-    if logits:
-        from egrc_mega.training.comparison import largest_logit_difference
+    if logits and first.architecture.vocab_size == second.architecture.vocab_size:
+        from egrc_mega.training.comparison import compare_logits
 
-        print(f"logits differ by at most {largest_logit_difference(a, b, model):.3g}")
+        computed = compare_logits(a, b, model)
+        print(computed.line())
+        found = found if computed.are_equal or found.difference else replace(found, difference=computed.line())
     if found.difference is not None:
         raise CheckpointError(f"the checkpoints differ: {found.difference}")
 

@@ -101,6 +101,8 @@ class HfConfig:
     def require_full_attention(self) -> None:
         """Refuse windows: Qwen's are off unless config.json says otherwise, layer by layer or for all."""
         self.require(use_sliding_window=False)
+        if isinstance(self.fields.get("sliding_window"), int):
+            self.note("sliding_window", self.fields["sliding_window"], "sliding_window")  # of no effect
         layers = self.fields.get("layer_types")
         # "attention" is what older versions call it
         if layers is not None and (

@@ -37,6 +37,7 @@ def architecture_of(config: HfConfig) -> Architecture:
     names = config.fields.get("architectures")
     if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str) or names[0] not in FAMILIES:
         raise ModelError(f"{config.path}: architectures is {names!r:.120}, known are {sorted(FAMILIES)}")
+    config.note("architectures", names[0], "architectures")
     return FAMILIES[names[0]](config)
 
 
