@@ -252,6 +252,7 @@ def _map_archive(storage: torch.UntypedStorage, chunk: Chunk) -> torch.Tensor:
         (data,) = [info for info in directory.infolist() if info.filename.split("/")[1:] == ["data", "0"]]
     begin = described.storage_offset() * described.element_size()
     if data.compress_type != zipfile.ZIP_STORED or not described.is_contiguous():
+        archive.seek(0)
         whole: torch.Tensor = torch.load(archive, weights_only=True)
         return whole.contiguous()
     if begin + described.nbytes > data.file_size:

@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from egrc_mega.cli.convert import app
+from egrc_mega.cli.main import main
 from egrc_mega.convert.conversion import hf_to_megatron
 from egrc_mega.convert.source import open_source
 from egrc_mega.convert.verify import compare
 from egrc_mega.errors import CheckpointError
 from egrc_mega.policy import model as policy_model
-from egrc_mega.testing import forked
 from egrc_mega.testing.tiny_model import FAMILIES, LLAMA3_ROPE, write_tiny_model
 from egrc_mega.training.comparison import compare_logits
 
@@ -29,11 +29,6 @@ def change_config(folder: Path, **fields: Any) -> Path:
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
     return folder
-
-
-def verify(*arguments: object) -> tuple[int, str]:
-    done = forked.run([sys.executable, "-P", "-m", "egrc_mega.cli.main", "convert", "verify", *map(str, arguments)])
-    return done.returncode, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
@@ -105,16 +100,23 @@ def test_a_small_mistake_in_what_is_computed_is_more_than_rounding(
     assert not found.are_equal, found.line()
 
 
-def test_the_command_says_yes_with_0_and_no_with_8(tmp_path: Path) -> None:
+def test_the_command_says_yes_with_0_and_no_with_8(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def verify(*paths: Path) -> tuple[object, str]:
+        monkeypatch.setattr(sys, "argv", ["egrc", "convert", "verify", *map(str, paths), "--logits"])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return end.value.code, "".join(capsys.readouterr())
+
     source = write_tiny_model("Qwen2", tmp_path / "a")
     hf_to_megatron(source, tmp_path / "b")
-    code, text = verify(source, tmp_path / "b", "--logits")
+    code, text = verify(source, tmp_path / "b")
     assert code == 0
     assert "26 tensors are equal, bit by bit" in text
     assert "the likeliest token agrees at 157 of 157 positions, KL is at most" in text
-    other = write_tiny_model("Qwen2", tmp_path / "c")
-    change_config(other, rope_parameters={"rope_type": "default", "rope_theta": 1e6})
-    code, text = verify(source, other, "--logits")
+    other = change_config(write_tiny_model("Qwen2", tmp_path / "c"), rope_parameters=PLAIN | {"rope_theta": 1e6})
+    code, text = verify(source, other)
     assert code == 8
     assert "egrc: error: the checkpoints differ: config.json: rope_theta is" in text
 
