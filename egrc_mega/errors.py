@@ -65,6 +65,20 @@ class MethodError(EgrcError):
     exit_code = 10
 
 
+class StorageError(EgrcError):
+    """Files that the operating system cannot read or write: a full disk, no permission, a folder in a file's place."""
+
+    exit_code = 11
+
+
+def storage_error(error: OSError) -> StorageError:
+    """What the operating system has said, in one line with its file."""
+    place = f"{error.filename}: " if error.filename else ""
+    other = f" (and {error.filename2})" if error.filename2 else ""
+    reason = error.strerror or str(error) or type(error).__name__
+    return StorageError(f"{place}{reason}{other}; see that the path is right, may be used, and its disk has room")
+
+
 class RelayedError(EgrcError):
     """An error of another process, with that process's exit code."""
 

@@ -13,7 +13,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from egrc_mega.json_file import read_object
+
 MANIFEST = "manifest.sha256.json"
+VOUCHED = ("*.safetensors", "*.safetensors.index.json", "*.distcp", ".metadata", "common.pt")
+"""The files of weights: whatever of them is there must stand in the manifest."""
+MALFORMED = (OSError, ValueError, LookupError, TypeError, AttributeError)
+"""What a manifest that is none ends in."""
 BLOCK_BYTES = 16 * 2**20
 INLINE_BYTES = 2**16
 """Smaller writes are hashed in place: a second thread would cost more than it saves."""
@@ -89,23 +95,38 @@ def write_manifest(folder: Path, entries: Mapping[str, FileEntry], *, durable: b
 
 
 def damages(folder: Path) -> list[str]:
-    """What differs from the folder's manifest, one line a file; files are read side by side."""
+    """What differs from the folder's manifest, one line a file; files are read side by side.
+
+    A file of weights that the manifest does not name is a damage, too: nobody vouches for it.
+    """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = _read_manifest(folder)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             found = pool.map(lambda name: _damage(folder / name, name, manifest[name]), manifest)
-            return [damage for damage in found if damage]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            damaged = [damage for damage in found if damage]
+    except MALFORMED as error:
         return [f"{MANIFEST} cannot be read ({error!r})"]
+    weights = sorted({path.name for pattern in VOUCHED for path in folder.glob(pattern)} - manifest.keys())
+    return damaged + [f"{name} is not in {MANIFEST}" for name in weights]
 
 
 def is_complete(folder: Path) -> bool:
     """True when every file of the folder's manifest is there at its size. Reads no content: see `damages`."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = _read_manifest(folder)
         return all((folder / name).stat().st_size == entry["size_bytes"] for name, entry in manifest.items())
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except MALFORMED:
         return False
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """Raises one of `MALFORMED`."""
+    manifest = read_object(folder / MANIFEST)
+    if not manifest:
+        raise ValueError("it names no file")
+    if outside := [name for name in manifest if Path(name).is_absolute() or ".." in Path(name).parts]:
+        raise ValueError(f"it names {outside[0]}, outside the folder")
+    return manifest
 
 
 def sync(path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from egrc_mega.config.config import Config
 from egrc_mega.config.load import load_config
-from egrc_mega.errors import EgrcError, RelayedError
+from egrc_mega.errors import EgrcError, RelayedError, StorageError, storage_error
 from egrc_mega.parent import die_with_parent
 from egrc_mega.relay import report_error
 from egrc_mega.report.build import build_report
@@ -57,6 +57,9 @@ def main() -> None:
     except EgrcError as error:
         report_error(error)
         sys.exit(error.exit_code)
+    except OSError as error:
+        report_error(storage_error(error))
+        sys.exit(StorageError.exit_code)
 
 
 if __name__ == "__main__":

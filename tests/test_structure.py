@@ -19,6 +19,7 @@ BASE = {
     "lock",
     "relay",
     "manifest",
+    "json_file",
     "parent",
     "__init__",
 }

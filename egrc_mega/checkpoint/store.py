@@ -16,7 +16,8 @@ import torch.distributed as dist
 from megatron.core import dist_checkpointing
 
 from egrc_mega.checkpoint.writer import write_shards
-from egrc_mega.convert.hf_folder import copy_companions
+from egrc_mega.convert.companions import copy_companions
+from egrc_mega.convert.pickles import require_harmless
 from egrc_mega.convert.source import COMPANION_FOLDER
 from egrc_mega.errors import CheckpointError
 from egrc_mega.manifest import damages, is_complete, sync, write_manifest
@@ -99,7 +100,12 @@ class CheckpointStore:
 
 
 def load(path: Path, policy: Stateful) -> None:
-    """Load a verified step into the policy (collective)."""
+    """Load a verified step into the policy (collective).
+
+    Raises:
+        CheckpointError: its pickles would do more than describe tensors; nothing of them has been run.
+    """
+    require_harmless(path)
     loaded = dist_checkpointing.load(policy.sharded_state(is_loading=True), str(path))
     policy.load_state(loaded)
 
@@ -110,7 +116,8 @@ def save_model(folder: Path, policy: Stateful) -> None:
 
 
 def load_model(path: Path, policy: Stateful) -> None:
-    """Load the weights alone, of a step or of what `save_model` wrote (collective)."""
+    """Load the weights alone, of a step or of what `save_model` wrote (collective); raises as `load`."""
+    require_harmless(path)
     policy.load_model(dist_checkpointing.load({"model": policy.sharded_model()}, str(path))["model"])
 
 

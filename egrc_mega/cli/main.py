@@ -22,7 +22,7 @@ from egrc_mega.cli import (
     stages,
     train,
 )
-from egrc_mega.errors import EgrcError
+from egrc_mega.errors import EgrcError, storage_error
 
 app = typer.Typer(
     name="egrc",
@@ -60,6 +60,12 @@ def options(
     """Options of `egrc` itself."""
 
 
+def _end(error: EgrcError) -> None:
+    for line in str(error).splitlines():
+        print(f"egrc: error: {line}", file=sys.stderr)
+    sys.exit(error.exit_code)
+
+
 def main() -> None:
     """The console's entry point: an `EgrcError` becomes one line and its exit code."""
     # measured on small machines: one thread a process is faster than two; before torch is imported
@@ -68,9 +74,11 @@ def main() -> None:
     try:
         app()
     except EgrcError as error:
-        for line in str(error).splitlines():
-            print(f"egrc: error: {line}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _end(error)
+    except (ConnectionError, TimeoutError):
+        raise
+    except OSError as error:
+        _end(storage_error(error))
     except KeyboardInterrupt:
         print("egrc: stopped", file=sys.stderr)
         sys.exit(130)

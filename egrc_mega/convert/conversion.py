@@ -3,25 +3,27 @@
 No process group, no GPU, no model in memory: at any time one parameter is held, the rest are mapped files.
 """
 
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from egrc_mega.convert import layout, torch_dist
+from egrc_mega.convert.companions import copy_companions, left_out
 from egrc_mega.convert.family import Entry
 from egrc_mega.convert.hf_folder import (
     DEFAULT_SHARD_BYTES,
     DTYPES,
     Advance,
     HfTensors,
-    copy_companions,
-    new_folder,
+    cast,
     write_folder,
 )
 from egrc_mega.convert.parallel import ParallelLayout, layout_problems
+from egrc_mega.convert.publish import new_folder
 from egrc_mega.convert.source import (
     COMPANION_FOLDER,
     LATEST,
@@ -37,6 +39,10 @@ from egrc_mega.manifest import sync, write_manifest
 
 ITERATION = 1
 """Megatron takes iteration 0 for no checkpoint at all."""
+
+
+Note = Callable[[str], None]
+"""Told a line for people."""
 
 
 def parse_dtype(name: str | None) -> torch.dtype | None:
@@ -78,6 +84,7 @@ def hf_to_megatron(
     dtype: torch.dtype | None = None,
     max_shard_bytes: int = torch_dist.DEFAULT_SHARD_BYTES,
     advance: Advance = lambda _count: None,
+    note: Note = lambda _text: None,
 ) -> None:
     """Write a Megatron checkpoint that megatron-core loads at any layout.
 
@@ -85,6 +92,7 @@ def hf_to_megatron(
         parallel: proven to be possible; its tensor-parallel size sets the padding of the vocabulary.
         dtype: of the result; None keeps the source's.
         advance: told of the bytes as they are written.
+        note: told, line by line, what is not carried over as it is.
 
     Raises:
         ModelError: the source cannot be used, the layout is impossible, or the target exists. Nothing is written then.
@@ -95,7 +103,9 @@ def hf_to_megatron(
     if not isinstance(source, HfSource):
         raise ModelError(f"{source.path} is a Megatron checkpoint already; give a Hugging Face folder")
     check_source(source, any_dtype=dtype is not None, more=layout_problems(source.architecture, parallel))
-    with new_folder(target, durable=True) as partial:
+    for line in left_out(source.companions):
+        note(line)
+    with new_folder(target, durable=True, num_bytes=total_bytes(source, dtype)) as partial:
         folder = partial / f"iter_{ITERATION:07}"
         (folder / COMPANION_FOLDER).mkdir(parents=True)
         copy_companions(source.companions, folder / COMPANION_FOLDER, dtype)
@@ -119,12 +129,14 @@ def megatron_to_hf(
     dtype: torch.dtype | None = None,
     max_shard_bytes: int = DEFAULT_SHARD_BYTES,
     advance: Advance = lambda _count: None,
+    note: Note = lambda _text: None,
 ) -> None:
     """Write a Hugging Face folder from a Megatron checkpoint: of `hf_to_megatron`, of a run's step, of another tool.
 
     Args:
         model: folder with config.json, tokenizer and license, for checkpoints that do not carry them.
         dtype: of the result; None keeps the source's.
+        note: see `hf_to_megatron`.
 
     Raises:
         ModelError, CheckpointError: the source cannot be used, or the target exists. Nothing is written then.
@@ -134,6 +146,8 @@ def megatron_to_hf(
     if not isinstance(opened, MegatronSource):
         raise CheckpointError(f"{opened.path} is no Megatron checkpoint but a Hugging Face folder already")
     check_source(opened, any_dtype=dtype is not None)
+    for line in left_out(opened.companions):
+        note(line)
     write_folder(
         target,
         _hf_tensors(opened, dtype),
@@ -142,6 +156,7 @@ def megatron_to_hf(
         dtype=dtype or opened.dtype(),
         max_shard_bytes=max_shard_bytes,
         durable=True,
+        replaces=False,
         advance=advance,
     )
 
@@ -160,12 +175,7 @@ def _tensors(source: Source, entry: Entry, dtype: torch.dtype | None) -> list[to
     tensors = source.tensors(entry)
     if dtype is None:
         return tensors
-    converted = [tensor.to(dtype) for tensor in tensors]
-    for name, before, after in zip(entry.hf, tensors, converted, strict=True):
-        if dtype is torch.float16 and bool((after.isinf() & ~before.isinf()).any()):
-            largest = float(before.abs().max())
-            raise ModelError(f"--dtype float16: {name} holds {largest:.6g}, too large; use bfloat16 or float32")
-    return converted
+    return [cast(name, tensor, dtype) for name, tensor in zip(entry.hf, tensors, strict=True)]
 
 
 def _write_entry(writer: TorchDistWriter, entry: Entry, source: Source, dtype: torch.dtype | None, tensor: int) -> int:
@@ -199,5 +209,5 @@ def _stateless_modules(source: Source) -> Iterator[tuple[str, tuple[int, ...], t
 
 
 def _require_new(target: Path) -> None:
-    if target.exists():
+    if os.path.lexists(target):
         raise ModelError(f"{target} exists already; choose another folder")

@@ -6,7 +6,7 @@ splits the result.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -24,6 +24,15 @@ class Kind(StrEnum):
     """[gate; up] on each rank: both split on dim 0, then stacked."""
     QKV = "qkv"
     """For each query group its query heads, its key, its value; split on dim 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What a config.json says, or leaves to its family's default in transformers."""
+
+    value: Any
+    origin: str
+    """The field, e.g. "rope_parameters.rope_theta", or "transformers' default"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +99,10 @@ class Architecture:
     """Arguments of megatron's GPTModel."""
     dtype: str | None
     """The dtype that config.json states, e.g. "bfloat16"."""
+    eos_token_ids: tuple[int, ...] = ()
+    """Ids that config.json names as ends of a response, ascending."""
+    record: Mapping[str, Statement] = field(default_factory=dict)
+    """Everything that was read of config.json, by its names there, with the place that each value comes from."""
 
     @property
     def dimensions(self) -> dict[str, int]:

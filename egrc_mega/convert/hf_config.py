@@ -1,13 +1,25 @@
-"""Reads config.json: sizes that must be there, settings that a table cannot express, the two ways rope is told.
+"""Reads config.json into one record, as transformers reads it: every value with the place it comes from.
 
-Nothing of transformers is needed, and no code of the folder is run: `trust_remote_code` has no counterpart here.
+What is absent is the family's default in transformers. Two statements that differ are a problem, and so is a field that
+nobody here has understood: it may change the computation. Nothing of transformers is needed, and no code of the
+folder is run: `trust_remote_code` has no counterpart here.
 """
 
-import json
+import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from egrc_mega.convert.family import Statement
+from egrc_mega.convert.known_fields import FALSE_ONLY, HARMLESS, NULL_ONLY
 from egrc_mega.errors import ModelError
+from egrc_mega.json_file import read_object
+
+ABSENT = "transformers' default"
+"""The origin of what config.json does not state."""
+MAX_SIZE = 2**24
+"""Beyond every model; a config.json that says more would keep the machine busy with nothing."""
+DTYPES = ("float32", "float16", "bfloat16")
 
 
 class HfConfig:
@@ -16,6 +28,8 @@ class HfConfig:
     def __init__(self, fields: dict[str, Any], path: Path | str = "config.json") -> None:
         self.fields, self.path = fields, path
         self.problems: list[str] = []
+        self.record: dict[str, Statement] = {}
+        """What has been read so far, by the names of config.json."""
 
     @classmethod
     def read(cls, folder: Path) -> "HfConfig":
@@ -26,39 +40,115 @@ class HfConfig:
         """
         path = folder / "config.json"
         try:
-            fields = json.loads(path.read_text())
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            return cls(read_object(path), path)
+        except (OSError, ValueError) as error:
             raise ModelError(f"model.path: cannot read {path}: {error}; give a Hugging Face model folder") from error
-        if not isinstance(fields, dict):
-            raise ModelError(f"{path}: holds no JSON object; give a Hugging Face model folder")
-        return cls(fields, path)
 
-    def size(self, *names: str, default: int | None = None) -> int:
-        """A positive whole number, under the first of `names` that is there."""
-        value = next((self.fields[name] for name in names if self.fields.get(name) is not None), default)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return value
-        self.problems.append(f"{names[0]} is {value!r}, must be a positive whole number")
+    def note(self, name: str, value: Any, origin: str) -> Any:
+        """Put a value on the record; returns it."""
+        self.record[name] = Statement(value, origin)
+        return value
+
+    def size(
+        self, name: str, *aliases: str, default: int | None = None, null: int | None = None, most: int = MAX_SIZE
+    ) -> int:
+        """A positive whole number of at most `most`, under its name or another that transformers knows.
+
+        Args:
+            default: what transformers takes where it is absent; None: it must be stated.
+            null: what transformers takes for null; None: null is refused, as transformers refuses it.
+        """
+        stated = [other for other in (name, *aliases) if other in self.fields]
+        values = [self.fields[other] for other in stated]
+        if any(value != values[0] for value in values):
+            self.problems.append(" and ".join(f"{o} is {self.fields[o]!r}" for o in stated) + "; state it once")
+        value = values[0] if stated else default
+        if stated and value is None:
+            value = null
+        if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= most:
+            return int(self.note(name, value, stated[0] if stated else ABSENT))
+        self.problems.append(f"{name} is {value!r:.80}, must be a positive whole number of at most {most}")
         return 1
 
-    def require(self, **expected: Any) -> None:
-        """Fields that must be absent, null or as given: the table expresses nothing else."""
+    def flag(self, name: str, *, default: bool) -> bool:
+        """True or false; transformers takes nothing else, null included."""
+        value = self.fields.get(name, default)
+        if not isinstance(value, bool):
+            self.problems.append(f"{name} is {value!r:.80}, must be true or false")
+            return default
+        return bool(self.note(name, value, name if name in self.fields else ABSENT))
+
+    def positive(self, name: str, *, default: float) -> float:
+        """A positive number with a decimal point; transformers refuses whole numbers and texts here."""
+        value = self.fields.get(name, default)
+        if not isinstance(value, float) or not 0 < value < math.inf:
+            self.problems.append(f"{name} is {value!r:.80}, must be a positive number such as {default}")
+            return default
+        return float(self.note(name, value, name if name in self.fields else ABSENT))
+
+    def require(self, *, may_be_null: Iterable[str] = (), **expected: Any) -> None:
+        """Fields that must be absent or as given: the table expresses nothing else."""
         for name, value in expected.items():
-            found = self.fields.get(name)
-            if found is not None and found != value:
-                self.problems.append(f"{name} is {found!r}, this family's table expresses only {value!r}")
+            if name not in self.fields or (self.fields[name] is None and name in may_be_null):
+                self.note(name, value, ABSENT)
+            elif self.fields[name] != value or isinstance(self.fields[name], bool) != isinstance(value, bool):
+                self.problems.append(
+                    f"{name} is {self.fields[name]!r:.80}, this family's table expresses only {value!r}"
+                )
+            else:
+                self.note(name, value, name)
 
-    @property
-    def rope(self) -> dict[str, Any]:
-        """Rope's settings whichever way they are told: `rope_parameters`, or `rope_theta` and `rope_scaling`."""
-        told = self.fields.get("rope_parameters") or self.fields.get("rope_scaling") or {}
-        theta = self.fields.get("rope_theta") or told.get("rope_theta") or 10000.0
-        return told | {"rope_theta": theta, "rope_type": told.get("rope_type") or told.get("type") or "default"}
+    def require_full_attention(self) -> None:
+        """Refuse windows: Qwen's are off unless config.json says otherwise, layer by layer or for all."""
+        self.require(use_sliding_window=False)
+        if isinstance(self.fields.get("sliding_window"), int):
+            self.note("sliding_window", self.fields["sliding_window"], "sliding_window")  # of no effect
+        layers = self.fields.get("layer_types")
+        # "attention" is what older versions call it
+        if layers is not None and (
+            not isinstance(layers, list)
+            or len(layers) != self.fields.get("num_hidden_layers")
+            or any(layer not in ("full_attention", "attention") for layer in layers)
+        ):
+            self.problems.append(f"layer_types is {layers!r:.120}, must be 'full_attention' for each layer")
 
-    def require_plain_rope(self) -> None:
-        """Refuse every scaling of rope."""
-        if self.rope["rope_type"] != "default":
-            self.problems.append(f"rope type is {self.rope['rope_type']!r}, megatron-core has no such rope")
+    def token_ids(self, name: str, default: int | None = None) -> tuple[int, ...]:
+        """Ids that are stated as one number, as a list of them or as null."""
+        value = self.fields.get(name, default)
+        ids = value if isinstance(value, list) else [] if value is None else [value]
+        if any(not isinstance(i, int) or isinstance(i, bool) for i in ids):
+            self.problems.append(f"{name} is {value!r:.80}, must be a whole number, a list of them, or null")
+            return ()
+        return tuple(self.note(name, tuple(sorted(set(ids))), name if name in self.fields else ABSENT))
+
+    def dtype(self) -> str | None:
+        """The dtype of the weights, under its new or its old name; None where neither states one."""
+        stated = {name: self.fields[name] for name in ("dtype", "torch_dtype") if self.fields.get(name) is not None}
+        for name, value in stated.items():
+            if value not in DTYPES:
+                self.problems.append(f"{name} is {value!r:.80}, known are {', '.join(DTYPES)}")
+        if len(stated) == 2 and stated["dtype"] != stated["torch_dtype"]:
+            self.problems.append(
+                f"dtype is {stated['dtype']!r}, torch_dtype is {stated['torch_dtype']!r}; state the weights' once"
+            )
+        for name, value in stated.items():
+            return str(self.note("dtype", value, name))
+        return None
+
+    def check_fields(self, known: Iterable[str]) -> None:
+        """Refuse every field that may change the computation and is neither of the family's nor harmless."""
+        for name, value in self.fields.items():
+            if value is None or name in known or name in HARMLESS or name in self.record:
+                continue
+            if name in NULL_ONLY:
+                self.problems.append(f"{name} is there: {NULL_ONLY[name]}")
+            elif name in FALSE_ONLY and not value:
+                continue
+            else:
+                self.problems.append(
+                    f"{name} is {value!r:.80}, which is not understood: it may change what the model computes; "
+                    f"delete it where it does not"
+                )
 
     def check(self) -> None:
         """Raise what has been gathered.
@@ -68,3 +158,8 @@ class HfConfig:
         """
         if self.problems:
             raise ModelError("\n".join(f"{self.path}: {problem}" for problem in self.problems))
+
+
+def is_positive(value: Any) -> bool:
+    """Whether a value of JSON is a finite number above zero."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf

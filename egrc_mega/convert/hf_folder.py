@@ -6,34 +6,21 @@ eight bytes of length, a JSON header, the tensors' bytes (https://github.com/hug
 
 import json
 import math
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 
+from egrc_mega.convert.companions import copy_companions
 from egrc_mega.convert.family import Architecture
+from egrc_mega.convert.publish import new_folder
+from egrc_mega.convert.trust import file_problem
+from egrc_mega.convert.weight_files import INDEX, WEIGHTS, weight_files
 from egrc_mega.errors import ModelError
-from egrc_mega.manifest import MANIFEST, FileEntry, HashedWriter, sync, write_manifest
+from egrc_mega.manifest import FileEntry, HashedWriter, write_manifest
 
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-COMPANIONS = (
-    "*.json",
-    "*.jinja",
-    "additional_chat_templates/*.jinja",
-    "*.txt",
-    "*.model",
-    "LICENSE*",
-    "NOTICE*",
-    "README.md",
-)
-"""Tokenizer, chat template, generation config, license: what travels with the weights. Never code."""
-NO_COMPANIONS = ("*.index.json", MANIFEST)
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """safetensors' names of the dtypes that models come in here."""
 DEFAULT_SHARD_BYTES = 5 * 10**9
@@ -59,16 +46,17 @@ class HfReader:
     """The tensors of a model folder by name, read lazily from the mapped files.
 
     Raises:
-        ModelError: no safetensors, torn files, an index that points outside the folder or disagrees with its files, a
-            tensor in two of them. All problems are listed.
+        ModelError: it is not clear which files count (see `weight_files`), torn files, an index that disagrees with its
+            files, a tensor in two of them. All problems are listed.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.infos: dict[str, TensorInfo] = {}
         self._files: dict[str, safe_open] = {}
-        files, weight_map = self._list_files()
-        problems = [problem for file in files for problem in self._open(file)]
+        files = weight_files(folder)
+        weight_map = files.weight_map
+        problems = [problem for file in files.names for problem in self._open(file)]
         if weight_map is not None and not problems:
             problems = [
                 f"{INDEX} puts {name} into {file}, it is in {found.file if found else 'none of the files'}"
@@ -90,24 +78,11 @@ class HfReader:
             raise ModelError(f"{self.folder}: tensor {name} is missing")
         return self._files[self.infos[name].file].get_tensor(name)
 
-    def _list_files(self) -> tuple[list[str], dict[str, str] | None]:
-        index = self.folder / INDEX
-        if not index.exists():
-            if not (self.folder / WEIGHTS).exists():
-                raise ModelError(f"model.path: {self.folder} holds no safetensors; convert the weights first")
-            return [WEIGHTS], None
-        try:
-            weight_map: dict[str, str] = json.loads(index.read_text())["weight_map"]
-            files = sorted(set(weight_map.values()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ModelError(f"{index}: no index of safetensors: {error!r}; download it again") from error
-        outside = [file for file in files if Path(file).name != file]
-        if outside:
-            raise ModelError(f"{index}: {outside[0]} points outside the folder")
-        return files, weight_map
-
     def _open(self, name: str) -> Iterator[str]:
         """Map one file and note its tensors; yields what is wrong with it."""
+        if problem := file_problem(self.folder, name):
+            yield f"{name}: not a whole safetensors file: {problem}"
+            return
         try:
             file = self._files[name] = safe_open(self.folder / name, framework="pt")
         except (OSError, SafetensorError) as error:
@@ -129,53 +104,28 @@ def write_folder(
     dtype: torch.dtype,
     max_shard_bytes: int = DEFAULT_SHARD_BYTES,
     durable: bool = False,
+    replaces: bool = True,
     advance: Advance = lambda _count: None,
 ) -> None:
     """Write a whole model folder: weights, the source's config, tokenizer and license, and a manifest.
 
-    The folder appears under its name only when it is complete; an earlier one of that name is replaced. Weight sync,
-    the export of a run and the converter all come through here.
+    The folder appears under its name only when it is complete. Weight sync, the export of a run and the converter all
+    come through here.
 
     Args:
         tensors: in the order of the architecture's table; any dtype, any device. One is held at a time.
         durable: wait until the disk has everything.
+        replaces: an earlier folder of that name gives way, if this program has written it.
+
+    Raises:
+        ModelError: something else is there, a companion is not the source's own, or a value is too large for `dtype`.
+        StorageError: the disk has no room.
     """
-    with new_folder(folder, durable=durable) as partial:
+    num_bytes = sum(math.prod(shape) for _name, shape in architecture.hf_shapes()) * dtype.itemsize
+    with new_folder(folder, durable=durable, replaces=replaces, num_bytes=num_bytes) as partial:
         copy_companions(source, partial, dtype)
         entries = _write_weights(partial, tensors, architecture, dtype, max_shard_bytes, durable, advance)
         write_manifest(partial, entries, durable=durable)
-
-
-@contextmanager
-def new_folder(folder: Path, *, durable: bool) -> Iterator[Path]:
-    """A hidden folder to fill, renamed to `folder` at the end, in place of an earlier one; removed on an error."""
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-    if durable:
-        sync(folder.parent)
-
-
-def copy_companions(source: Path, target: Path, dtype: torch.dtype | None = None) -> None:
-    """Copy what belongs to a model beside its weights; config.json states `dtype` when it stated another."""
-    found = {path for pattern in COMPANIONS for path in source.glob(pattern)}
-    for path in found - {path for pattern in NO_COMPANIONS for path in source.glob(pattern)}:
-        copy = target / path.relative_to(source)
-        copy.parent.mkdir(exist_ok=True)
-        shutil.copyfile(path, copy)
-    if dtype is None:
-        return
-    config, name = json.loads((target / "config.json").read_text()), str(dtype).removeprefix("torch.")
-    stated = {key for key in ("dtype", "torch_dtype") if config.get(key) not in (None, name)}
-    if stated:
-        (target / "config.json").write_text(json.dumps(config | dict.fromkeys(stated, name), indent=2) + "\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +155,7 @@ def _write_weights(
             for spec in shard:
                 name, tensor = next(remaining)
                 assert (name, tuple(tensor.shape)) == (spec.name, spec.shape), f"{name} came in place of {spec}"
-                advance(writer.write(to_bytes(tensor, dtype)))
+                advance(writer.write(to_bytes(cast(name, tensor, dtype), dtype)))
                 writer.mark(name)
             entries[file] = writer.finish(durable=durable)
     assert next(remaining, None) is None, "more tensors than the table has"
@@ -241,6 +191,19 @@ def _header(shard: Sequence[_Spec], dtype: torch.dtype) -> bytes:
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the data starts at a multiple of eight
     return len(text).to_bytes(8, "little") + text
+
+
+def cast(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The tensor in `dtype`.
+
+    Raises:
+        ModelError: a value is too large for it.
+    """
+    converted = tensor.to(dtype)
+    if dtype is torch.float16 and tensor.dtype is not dtype and bool((converted.isinf() & ~tensor.isinf()).any()):
+        largest = float(tensor.abs().max())
+        raise ModelError(f"--dtype float16: {name} holds {largest:.6g}, too large; use bfloat16 or float32")
+    return converted
 
 
 def to_bytes(tensor: torch.Tensor, dtype: torch.dtype) -> memoryview:

@@ -3,6 +3,7 @@
 Each function returns problems, one line for each; nothing is raised, so that a user sees all of them at once.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -12,6 +13,8 @@ from egrc_mega.convert.family import Architecture
 from egrc_mega.convert.hf_folder import DTYPES, TensorInfo
 
 HEAD = "lm_head.weight"
+IGNORED = re.compile(r".*\brotary_emb\.inv_freq")
+"""Buffers that older versions of transformers saved, and later ones compute: no reader takes them from the file."""
 
 
 def table_problems(architecture: Architecture) -> Iterator[str]:
@@ -33,10 +36,11 @@ def hf_problems(architecture: Architecture, infos: Mapping[str, TensorInfo], *, 
     """
     expected = dict(architecture.hf_shapes())
     for name in sorted(expected.keys() - infos.keys()):
-        hint = "; config.json says tie_word_embeddings is false" if name == HEAD else ""
-        yield f"{name} is missing{hint}"
+        yield f"{name} is missing{_hint(architecture) if name == HEAD else ''}"
     stated = architecture.dtype or most_common_dtype(info.dtype for info in infos.values())
     for name, info in infos.items():
+        if IGNORED.fullmatch(name):
+            continue
         # a tied folder may carry its head again; the values are compared when they are read
         shape = expected.get("model.embed_tokens.weight" if architecture.tied and name == HEAD else name)
         if shape is None:
@@ -48,6 +52,14 @@ def hf_problems(architecture: Architecture, infos: Mapping[str, TensorInfo], *, 
             yield f"{info.file}: {name} has dtype {info.dtype}, known are {sorted(DTYPES)}; unpack quantised weights"
         elif not any_dtype and str(dtype).removeprefix("torch.") != str(stated).removeprefix("torch."):
             yield f"{info.file}: {name} has dtype {info.dtype}, config.json says {stated}; convert with --dtype"
+
+
+def _hint(architecture: Architecture) -> str:
+    """Why a head is expected."""
+    told = architecture.record.get("tie_word_embeddings")
+    if told and told.origin == "tie_word_embeddings":
+        return "; config.json says tie_word_embeddings is false"
+    return "; config.json does not state tie_word_embeddings, and transformers' default is false"
 
 
 def most_common_dtype(names: Iterable[str]) -> torch.dtype:

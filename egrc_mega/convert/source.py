@@ -4,6 +4,7 @@ Import, export and comparison read through this, so there is one answer to what 
 """
 
 import math
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -14,9 +15,11 @@ from egrc_mega.convert import layout
 from egrc_mega.convert.families.registry import read_architecture
 from egrc_mega.convert.family import Architecture, Entry, Kind
 from egrc_mega.convert.hf_folder import DTYPES, HfReader
+from egrc_mega.convert.pickles import METADATA
 from egrc_mega.convert.proof import HEAD, hf_problems, most_common_dtype, table_problems
-from egrc_mega.convert.torch_dist import METADATA, TorchDistReader
+from egrc_mega.convert.torch_dist import TorchDistReader
 from egrc_mega.errors import CheckpointError, ModelError
+from egrc_mega.json_file import read_line
 from egrc_mega.manifest import MANIFEST, damages
 
 LATEST = "latest_checkpointed_iteration.txt"
@@ -25,6 +28,8 @@ COMPANION_FOLDER = "huggingface"
 EMBEDDING = "model.embed_tokens.weight"
 PARAMETERS = ("embedding.", "decoder.", "output_layer.")
 """How the keys of a model begin; what else a training checkpoint has is optimizer state and the like."""
+MAX_DIGITS = 12
+"""Of an iteration's number."""
 MAX_PROBLEMS = 100
 """A wrong config.json says something about every tensor."""
 
@@ -162,11 +167,15 @@ def find_iteration(path: Path) -> Path | None:
         return path
     if not (path / LATEST).is_file():
         return None
-    text = (path / LATEST).read_text().strip()
-    name = text if text == "release" else f"iter_{int(text):07}" if text.isdecimal() else None
+    try:
+        text = read_line(path / LATEST)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path / LATEST} cannot be read: {error}; restore it") from error
+    is_number = text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS
+    name = text if text == "release" else f"iter_{int(text):07}" if is_number else None
     if name is None or not (path / name / METADATA).is_file():
         raise CheckpointError(
-            f"{path / LATEST} says {text!r}, there is no such iteration; restore it or correct the file"
+            f"{path / LATEST} says {text!r:.80}, there is no such iteration; restore it or correct the file"
         )
     return path / name
 
@@ -177,7 +186,7 @@ def check_source(source: Source, *, any_dtype: bool = False, more: Iterable[str]
     Raises:
         ModelError: with one line for each problem.
     """
-    found = damages(source.path) if (source.path / MANIFEST).is_file() else []
+    found = damages(source.path) if os.path.lexists(source.path / MANIFEST) else []
     found = [f"{damage}; restore it, or delete {MANIFEST} if the change is meant" for damage in found]
     # what is damaged would only be complained of a second time
     found = found or [*source.problems(any_dtype=any_dtype), *more]

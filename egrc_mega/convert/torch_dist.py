@@ -19,10 +19,11 @@ import torch
 from torch.distributed.checkpoint import metadata as dcp
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 
+from egrc_mega.convert.pickles import METADATA, MetadataUnpickler
+from egrc_mega.convert.trust import file_problem
 from egrc_mega.errors import CheckpointError
 from egrc_mega.manifest import FileEntry, HashedWriter
 
-METADATA = ".metadata"
 BACKEND = {
     "sharded_backend": "torch_dist",
     "sharded_backend_version": 1,
@@ -121,8 +122,9 @@ class TorchDistReader:
     def _load(self, key: str, stored: StoredTensor, chunk: Chunk) -> torch.Tensor:
         try:
             tensor = _map_archive(self._map(chunk.file), chunk)
-        except (OSError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
-            raise CheckpointError(f"{self.folder / chunk.file}: {key} cannot be read: {error}") from error
+        except Exception as error:  # whatever a torn or hostile archive ends in
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise CheckpointError(f"{self.folder / chunk.file}: {key} cannot be read: {reason[0]}") from error
         if tuple(tensor.shape) != chunk.sizes or tensor.dtype != stored.dtype:
             found = f"{list(tensor.shape)} {tensor.dtype}"
             raise CheckpointError(f"{self.folder / chunk.file}: {key} is {found}, {METADATA} says {list(chunk.sizes)}")
@@ -131,6 +133,8 @@ class TorchDistReader:
     def _map(self, name: str) -> Any:
         if name not in self._files:
             path = self.folder / name
+            if problem := file_problem(self.folder, name):
+                raise ValueError(problem)
             size = path.stat().st_size
             self._files[name] = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=size)
         return self._files[name]
@@ -206,6 +210,11 @@ def _save(value: Any, writer: HashedWriter) -> None:
     torch.serialization.set_crc32_options(False)
     try:
         torch.save(value, writer)  # type: ignore[arg-type]
+    except RuntimeError as error:
+        # torch ends its archive whatever has happened, and complains that it is not where it thought to be
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
     finally:
         torch.serialization.set_crc32_options(before)
 
@@ -239,16 +248,21 @@ def _map_archive(storage: torch.UntypedStorage, chunk: Chunk) -> torch.Tensor:
         raise ValueError(f"the file ends at {storage.nbytes()}, the archive at {chunk.offset + chunk.length}")
     archive: Any = _Window(_bytes(storage, chunk.offset, chunk.length).numpy().data)
     described = torch.load(archive, map_location="meta", weights_only=True)
-    if not described.is_contiguous():
-        whole: torch.Tensor = torch.load(archive, weights_only=True)
-        return whole.contiguous()
     with zipfile.ZipFile(archive) as directory:
         (data,) = [info for info in directory.infolist() if info.filename.split("/")[1:] == ["data", "0"]]
+    begin = described.storage_offset() * described.element_size()
+    if data.compress_type != zipfile.ZIP_STORED or not described.is_contiguous():
+        archive.seek(0)
+        whole: torch.Tensor = torch.load(archive, weights_only=True)
+        return whole.contiguous()
+    if begin + described.nbytes > data.file_size:
+        raise ValueError(f"it describes {begin + described.nbytes} bytes, and holds {data.file_size}")
     archive.seek(data.header_offset)
     header = archive.read(LOCAL_HEADER_BYTES)
     names = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
-    begin = chunk.offset + data.header_offset + LOCAL_HEADER_BYTES + names
-    begin += described.storage_offset() * described.element_size()
+    begin += chunk.offset + data.header_offset + LOCAL_HEADER_BYTES + names
+    if begin + described.nbytes > chunk.offset + chunk.length:
+        raise ValueError("its values go on after the end of the archive")
     return _bytes(storage, begin, described.nbytes).view(described.dtype).reshape(described.shape)
 
 
@@ -284,9 +298,11 @@ class _Window(io.RawIOBase):
 
 
 def _read_metadata(folder: Path) -> dict[str, StoredTensor]:
+    if problem := file_problem(folder, METADATA):
+        raise CheckpointError(f"{folder} is no Megatron checkpoint: {METADATA}: {problem}")
     try:
         with (folder / METADATA).open("rb") as file:
-            metadata = _MetadataUnpickler(file).load()
+            metadata = MetadataUnpickler(file).load()
         tensors = {
             key: StoredTensor(tuple(value.size), value.properties.dtype)
             for key, value in metadata.state_dict_metadata.items()
@@ -312,51 +328,8 @@ def _place_chunks(tensors: dict[str, StoredTensor], metadata: dcp.Metadata) -> N
     for index, info in metadata.storage_data.items():
         if index.fqn in tensors:
             size = sizes[index.fqn, index.offset]
-            chunk = Chunk(tuple(index.offset), size, info.relative_path, info.offset, info.length)
+            chunk = Chunk(tuple(index.offset), size, str(info.relative_path), info.offset, info.length)
+            numbers = (*tensors[index.fqn].shape, *chunk.offsets, *chunk.sizes, chunk.offset, chunk.length)
+            if any(not isinstance(number, int) or number < 0 for number in numbers):
+                raise ValueError(f"a part of {index.fqn} lies at {chunk}")
             tensors[index.fqn].add(chunk)
-
-
-class _MetadataUnpickler(pickle.Unpickler):
-    """Makes the few classes that describe tensors, and inert stand-ins for all others: no code of a pickle is run."""
-
-    ALLOWED = frozenset(
-        {("torch", "Size"), ("torch.serialization", "_get_layout"), (_StorageInfo.__module__, "_StorageInfo")}
-        | {
-            (dcp.__name__, name)
-            for name in (
-                "BytesStorageMetadata",
-                "ChunkStorageMetadata",
-                "Metadata",
-                "MetadataIndex",
-                "TensorProperties",
-                "TensorStorageMetadata",
-                "_MEM_FORMAT_ENCODING",
-            )
-        }
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in self.ALLOWED:
-            return super().find_class(module, name)
-        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
-            return getattr(torch, name)
-        return _Inert
-
-
-class _Inert:
-    """Takes whatever a pickle does to an object, and forgets it."""
-
-    def __init__(self, *_args: Any, **_kwargs: Any) -> None:
-        pass
-
-    def __setstate__(self, _state: Any) -> None:
-        pass
-
-    def __setitem__(self, _key: Any, _value: Any) -> None:
-        pass
-
-    def append(self, _value: Any) -> None:
-        """Takes what a list would take, and keeps nothing."""
-
-    def extend(self, _values: Any) -> None:
-        """Takes what a list would take, and keeps nothing."""

@@ -1,11 +1,27 @@
-"""Compares two checkpoints of any format, tensor by tensor and bit by bit."""
+"""Compares two checkpoints of any format: what their config.json says, then tensor by tensor and bit by bit."""
 
 from dataclasses import dataclass
 
 import torch
 
+from egrc_mega.convert.family import Architecture
 from egrc_mega.convert.hf_folder import Advance
 from egrc_mega.convert.source import Source, as_bits, check_source, same_bits
+
+COMPUTES_NOTHING = frozenset({"dtype", "eos_token_id", "max_position_embeddings", "sliding_window"})
+"""Of the record; what else it holds decides what a model computes."""
+SEEN_IN_SHAPES = frozenset(
+    {
+        "hidden_size",
+        "intermediate_size",
+        "moe_intermediate_size",
+        "num_experts",
+        "num_hidden_layers",
+        "tie_word_embeddings",
+        "vocab_size",
+    }
+)
+"""Where they differ, so do names or shapes of tensors, which say more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +35,9 @@ class Comparison:
 
 
 def compare(a: Source, b: Source, advance: Advance = lambda _count: None) -> Comparison:
-    """Compare as Hugging Face tensors, so that formats, layouts and padding do not matter; stops at a difference.
+    """Compare records, then Hugging Face tensors, so that formats, layouts and padding do not matter.
+
+    Stops at a difference.
 
     Raises:
         ModelError: one of them is damaged or incomplete.
@@ -31,6 +49,8 @@ def compare(a: Source, b: Source, advance: Advance = lambda _count: None) -> Com
         x, y = shapes_a.get(name), shapes_b.get(name)
         if x != y:
             return Comparison(0, f"{name}: {_shape(x)} in {a.path}, {_shape(y)} in {b.path}")
+    if told := _told_otherwise(a.architecture, b.architecture):
+        return Comparison(0, told)
     count = 0
     for entry in a.architecture.entries():
         for name, first, second in zip(entry.hf, a.tensors(entry), b.tensors(entry), strict=True):
@@ -39,6 +59,16 @@ def compare(a: Source, b: Source, advance: Advance = lambda _count: None) -> Com
             advance(first.nbytes)
             count += 1
     return Comparison(count, None)
+
+
+def _told_otherwise(a: Architecture, b: Architecture) -> str | None:
+    """The first statement in which the records differ, of those that decide what is computed."""
+    for name in sorted((a.record.keys() | b.record.keys()) - COMPUTES_NOTHING - SEEN_IN_SHAPES):
+        x, y = a.record.get(name), b.record.get(name)
+        if (x and x.value) != (y and y.value):
+            told = (f"{one.value!r} ({one.origin})" if one else "absent" for one in (x, y))
+            return f"config.json: {name} is {' and '.join(told)}"
+    return None
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from egrc_mega.convert.families.registry import eos_token_ids
 from egrc_mega.errors import ModelError
 
 Tokenizer = PreTrainedTokenizerBase
@@ -49,14 +50,14 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
 
 
 def stop_token_ids(tokenizer: PreTrainedTokenizerBase, model_path: Path) -> tuple[int, ...]:
-    """End-of-sequence ids of the tokenizer and of generation_config.json, ascending.
+    """End-of-sequence ids of the tokenizer, of generation_config.json and of config.json, ascending: servers obey all.
 
     Raises:
         ModelError: neither names one, or generation_config.json is not JSON.
     """
     path = model_path / "generation_config.json"
     stated = _read_json(path).get("eos_token_id") if path.exists() else None
-    found = {tokenizer.eos_token_id, *(stated if isinstance(stated, list) else [stated])}
+    found = {tokenizer.eos_token_id, *(stated if isinstance(stated, list) else [stated]), *eos_token_ids(model_path)}
     ids = tuple(sorted(i for i in found if i is not None))
     if not ids:
         raise ModelError(f"model.path: {model_path} names no eos token; set eos_token_id in generation_config.json")

@@ -14,7 +14,9 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from egrc_mega.convert.families.registry import read_architecture
 from egrc_mega.convert.hf_folder import HfReader
+from egrc_mega.convert.weight_files import weight_files
 from egrc_mega.embedded.batch import DecodingBatch, Request
 from egrc_mega.embedded.tensors import hf_tensors
 from egrc_mega.errors import ModelError
@@ -206,6 +208,9 @@ class Engine:
 
 
 def _load_model(model_path: Path) -> PreTrainedModel:
+    # a folder that other readers would read otherwise is refused here, too
+    read_architecture(model_path)
+    weight_files(model_path)
     model = AutoModelForCausalLM.from_pretrained(
         model_path, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True, trust_remote_code=False
     )
@@ -213,8 +218,6 @@ def _load_model(model_path: Path) -> PreTrainedModel:
 
 
 def _eos_ids(model: PreTrainedModel) -> frozenset[int]:
-    found = {model.config.eos_token_id}
-    generation = getattr(model, "generation_config", None)
-    eos = getattr(generation, "eos_token_id", None)
-    found |= set(eos) if isinstance(eos, list) else {eos}
-    return frozenset(i for i in found if isinstance(i, int))
+    """Of config.json and of generation_config.json; each may name one id, several, or none."""
+    stated = (model.config.eos_token_id, getattr(model.generation_config, "eos_token_id", None))
+    return frozenset(i for ids in stated for i in (ids if isinstance(ids, list) else [ids]) if isinstance(i, int))

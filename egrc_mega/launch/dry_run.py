@@ -8,8 +8,8 @@ from egrc_mega.config.config import Config
 from egrc_mega.config.load import load_config
 from egrc_mega.convert.families.registry import read_architecture
 from egrc_mega.convert.family import Architecture
-from egrc_mega.convert.hf_folder import INDEX, WEIGHTS
 from egrc_mega.convert.parallel import ParallelLayout, layers_text, parameters_of_rank, stage_layers
+from egrc_mega.convert.weight_files import has_weights
 from egrc_mega.data.census import census
 from egrc_mega.data.tokenizer import has_tokenizer
 from egrc_mega.errors import ConfigError
@@ -66,8 +66,7 @@ def _refuse_long_prompts(config: Config, longest_prompt: int) -> None:
 
 def _run_lines(config: Config) -> Iterator[str]:
     path = config.model.path
-    has_weights = (path / WEIGHTS).exists() or (path / INDEX).exists()
-    yield f"model    {path}{'' if has_weights else ' (no weights there yet)'}"
+    yield f"model    {path}{'' if has_weights(path) else ' (no weights there yet)'}"
     yield f"data     {config.data.train}"
     yield f"run      {config.run.dir}, seed {config.run.seed}"
     yield f"servers  {_servers(config.rollout)}"

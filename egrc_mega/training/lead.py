@@ -155,13 +155,22 @@ class Lead:
         self.sync.publish(tensors, policy.architecture, policy.dtype, version)
 
     def export(self, tensors: HfTensors, policy: Policy, step: int) -> None:
-        """Write the Hugging Face folder, in the dtype that the model came in."""
-        architecture = policy.architecture
-        dtype = getattr(torch, architecture.dtype) if architecture.dtype else policy.dtype
+        """Write the Hugging Face folder, in the dtype in which it was served and measured; config.json then says so."""
+        architecture, dtype = policy.architecture, str(policy.dtype).removeprefix("torch.")
         write_folder(
-            self.folder.export, tensors, architecture=architecture, source=policy.companions, dtype=dtype, durable=True
+            self.folder.export,
+            tensors,
+            architecture=architecture,
+            source=policy.companions,
+            dtype=policy.dtype,
+            durable=True,
         )
-        self.events.write("end", step=step)
+        if architecture.dtype not in (None, dtype):
+            self.printer.note(
+                f"{self.folder.export} is in {dtype}, as it was measured; the model came in {architecture.dtype}: "
+                f"egrc convert with --dtype rounds it, and says where a value does not fit"
+            )
+        self.events.write("end", step=step, dtype=dtype)
 
 
 def _split(flat: FloatArray | None, ends: NDArray[np.int64], count: int) -> Sequence[FloatArray | None]:

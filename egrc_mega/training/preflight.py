@@ -2,12 +2,18 @@
 
 from collections.abc import Iterator
 
+import torch
+
 from egrc_mega.config.check import problems
 from egrc_mega.config.config import Config
+from egrc_mega.convert.companions import companions
 from egrc_mega.convert.families.registry import read_architecture
+from egrc_mega.convert.family import Architecture
 from egrc_mega.convert.hf_config import HfConfig
 from egrc_mega.convert.parallel import ParallelLayout, layout_problems
+from egrc_mega.convert.weight_files import has_weights, weight_files
 from egrc_mega.errors import ConfigError, EgrcError, ModelError
+from egrc_mega.sections.policy import MegatronSection
 
 
 def preflight(config: Config, world_size: int, local_world_size: int) -> None:
@@ -31,18 +37,56 @@ def _model_problems(config: Config) -> Iterator[EgrcError]:
     except ModelError as error:
         yield error
         return
-    yield from _contradictions(config)
-    for problem in layout_problems(architecture, ParallelLayout.of(config.megatron)):
+    try:
+        companions(path)
+        if has_weights(path):
+            weight_files(path)
+    except ModelError as error:
+        yield error
+    yield from _contradictions(config, architecture)
+    found = [
+        *layout_problems(architecture, ParallelLayout.of(config.megatron)),
+        *_expert_problems(architecture, config.megatron),
+    ]
+    for problem in found or _megatrons_own_problem(architecture, config.megatron):
         yield ConfigError(f"megatron.{problem}")
 
 
-def _contradictions(config: Config) -> Iterator[EgrcError]:
+def _expert_problems(architecture: Architecture, section: MegatronSection) -> Iterator[str]:
+    """What megatron's mixtures of experts refuse at the first training step only."""
+    tensor = section.tensor_model_parallel_size
+    if not architecture.num_experts or tensor == 1:
+        return
+    if not section.sequence_parallel:
+        yield (
+            f"sequence_parallel: false, but at tensor_model_parallel_size {tensor} megatron-core trains no experts "
+            f"without it; set it to true"
+        )
+    if not torch.cuda.is_available():
+        yield (
+            f"tensor_model_parallel_size: {tensor}, but experts hand over parts of unequal length, which gloo cannot "
+            f"gather; without a GPU share them with expert_model_parallel_size"
+        )
+
+
+def _megatrons_own_problem(architecture: Architecture, section: MegatronSection) -> Iterator[str]:
+    """What megatron-core says against the layout when it makes its configuration."""
+    from egrc_mega.policy import distributed  # noqa: F401 (it bends megatron to the CPU where there is no CUDA)
+    from egrc_mega.policy.model import transformer_config
+
+    try:
+        transformer_config(architecture, section)
+    except (ValueError, AssertionError, NotImplementedError) as error:
+        yield f"*: megatron-core refuses the layout: {' '.join(str(error).split()) or type(error).__name__}"
+
+
+def _contradictions(config: Config, architecture: Architecture) -> Iterator[EgrcError]:
     """What the recipe expects of the model, against the model's own config.json."""
-    hf = HfConfig.read(config.model.path)
-    found = hf.fields | {"rope_theta": hf.rope["rope_theta"]}
+    path = config.model.path / "config.json"
+    found = HfConfig.read(config.model.path).fields | {name: told.value for name, told in architecture.record.items()}
     for name, expected in config.model.expects.items():
         if found.get(name) != expected:
             yield ModelError(
-                f"model.expects.{name}: {expected}, but {hf.path} says {found.get(name)}; "
+                f"model.expects.{name}: {expected}, but {path} says {found.get(name)}; "
                 f"give the recipe's model or change the recipe"
             )

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from egrc_mega.convert.conversion import hf_to_megatron, megatron_to_hf
-from egrc_mega.convert.hf_folder import INDEX
 from egrc_mega.convert.parallel import ParallelLayout
 from egrc_mega.convert.source import open_source
 from egrc_mega.convert.verify import compare
+from egrc_mega.convert.weight_files import INDEX
 from egrc_mega.errors import EgrcError, ModelError
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
 
@@ -125,7 +125,9 @@ HF_DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         r"k_proj\.weight has shape \[16, 32\], config\.json says \[32, 32\]",
     ),
     "config that lies about layers": (
-        lambda folder: edit_json(folder / "config.json", lambda config: config.update(num_hidden_layers=1)),
+        lambda folder: edit_json(
+            folder / "config.json", lambda config: config.update(num_hidden_layers=1, layer_types=None)
+        ),
         r"model\.layers\.1\.mlp\.up_proj\.weight is in no rule",
     ),
 }
@@ -257,7 +259,7 @@ WITHOUT_MANIFEST: dict[str, tuple[Callable[[Path], object], str]] = {
         r"linear_qkv\.weight has shape \[2, 64, 32\], config\.json says \[2, 48, 32\]",
     ),
     "missing tensor": (
-        lambda folder: lie(folder, num_hidden_layers=3),
+        lambda folder: lie(folder, num_hidden_layers=3, layer_types=None),
         r"linear_qkv\.weight has shape \[2, 64, 32\], config\.json says \[3, 64, 32\]",
     ),
     "extra tensor": (lambda folder: lie(folder, tie_word_embeddings=True), r"output_layer\.weight is in no rule"),

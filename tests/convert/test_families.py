@@ -94,12 +94,27 @@ def test_rope_theta_is_found_in_old_and_new_configs(tmp_path: Path) -> None:
         ("deepseek-r1-distill-qwen-1.5b", 1_777_088_000, 10000),
         ("deepseek-r1-distill-qwen-7b", 7_615_616_512, 10000),
         ("deepseek-r1-distill-llama-8b", 8_030_261_248, 500000.0),
+        ("qwen2.5-math-1.5b", 1_543_714_304, 10000),
+        ("qwen2.5-math-7b", 7_615_616_512, 10000),
+        ("qwen3-0.6b", 596_049_920, 1000000),
+        ("qwen3-1.7b", 1_720_574_976, 1000000),
+        ("qwen3-4b", 4_022_468_096, 1000000),
+        ("qwen3-8b", 8_190_735_360, 1000000),
+        ("qwen3-14b", 14_768_307_200, 1000000),
+        ("qwen3-32b", 32_762_123_264, 1000000),
+        ("qwen3-30b-a3b", 30_532_122_624, 1000000),
+        ("llama-3.2-1b", 1_235_814_400, 500000.0),
+        ("llama-3.2-3b", 3_212_749_824, 500000.0),
+        ("llama-3.3-70b", 70_553_706_496, 500000.0),
+        ("smollm2-135m", 134_515_008, 100000),
+        ("smollm2-360m", 361_821_120, 100000),
+        ("smollm2-1.7b", 1_711_376_384, 130000),
     ],
 )
 def test_a_preset_has_its_models_published_size_and_rope(preset: str, parameters: int, theta: float) -> None:
     architecture = architecture_of(HfConfig(dict(PRESETS[preset]), preset))
     assert architecture.model_fields["rotary_base"] == theta
-    assert not architecture.tied
+    assert architecture.tied is PRESETS[preset]["tie_word_embeddings"]
     assert f"{parameters:,} parameters, bfloat16" in inspect(preset, ParallelLayout())
 
 

@@ -1,6 +1,7 @@
 """Reading and writing Hugging Face folders: whole or refused, with the file named."""
 
 import json
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -73,8 +74,10 @@ def write(folder: Path, tensors: Iterable, source: Path, **options: object) -> N
 
 def test_writing_replaces_a_folder_as_a_whole_and_takes_the_companions_along(tmp_path: Path, base_model: Path) -> None:
     target = tmp_path / "out"
-    target.mkdir()
-    (target / "stale.txt").write_text("old")
+    source = write_tiny_qwen2(tmp_path / "other")
+    (source / "LICENSE").write_text("old")
+    write(target, tensors_of(source), source)
+    shutil.rmtree(source)
     write(target, tensors_of(base_model), base_model)
     assert {path.name for path in target.iterdir()} == {path.name for path in base_model.iterdir()}
     assert list(tmp_path.iterdir()) == [target]

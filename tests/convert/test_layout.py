@@ -19,15 +19,16 @@ SIZES = {
     "rms_norm_eps": 1e-6,
     "max_position_embeddings": 64,
     "hidden_act": "silu",
-    "num_experts": 5,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 12,
+}
+OWN = {
+    "MistralForCausalLM": {"sliding_window": None},
+    "Qwen3MoeForCausalLM": {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 12},
 }
 GROUPS_AND_SIZES = [(3, 1), (3, 3), (4, 1), (4, 2), (4, 4), (2, 4)]
 
 
 def architecture_of(family: str, groups: int = 3, **changes: object) -> Architecture:
-    return FAMILIES[family](HfConfig(SIZES | {"num_key_value_heads": groups} | changes))
+    return FAMILIES[family](HfConfig(SIZES | OWN.get(family, {}) | {"num_key_value_heads": groups} | changes))
 
 
 @pytest.mark.parametrize(("groups", "tp"), GROUPS_AND_SIZES)

@@ -17,6 +17,8 @@ from megatron.core.transformer.transformer_layer import get_transformer_layer_of
 
 from egrc_mega.policy.model import transformer_config
 
+EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 60}
+
 
 def architecture(heads: int = 12, groups: int = 12, layers: int = 4, family: str = "Qwen2") -> Architecture:
     return architecture_of(
@@ -32,10 +34,8 @@ def architecture(heads: int = 12, groups: int = 12, layers: int = 4, family: str
                 "vocab_size": 41,
                 "max_position_embeddings": 64,
                 "hidden_act": "silu",
-                "num_experts": 6,
-                "num_experts_per_tok": 2,
-                "moe_intermediate_size": 60,
             }
+            | (EXPERTS if family == "Qwen3Moe" else {})
         )
     )
 

@@ -83,6 +83,7 @@ def test_flops_are_those_of_the_textbook() -> None:
 def test_only_chosen_experts_count() -> None:
     fields = PRESETS["deepseek-r1-distill-qwen-1.5b"] | {
         "architectures": ["Qwen3MoeForCausalLM"],
+        "model_type": "qwen3_moe",
         "head_dim": 128,
         "num_experts": 16,
         "moe_intermediate_size": 64,

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from egrc_mega.convert.hf_folder import copy_companions
+from egrc_mega.convert.companions import copy_companions
 from egrc_mega.run_folder import is_held
 from egrc_mega.testing.runs import assert_same_weights, bytes_being_written, events, finish_run, start_run
 from egrc_mega.testing.tiny_model import write_tiny_qwen2

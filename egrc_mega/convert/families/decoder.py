@@ -1,75 +1,53 @@
-"""What the families share: the rules of a pre-norm decoder with grouped queries and SwiGLU, and the reading of sizes.
+"""What the families share beside their rules: the reading of sizes, and what transformers takes for granted."""
 
-Megatron names are those of its sharded checkpoints, which follow Transformer Engine's fused modules whatever the layer
-spec: the norm before a linear layer belongs to that layer.
-"""
-
+from dataclasses import dataclass
 from typing import Any
 
-from egrc_mega.convert.family import Architecture, Kind, Rule
+from egrc_mega.convert.families.rules import HEAD
+from egrc_mega.convert.family import Architecture, Rule
 from egrc_mega.convert.hf_config import HfConfig
+from egrc_mega.convert.known_fields import words
+from egrc_mega.convert.rope import Rope
 
-LAYER = "decoder.layers.{layer}."
-HF_LAYER = "model.layers.{layer}."
-SELF_ATTENTION = LAYER + "self_attention."
-HF_ATTENTION = HF_LAYER + "self_attn."
-HF_MLP = HF_LAYER + "mlp."
+MEGATRON_SCALING = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+"""Fixed in megatron-core's RotaryEmbedding._apply_scaling; only the factor can be chosen."""
+MAX_LAYERS, MAX_EXPERTS = 1000, 200_000
+"""Experts are counted over all layers. Beyond every model; see `hf_config.MAX_SIZE`."""
+SHARED_FIELDS = words(
+    "num_hidden_layers num_attention_heads num_key_value_heads head_dim hidden_size intermediate_size vocab_size "
+    "hidden_act rms_norm_eps tie_word_embeddings rope_theta rope_scaling rope_parameters partial_rotary_factor"
+)
 
-EMBEDDING = Rule("embedding.word_embeddings.weight", {"model.embed_tokens.weight": "vocab hidden"}, Kind.VOCAB)
-FINAL_NORM = Rule("decoder.final_layernorm.weight", {"model.norm.weight": "hidden"}, Kind.REPLICATED)
-HEAD = Rule("output_layer.weight", {"lm_head.weight": "vocab hidden"}, Kind.VOCAB)
 
-ATTENTION = (
-    Rule(
-        SELF_ATTENTION + "linear_qkv.layer_norm_weight",
-        {HF_LAYER + "input_layernorm.weight": "hidden"},
-        Kind.REPLICATED,
-    ),
-    Rule(
-        SELF_ATTENTION + "linear_qkv.weight",
-        {
-            HF_ATTENTION + "q_proj.weight": "query hidden",
-            HF_ATTENTION + "k_proj.weight": "key_value hidden",
-            HF_ATTENTION + "v_proj.weight": "key_value hidden",
-        },
-        Kind.QKV,
-    ),
-    Rule(SELF_ATTENTION + "linear_proj.weight", {HF_ATTENTION + "o_proj.weight": "hidden query"}, Kind.ROW),
-)
-QKV_BIAS = Rule(
-    SELF_ATTENTION + "linear_qkv.bias",
-    {
-        HF_ATTENTION + "q_proj.bias": "query",
-        HF_ATTENTION + "k_proj.bias": "key_value",
-        HF_ATTENTION + "v_proj.bias": "key_value",
-    },
-    Kind.QKV,
-)
-QK_NORM = (
-    Rule(SELF_ATTENTION + "q_layernorm.weight", {HF_ATTENTION + "q_norm.weight": "head_dim"}, Kind.REPLICATED),
-    Rule(SELF_ATTENTION + "k_layernorm.weight", {HF_ATTENTION + "k_norm.weight": "head_dim"}, Kind.REPLICATED),
-)
-MLP = (
-    Rule(
-        LAYER + "mlp.linear_fc1.layer_norm_weight",
-        {HF_LAYER + "post_attention_layernorm.weight": "hidden"},
-        Kind.REPLICATED,
-    ),
-    Rule(
-        LAYER + "mlp.linear_fc1.weight",
-        {HF_MLP + "gate_proj.weight": "ffn hidden", HF_MLP + "up_proj.weight": "ffn hidden"},
-        Kind.GATED,
-    ),
-    Rule(LAYER + "mlp.linear_fc2.weight", {HF_MLP + "down_proj.weight": "hidden ffn"}, Kind.ROW),
-)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """What transformers takes for granted where a config.json of the family is silent, and which fields it knows."""
+
+    model_type: str
+    """The family's name in transformers, which config.json must state."""
+    key_value_heads: int | None
+    """Where `num_key_value_heads` is absent; None: as many as heads."""
+    key_value_heads_may_be_null: bool = True
+    """Null stands for as many as heads; else transformers refuses it."""
+    head_dim: int | None = None
+    """Where it is absent; None: hidden size / heads."""
+    head_dim_may_be_null: bool = False
+    positions: int
+    """`max_position_embeddings` where it is absent."""
+    eos: int | None = None
+    fields: frozenset[str] = frozenset()
+    """What a config.json of the family may hold besides sizes, rope and what is harmless."""
+    hidden_is_shared_by_heads: bool = False
+    """transformers refuses a hidden size that is no multiple of the heads, whatever `head_dim` says."""
 
 
 def decoder(
     config: HfConfig,
+    family: Family,
     rules: tuple[Rule, ...],
     *,
     transformer_fields: dict[str, Any],
-    model_fields: dict[str, Any] | None = None,
+    rope: Rope,
     num_experts: int = 0,
     expert_ffn_size: int = 0,
 ) -> Architecture:
@@ -78,38 +56,41 @@ def decoder(
     Raises:
         ModelError: whatever the family or this function found wrong in config.json.
     """
-    config.require(hidden_act="silu", partial_rotary_factor=1.0)
-    hidden, heads = config.size("hidden_size"), config.size("num_attention_heads")
-    groups = config.size("num_key_value_heads", default=heads)
-    if heads % groups:
-        config.problems.append(f"num_attention_heads is {heads}, no multiple of num_key_value_heads {groups}")
-    if not config.fields.get("head_dim") and hidden % heads:
-        config.problems.append(f"hidden_size is {hidden}, no multiple of num_attention_heads {heads}")
-    head_dim = config.size("head_dim", default=max(1, hidden // heads))
-    layers, ffn = config.size("num_hidden_layers"), config.size("intermediate_size")
-    vocab, positions = config.size("vocab_size"), config.size("max_position_embeddings")
-    tied = bool(config.fields.get("tie_word_embeddings", False))
+    if config.fields.get("model_type", family.model_type) != family.model_type:
+        config.problems.append(
+            f"model_type is {config.fields['model_type']!r:.50}, but architectures says {family.model_type!r}"
+        )
+    config.require(hidden_act="silu")
+    heads, groups, head_dim = _heads(config, family)
+    sizes = {name: config.size(name) for name in ("hidden_size", "intermediate_size", "vocab_size")}
+    layers = config.size("num_hidden_layers", most=MAX_LAYERS)
+    if layers * num_experts > MAX_EXPERTS:
+        config.problems.append(f"{layers} layers of {num_experts} experts are more than {MAX_EXPERTS} experts")
+    positions = config.size("max_position_embeddings", default=family.positions, most=2**31)
+    tied, eps = config.flag("tie_word_embeddings", default=False), config.positive("rms_norm_eps", default=1e-6)
+    eos, dtype = config.token_ids("eos_token_id", family.eos), config.dtype()
+    config.check_fields({*SHARED_FIELDS, *family.fields})
     config.check()
     return Architecture(
         rules=rules if tied else (*rules, HEAD),
         num_layers=layers,
-        hidden_size=hidden,
-        ffn_size=ffn,
+        hidden_size=sizes["hidden_size"],
+        ffn_size=sizes["intermediate_size"],
         num_heads=heads,
         num_query_groups=groups,
         head_dim=head_dim,
-        vocab_size=vocab,
+        vocab_size=sizes["vocab_size"],
         num_experts=num_experts,
         expert_ffn_size=expert_ffn_size,
         tied=tied,
         transformer_fields={
             "num_layers": layers,
-            "hidden_size": hidden,
-            "ffn_hidden_size": ffn,
+            "hidden_size": sizes["hidden_size"],
+            "ffn_hidden_size": sizes["intermediate_size"],
             "num_attention_heads": heads,
             "num_query_groups": groups,
             "kv_channels": head_dim,
-            "layernorm_epsilon": config.fields.get("rms_norm_eps", 1e-6),
+            "layernorm_epsilon": eps,
             "normalization": "RMSNorm",
             "gated_linear_unit": True,
             "add_bias_linear": False,
@@ -118,8 +99,39 @@ def decoder(
         model_fields={
             "max_sequence_length": positions,
             "share_embeddings_and_output_weights": tied,
-            "rotary_base": config.rope["rope_theta"],
-            **(model_fields or {}),
+            "rotary_base": rope.theta,
+            **_scaling(config, rope),
         },
-        dtype=config.fields.get("dtype") or config.fields.get("torch_dtype"),
+        dtype=dtype,
+        eos_token_ids=eos,
+        record=config.record,
     )
+
+
+def _heads(config: HfConfig, family: Family) -> tuple[int, int, int]:
+    """(heads, query groups, head size)."""
+    hidden, heads = config.size("hidden_size"), config.size("num_attention_heads")
+    null = heads if family.key_value_heads_may_be_null else None
+    groups = config.size("num_key_value_heads", default=family.key_value_heads or heads, null=null)
+    share = max(1, hidden // heads)
+    has_own = family.head_dim or config.fields.get("head_dim")
+    if hidden % heads and (family.hidden_is_shared_by_heads or not has_own):
+        config.problems.append(f"hidden_size is {hidden}, no multiple of num_attention_heads {heads}")
+    null = share if family.head_dim_may_be_null else None
+    head_dim = config.size("head_dim", default=family.head_dim or share, null=null)
+    if heads % groups:
+        config.problems.append(f"num_attention_heads is {heads}, no multiple of num_key_value_heads {groups}")
+    if head_dim % 2 and not config.problems:
+        config.problems.append(f"head_dim is {head_dim}, rope needs an even one")
+    return heads, groups, head_dim
+
+
+def _scaling(config: HfConfig, rope: Rope) -> dict[str, Any]:
+    """GPTModel's arguments for rope that is scaled as Llama 3 does it."""
+    if rope.type == "default":
+        return {}
+    for name, value in MEGATRON_SCALING.items():
+        if rope.scaling[name] != value:
+            config.problems.append(f"rope's {name} is {rope.scaling[name]}, megatron-core has only {value}")
+    config.check()
+    return {"rope_scaling": True, "rope_scaling_factor": float(rope.scaling["factor"])}

@@ -1,14 +1,21 @@
-"""Llama 3.x and DeepSeek-R1-Distill-Llama: no bias, plain rope or Llama 3's own scaling of it."""
+"""Llama 3.x, DeepSeek-R1-Distill-Llama, SmolLM2: no bias, plain rope or Llama 3's own scaling of it."""
 
-from typing import Any
-
-from egrc_mega.convert.families.decoder import ATTENTION, EMBEDDING, FINAL_NORM, MLP, decoder
+from egrc_mega.convert.families.decoder import Family, decoder
+from egrc_mega.convert.families.rules import ATTENTION, EMBEDDING, FINAL_NORM, MLP
 from egrc_mega.convert.family import Architecture
 from egrc_mega.convert.hf_config import HfConfig
+from egrc_mega.convert.rope import read_rope
 
 RULES = (EMBEDDING, *ATTENTION, *MLP, FINAL_NORM)
-MEGATRON_SCALING = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-"""Fixed in megatron-core's RotaryEmbedding._apply_scaling; only the factor can be chosen."""
+FAMILY = Family(
+    model_type="llama",
+    key_value_heads=None,
+    head_dim_may_be_null=True,
+    positions=2048,
+    eos=2,
+    fields=frozenset({"attention_bias", "mlp_bias", "pretraining_tp"}),
+    hidden_is_shared_by_heads=True,
+)
 
 
 def llama(config: HfConfig) -> Architecture:
@@ -17,16 +24,6 @@ def llama(config: HfConfig) -> Architecture:
     Raises:
         ModelError: a size is missing, a linear layer has a bias, or megatron-core has no such rope scaling.
     """
-    config.require(attention_bias=False, mlp_bias=False, pretraining_tp=1)
-    return decoder(config, RULES, transformer_fields={}, model_fields=_rope_scaling(config))
-
-
-def _rope_scaling(config: HfConfig) -> dict[str, Any]:
-    rope = config.rope
-    if rope["rope_type"] != "llama3":
-        config.require_plain_rope()
-        return {}
-    for name, value in MEGATRON_SCALING.items():
-        if rope.get(name) != value:
-            config.problems.append(f"rope's {name} is {rope.get(name)}, megatron-core has only {value}")
-    return {"rope_scaling": True, "rope_scaling_factor": float(rope.get("factor", 8.0))}
+    config.require(attention_bias=False, mlp_bias=False, pretraining_tp=1, may_be_null=("pretraining_tp",))
+    rope = read_rope(config, ("default", "llama3"))
+    return decoder(config, FAMILY, RULES, transformer_fields={}, rope=rope)

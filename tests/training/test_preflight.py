@@ -1,0 +1,98 @@
+"""What megatron would refuse later is refused before anything starts, and the export is what was measured."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from egrc_mega.config.load import load_config
+from egrc_mega.convert.families.registry import read_architecture
+from egrc_mega.convert.hf_folder import HfReader
+from egrc_mega.errors import ConfigError, EgrcError, ModelError
+from egrc_mega.testing.tiny_model import write_tiny_model
+from egrc_mega.training import preflight as module
+from egrc_mega.training.lead import Lead
+from egrc_mega.training.preflight import preflight
+
+
+def check(root: Path, model: Path, *overrides: str, ranks: int = 1) -> None:
+    config = load_config([root / "configs/quickstart.yaml"], [f"model.path={model}", *overrides]).config
+    preflight(config, ranks, ranks)
+
+
+@pytest.fixture
+def experts(tmp_path: Path) -> Path:
+    return write_tiny_model("Qwen3Moe", tmp_path / "moe")
+
+
+def test_experts_on_tensor_parallel_ranks_are_refused_where_megatron_would_refuse_to_train_them(
+    root: Path, experts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = "megatron.tensor_model_parallel_size=2"
+    with pytest.raises(ConfigError, match=r"megatron\.sequence_parallel: false, but at tensor_model_parallel_size 2"):
+        check(root, experts, two, ranks=2)
+    with pytest.raises(ConfigError, match="which gloo cannot gather"):
+        check(root, experts, two, "megatron.sequence_parallel=true", ranks=2)
+    check(root, experts, "megatron.expert_model_parallel_size=2", ranks=2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(module, "_megatrons_own_problem", lambda *_: ())
+    check(root, experts, two, "megatron.sequence_parallel=true", ranks=2)
+
+
+def test_what_megatrons_own_configuration_refuses_is_refused_in_one_line(
+    root: Path, experts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from egrc_mega.policy import model
+
+    real = model.TransformerConfig
+
+    def strict(**fields: Any) -> Any:
+        return real(**fields | {"moe_router_topk": 3, "moe_router_group_topk": 2, "moe_router_num_groups": 3})
+
+    monkeypatch.setattr(model, "TransformerConfig", strict)
+    with pytest.raises(ConfigError, match=r"megatron\.\*: megatron-core refuses the layout: \w+") as error:
+        check(root, experts)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_that_cannot_be_copied_or_read_is_refused_before_a_run_starts(root: Path, tmp_path: Path) -> None:
+    folder = write_tiny_model("Qwen2", tmp_path / "model")
+    (folder / "README.md").symlink_to("/etc/hostname")
+    (folder / "model-00001-of-00002.safetensors").write_bytes(b"")
+    with pytest.raises(EgrcError, match="a link out of the folder"):
+        check(root, folder)
+    (folder / "README.md").unlink()
+    with pytest.raises(ModelError, match=r"model-00001-of-00002\.safetensors and model\.safetensors"):
+        check(root, folder)
+
+
+def exported(tmp_path: Path, stated: str, dtype: torch.dtype) -> tuple[Path, list[str]]:
+    source = write_tiny_model("Qwen2", tmp_path / "model")
+    fields = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(fields | {"dtype": stated}))
+    architecture, reader = read_architecture(source), HfReader(source)
+    tensors = ((name, reader.tensor(name).to(dtype)) for name, _shape in architecture.hf_shapes())
+    lead, said = object.__new__(Lead), []
+    lead.folder = SimpleNamespace(export=tmp_path / "export")  # type: ignore[assignment]
+    lead.printer = SimpleNamespace(note=said.append)  # type: ignore[assignment]
+    lead.events = SimpleNamespace(write=lambda *_, **__: None)  # type: ignore[assignment]
+    lead.export(tensors, SimpleNamespace(architecture=architecture, companions=source, dtype=dtype), 1)  # type: ignore[arg-type]
+    return tmp_path / "export", said
+
+
+@pytest.mark.parametrize("stated", ["float16", "bfloat16"])
+def test_the_exported_folder_is_what_was_measured_and_another_dtype_is_said(stated: str, tmp_path: Path) -> None:
+    folder, said = exported(tmp_path, stated, torch.float32)
+    before = load_file(tmp_path / "model/model.safetensors")
+    assert all(torch.equal(before[name], tensor) for name, tensor in load_file(folder / "model.safetensors").items())
+    assert read_architecture(folder).dtype == "float32"
+    assert len(said) == 1
+    assert f"is in float32, as it was measured; the model came in {stated}" in said[0]
+
+
+def test_an_export_in_the_models_own_dtype_says_nothing(tmp_path: Path) -> None:
+    assert exported(tmp_path, "float32", torch.float32)[1] == []
