@@ -82,6 +82,11 @@ class Method(Generic[C, S]):
         """More fields for the step's record."""
         return {}
 
+    def remember(self, view: View, groups: Sequence[Group]) -> S:
+        """The state after a step's groups have been seen, from the state before; `after_step` is given what it says."""
+        state: S = view.state
+        return state
+
     def after_step(self, view: View, record: Mapping[str, Any]) -> S:
         """The state after a step, from the state before it and the step's record."""
         state: S = view.state
