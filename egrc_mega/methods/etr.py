@@ -55,10 +55,9 @@ class Etr(Comparing[EtrSection, NoState]):
 
     def worth(self, samples: Sequence[Sample], view: View) -> Sequence[Mapping[str, float]]:
         """Accuracy, and the trend of right responses."""
-        section = self.section
+        weight, wrong = self.section.weight, self.section.wrong
         return [
-            {"answer": 1.0, "trend": section.weight * self._trend(s)} if s.right else {"answer": section.wrong}
-            for s in samples
+            {"answer": 1.0 if s.right else wrong, "trend": weight * self._trend(s) if s.right else 0.0} for s in samples
         ]
 
     def _trend(self, sample: Sample) -> float:
