@@ -50,6 +50,7 @@ class Method(Generic[C, S]):
     """Where the method comes from: paper and section, or the authors' code."""
 
     def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         if "Config" in cls.__dict__:
             if cls.credit is Method.credit:
                 name = f"{cls.__module__}.{cls.__qualname__}"

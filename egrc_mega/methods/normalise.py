@@ -79,6 +79,16 @@ def within_groups(groups: Sequence[Group], terms: GroupTerms, normalise: Normali
     return [_credits(group.samples, terms, normalise) for group in groups]
 
 
+def each_sample(
+    groups: Sequence[Group], rows: Sequence[Sequence[Credit]], change: Callable[[Credit, Sample], Credit]
+) -> list[list[Credit]]:
+    """Every credit, changed with a look at its sample."""
+    return [
+        [change(credit, sample) for credit, sample in zip(row, group.samples, strict=True)]
+        for row, group in zip(rows, groups, strict=True)
+    ]
+
+
 def _one_by_one(terms: Terms) -> GroupTerms:
     return lambda samples: [terms(sample) for sample in samples]
 
