@@ -50,6 +50,7 @@ class Method(Generic[C, S]):
     """Where the method comes from: paper and section, or the authors' code."""
 
     def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         if "Config" in cls.__dict__:
             if cls.credit is Method.credit:
                 name = f"{cls.__module__}.{cls.__qualname__}"
@@ -81,6 +82,11 @@ class Method(Generic[C, S]):
     def metrics(self, groups: Sequence[Group], credits: Sequence[Sequence[Credit]], view: View) -> Mapping[str, float]:
         """More fields for the step's record."""
         return {}
+
+    def remember(self, view: View, groups: Sequence[Group]) -> S:
+        """The state after a step's groups have been seen, from the state before; `after_step` is given what it says."""
+        state: S = view.state
+        return state
 
     def after_step(self, view: View, record: Mapping[str, Any]) -> S:
         """The state after a step, from the state before it and the step's record."""

@@ -15,6 +15,8 @@ from egrc_mega.types import Grade, Group, Sample
 Normaliser = Callable[[Sequence[float]], Sequence[float]]
 Terms = Callable[[Sample], Mapping[str, float]]
 """The named parts of a sample's reward; the reward is their sum."""
+GroupTerms = Callable[[Sequence[Sample]], Sequence[Mapping[str, float]]]
+"""The same for samples whose rewards depend on each other: of each of the graded samples of a group, in order."""
 Normalisation = Literal["std", "mean_only"]
 """What is done to rewards within a group."""
 
@@ -63,25 +65,44 @@ def leave_one_out(rewards: Sequence[float]) -> Sequence[float]:
 
 def over_groups(groups: Sequence[Group], terms: Terms, normalise: Normaliser) -> list[list[Credit]]:
     """Credits of every group, normalised within the group."""
-    return [_credits(group.samples, terms, normalise) for group in groups]
+    return within_groups(groups, _one_by_one(terms), normalise)
 
 
 def over_batch(groups: Sequence[Group], terms: Terms, normalise: Normaliser) -> list[list[Credit]]:
     """Credits of every group, normalised over all samples of the batch."""
-    flat = iter(_credits([sample for group in groups for sample in group.samples], terms, normalise))
+    flat = iter(_credits([s for group in groups for s in group.samples], _one_by_one(terms), normalise))
     return [[next(flat) for _sample in group.samples] for group in groups]
 
 
-def _credits(samples: Sequence[Sample], terms: Terms, normalise: Normaliser) -> list[Credit]:
+def within_groups(groups: Sequence[Group], terms: GroupTerms, normalise: Normaliser) -> list[list[Credit]]:
+    """Credits of every group whose rewards depend on each other, normalised within the group."""
+    return [_credits(group.samples, terms, normalise) for group in groups]
+
+
+def each_sample(
+    groups: Sequence[Group], rows: Sequence[Sequence[Credit]], change: Callable[[Credit, Sample], Credit]
+) -> list[list[Credit]]:
+    """Every credit, changed with a look at its sample."""
+    return [
+        [change(credit, sample) for credit, sample in zip(row, group.samples, strict=True)]
+        for row, group in zip(rows, groups, strict=True)
+    ]
+
+
+def _one_by_one(terms: Terms) -> GroupTerms:
+    return lambda samples: [terms(sample) for sample in samples]
+
+
+def _credits(samples: Sequence[Sample], terms: GroupTerms, normalise: Normaliser) -> list[Credit]:
     """A credit whose advantage is 0 moves nothing: it is dropped, and its reward still counts in the record."""
-    parts = [terms(sample) if sample.grade is not Grade.UNGRADED else None for sample in samples]
-    judged = [_with_reward(part) for part in parts if part is not None]
+    graded = [sample for sample in samples if sample.grade is not Grade.UNGRADED]
+    judged = [_with_reward(parts) for parts in terms(graded)] if graded else []
     advantages = normalise([credit.reward or 0.0 for credit in judged]) if judged else []
     taught = iter(
         replace(credit, advantage=advantage, kept=advantage != 0.0)
         for credit, advantage in zip(judged, advantages, strict=True)
     )
-    return [DROPPED if part is None else next(taught) for part in parts]
+    return [DROPPED if sample.grade is Grade.UNGRADED else next(taught) for sample in samples]
 
 
 def _with_reward(terms: Mapping[str, float]) -> Credit:

@@ -70,6 +70,17 @@ def make_group(samples: Sequence[Sample]) -> Group:
     return Group(problem=samples[0].problem, samples=tuple(samples))
 
 
+def make_lettered(responses: str, problem: Problem = PROBLEM) -> Group:
+    """A group from letters and lengths: `R200 W30 U9 T800` is right, wrong, ungraded, and right but cut off."""
+    return make_group([_lettered(word[0], int(word[1:]), problem) for word in responses.split()])
+
+
+def _lettered(letter: str, length: int, problem: Problem) -> Sample:
+    grade = {"R": Grade.RIGHT, "T": Grade.RIGHT, "W": Grade.WRONG, "U": Grade.UNGRADED}[letter]
+    finish = FinishReason.LENGTH if letter == "T" else FinishReason.STOP
+    return make_sample(range(length), grade=grade, well_formed=letter != "T", finish=finish, problem=problem)
+
+
 def view_of(method: Method[Any, Any], step: int = 0) -> View:
     """The view of a stage that has just begun, or of a later step with the state of the begin."""
     return View(step=step, state=method.State(), seed=1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -184,7 +185,8 @@ class Run:
             total_steps = before.step + steps_left_at_most(before, stages)
             record = lead.record(turn, update, costs, total_steps)
             progress, switch = advance(before, stages, record)
-            own = turn.method.after_step(turn.view, record).model_dump(mode="json")
+            view = replace(turn.view, state=turn.method.remember(turn.view, lead.lesson.groups))
+            own = turn.method.after_step(view, record).model_dump(mode="json")
             has_begun = switch is None or switch.opens is None
             moved = {"progress": progress, "method": own if has_begun else None}
             if switch:
