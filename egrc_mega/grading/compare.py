@@ -6,7 +6,7 @@ from fractions import Fraction
 from zlib import crc32
 
 from egrc_mega.grading.evaluate import Evaluation, Number, TooBig, Undefined, inexact, mp
-from egrc_mega.grading.syntax import Node
+from egrc_mega.grading.tree import Node, symbols_of
 
 CLOSE = mp.mpf(10) ** -40
 """Relative difference of equal numbers."""
@@ -24,17 +24,6 @@ class Reading:
 
     degree: Number = Fraction(1)
     log_base: int | None = None
-
-
-def symbols_of(*trees: Node) -> set[str]:
-    """Names that have no value of their own; the variable of a sum is none."""
-    found: set[str] = set()
-    for tree in trees:
-        if tree.kind == "symbol":
-            found.add(str(tree.value))
-        inner = symbols_of(*tree.parts)
-        found |= inner - {str(tree.value)} if tree.kind in ("sum", "product") else inner
-    return found
 
 
 def calls_of(tree: Node) -> set[str]:

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from egrc_mega.grading.extract import last_box
 from egrc_mega.grading.kinds import NUMERIC, AnswerType, Gold, GoldError
-from egrc_mega.grading.markup import compact, plain
+from egrc_mega.grading.markup import compact, plain, without_domain
 from egrc_mega.grading.profiles import Profile, profile_called
 from egrc_mega.grading.recognise import forced, typed
 from egrc_mega.grading.units import split_unit
@@ -90,7 +90,7 @@ def _understood(text: str, hints: Hints, profile: Profile) -> Gold:
         text = text.rpartition("####")[2]
     if "boxed" in text or "fbox" in text:
         text = last_box(text) or text
-    shown = plain(text)
+    shown = without_domain(plain(text))
     if re.search(r"(?<!\\)\$\s*[A-Za-z]{3,}[^$]*$", text) and len(re.findall(r"(?<!\\)\$", text)) % 2:
         raise GoldError(f"words follow a dollar sign that closes nothing: {text!r:.80}")
     if not compact(shown) or not re.search(r"[0-9A-Za-z]", shown):

@@ -5,15 +5,16 @@ must be evaluated the whole pair goes to a grading process (`judge`), which may 
 """
 
 from egrc_mega.grading.climb import Climb, NeedsChild, Refused, Rule
+from egrc_mega.grading.extract import last_box
 from egrc_mega.grading.gold import AnswerType, Gold, GoldError, understand
-from egrc_mega.grading.markup import compact, plain
+from egrc_mega.grading.markup import compact, plain, without_domain
 from egrc_mega.grading.parts import listed, matrix, ordered, ratio
 from egrc_mega.grading.profiles import profile_called
 from egrc_mega.grading.relations import equation, real_set
 from egrc_mega.grading.scalars import scalar
 from egrc_mega.grading.structure import split_name
 from egrc_mega.grading.verdicts import Reason
-from egrc_mega.grading.words import base_numeral, choice_of, clock_time, words_of
+from egrc_mega.grading.words import base_numeral, choice_of, clock_time, means_nothing, words_of
 from egrc_mega.types import NO_HINTS, Grade, Hints, Verdict
 
 MAX_CHARACTERS = 1000
@@ -50,7 +51,7 @@ def climbed(answer: str, gold: str, hints: Hints, *, may_evaluate: bool) -> tupl
     reason = _refusal_at_once(answer)
     if reason is not None:
         return Verdict(grade=Grade.WRONG, reason=reason), climb.steps
-    shown = plain(answer)
+    shown = without_domain(plain((last_box(answer) if "box" in answer else None) or answer))
     climb.steps.append(f"answer: {shown}")
     try:
         is_right = climb.tries(understood, shown)
@@ -66,6 +67,8 @@ def _refusal_at_once(answer: str) -> Reason | None:
 
 
 def _words(climb: Climb, gold: Gold, shown: str) -> bool:
+    if means_nothing(gold.plain) and means_nothing(shown):
+        return climb.decided(Reason.WORDS, True)
     name, value = split_name(shown)
     is_named = name is not None and climb.names_agree(gold, name)
     return climb.decided(Reason.WORDS, words_of(value if is_named else shown) == words_of(gold.plain))

@@ -15,7 +15,7 @@ _WRAPPER = re.compile(
 )
 _OLD_FONT = re.compile(r"\{\s*\\(?:rm|bf|it|sf|tt)\s+([^{}\\]*)\}")
 _INVISIBLE = re.compile(
-    r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|rm|bf|it|sf|tt|boldmath|strut"
+    r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|rm|bf|it|sf|tt|boldmath|strut|tiny|small|large|Large|LARGE|huge|Huge|normalsize|footnotesize|bfseries|centering"
     r"|mathstrut|nonumber|notag|allowbreak|relax|label\{[^{}]*\}|tag\{[^{}]*\})(?![A-Za-z])\s?"
 )
 _PHANTOM = re.compile(r"\\[hv]?phantom\s*(?:\{[^{}]*\}|[^\\{}])")
@@ -45,6 +45,9 @@ _NAMES = {
 }  # fmt: skip
 _NAME = re.compile(r"\\([A-Za-z]+)")
 _DEGREE = re.compile(r"(?:\{\})?\^\s*(?:\{\s*\\degree\s*\}|\\degree(?![A-Za-z])|\{\s*[oO]\s*\})")
+_UNIT_FRACTION = re.compile(
+    r"\\frac\s*\{\s*(\\text\s*\{[^{}]*\}(?:\^\{?\d\}?)?)\s*\}\s*\{\s*(\\text\s*\{[^{}]*\}(?:\^\{?\d\}?)?)\s*\}"
+)
 _PRIMES = re.compile(r"\^\s*\{\s*('(?:\s*')*)\s*\}|\^\s*(')")
 _WORD_IN_TEXT = re.compile(r"\\(?:text|mbox|textrm|textnormal)\s*\{\s*(,?\s*(?:and|or|&)\s*,?|,|;)\s*\}", re.IGNORECASE)
 _BARE_AND = re.compile(r"(?<![A-Za-z\\{])(and|or)(?![A-Za-z}])", re.IGNORECASE)
@@ -64,11 +67,18 @@ def plain(text: str) -> str:
     Words stay in `\\text{...}`; "and" and "or" between answers become `\\and` and `\\or`. Spaces that separate stay.
     """
     text = in_ascii(text).replace("\n", " ").replace("\t", " ")
-    if "\\" in text or "{" in text:
+    if "\\" in text or "{" in text or "~" in text:
         text = _latex(text)
     text = text.replace("$", "")
+    text = text.replace(">=", "\\geq ").replace("<=", "\\leq ").replace(" !=", " \\neq ").replace("==", "=")
     text = _BARE_AND.sub(lambda found: f" \\{found[1].lower()} ", text) if _is_list_of_values(text) else text
     return _trimmed(" ".join(text.split()))
+
+
+def without_domain(text: str) -> str:
+    """A plain text without `k \\in \\mathbb{Z}` at its end, which only says that a letter counts."""
+    shorter = _DOMAIN.sub("", text).strip()
+    return shorter or text
 
 
 def compact(text: str) -> str:
@@ -87,6 +97,7 @@ def _latex(text: str) -> str:
     text = _unwrapped(_WORD_IN_TEXT.sub(_conjunction, text))
     text = _NAME.sub(_renamed, text).replace("\\%", "%").replace("\\&", "&").replace("\\#", "#").replace("\\_", "_")
     text = _PRIMES.sub(lambda found: re.sub(r"\s", "", found[1] or found[2]), text)
+    text = _UNIT_FRACTION.sub(r" \1/\2", text)
     text = _DEGREE.sub(lambda _: "\\degree ", text)
     text = re.sub(r"\\\{\s*\\\}", r"\\emptyset ", text)
     text = re.sub(r"([+])\s*\\infty", r"\\infty", text)
@@ -178,6 +189,14 @@ def _edited(text: str, edits: list[tuple[int, int, str]]) -> str:
     return "".join(pieces) + text[at:]
 
 
+_ANNOUNCED = re.compile(
+    r"^(?:\\text\{\s*)?(?:the\s+)?(?:final\s+)?answer(?:\s+is)?\s*:?\s*(?:\}|(?<=[:s])\s+|(?<=:))\s*(?=.)",
+    re.IGNORECASE,
+)
+"""`The answer is` before an answer says nothing; `the answer is not` does."""
+_DOMAIN = re.compile(
+    r"(?:[,;]|\\text\{[^{}]*\}|\s)*\(?(?<![A-Za-z\\])([a-zA-Z])\s*\\in\s*\\mathbb\{[ZN]\}(?:\^\+|\^\{\+\}|_\+)?\)?\s*$"
+)
 _QUOTES = re.compile(r'^(?:\*\*(.*)\*\*|`(.*)`|"(.*)")$')
 
 
@@ -192,6 +211,7 @@ def _trimmed(text: str) -> str:
             text = next(part for part in found.groups() if part is not None)
         if text.endswith((".", ",", ";", ":")) and not text.endswith(("..", "\\,", "\\;", "\\:")):
             text = text[:-1]
+        text = _ANNOUNCED.sub("", text)
         if text.startswith("{") and brace_pairs(text).get(0) == len(text) - 1 and "," not in text:
             text = text[1:-1]
         if found := re.fullmatch(r"\\text\{([^{}\\]*)\}", text):

@@ -10,6 +10,9 @@ MAX_DIGITS = 1000
 MAX_EXPONENT = 999
 _NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)"
 _GROUPED = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+_SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_SCALED = re.compile(rf"([\d.,]+) ?(?:\\text\{{ ?)?({'|'.join(_SCALES)}) ?\}}?", re.IGNORECASE)
+_SPACED = re.compile(r"[-+]?\d{1,3}(?: \d{3})+(?:\.\d+)?")
 _DECIMAL = re.compile(_NUMBER)
 _REPEATING = re.compile(
     r"(\d*)\.(\d*)(?:\\overline\{(\d+)\}|\\bar\{(\d+)\}|((?:\\dot\{?\d\}?\d*)+)|\((\d+)\))(?:\\ldots)?"
@@ -33,6 +36,8 @@ def numeral(text: str) -> Fraction | None:
     """
     if ", " in text:
         return None  # a list: thousands are grouped without spaces
+    if _SPACED.fullmatch(text.strip()):
+        text = text.replace(" ", "")
     text = _bare(compact(text))
     sign = 1
     if text[:1] in ("+", "-"):
@@ -57,11 +62,18 @@ def _unsigned(text: str) -> Fraction | None:
         return Fraction(text.removesuffix("."))
     if _GROUPED.fullmatch(text):
         return Fraction(text.replace(",", ""))
-    for spelling in (_scientific, _fraction, _repeating, _mixed):
+    for spelling in (_scaled, _scientific, _fraction, _repeating, _mixed):
         value = spelling(text)
         if value is not None:
             return value
     return None
+
+
+def _scaled(text: str) -> Fraction | None:
+    """`2.5 million`."""
+    found = _SCALED.fullmatch(text)
+    value = _unsigned(found[1].strip()) if found else None
+    return None if found is None or value is None else value * 10 ** _SCALES[found[2].lower()]
 
 
 def _scientific(text: str) -> Fraction | None:

@@ -70,7 +70,7 @@ def ordered(climb: Climb, gold: Gold, shown: str) -> bool:
 
 
 def _is_relation(shown: str) -> bool:
-    return any(sign in shown for sign in ORDERS) or "\\cup" in shown
+    return any(sign in shown for sign in ORDERS) or "\\cup" in shown or shown[:1] == "]" or shown[-1:] == "["
 
 
 def _tuple_parts(gold: Gold, text: str) -> list[str]:

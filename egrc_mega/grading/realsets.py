@@ -19,7 +19,7 @@ _MIRROR = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "!=": "!=", "=": "="}
 _VARIABLE = re.compile(
     r"(?:[A-Za-z]|\\(?:alpha|beta|gamma|theta|lambda|mu|omega|phi|rho|sigma|tau|xi))(?:_(?:\w|\{\w+\}))?"
 )
-_UNICODE_FREE = frozenset({"\\cup"})
+_UNIONS = frozenset({"\\cup"})
 
 
 class NotASet(ValueError):
@@ -79,6 +79,8 @@ def read_set(text: str) -> RealSet:
     text = text.strip()
     if not text or len(text) > 1000:
         raise NotASet
+    if re.fullmatch(r"[\[\](][^\[\]()]*,[^\[\]()]*[\[\])]", text):  # `]0,1[` is (0,1)
+        text = text[0].replace("]", "(") + text[1:-1] + text[-1].replace("[", ")")
     for reader in (_union, _difference, _relations, _named_set, _brackets):
         found = reader(text)
         if found is not None:
@@ -87,13 +89,21 @@ def read_set(text: str) -> RealSet:
 
 
 def _union(text: str) -> RealSet | None:
-    parts = [part for _sign, part in pieces(text, _UNICODE_FREE)]
+    parts = [part for _sign, part in pieces(text, _UNIONS)]
+    members = [part for _sign, part in pieces(text, frozenset({"\\or", "\\and", ","})) if part]
+    if len(parts) == 1 and len(members) > 1 and all(_is_interval(member) for member in members):
+        parts = members
     if len(parts) > 1:
         variable, first = _membership(parts[0])
         sets = [read_set(part) for part in (first, *parts[1:])]
         return RealSet("union", tuple(sets), variable=variable)
     meets = [part for _sign, part in pieces(text, frozenset({"\\cap"}))]
     return RealSet("meet", tuple(map(read_set, meets))) if len(meets) > 1 else None
+
+
+def _is_interval(text: str) -> bool:
+    inner = bracketed(text)
+    return inner is not None and inner.opening in ("(", "[") and "," in inner.inner
 
 
 def _membership(text: str) -> tuple[str | None, str]:
@@ -145,12 +155,31 @@ def _one_relation(text: str) -> RealSet:
     if not all(sides) or any(sign not in _MIRROR for sign in signs):
         raise NotASet
     if len(sides) == 2:
-        return _half_line(sides[0], signs[0], sides[1])
+        within = _absolute(sides[0], signs[0], sides[1]) or _absolute(sides[1], _MIRROR[signs[0]], sides[0])
+        return within or _half_line(sides[0], signs[0], sides[1])
     if len(sides) == 3 and _is_variable(sides[1]):
         left = _half_line(sides[1], _MIRROR[signs[0]], sides[0])
         right = _half_line(sides[1], signs[1], sides[2])
         return RealSet("meet", (left, right), variable=sides[1])
     raise NotASet
+
+
+_ABSOLUTE = re.compile(r"(?:\||\\lvert )\s*([A-Za-z])\s*(?:([-+])\s*([^|\\]+?))?\s*(?:\||\\rvert)")
+
+
+def _absolute(left: str, sign: str, right: str) -> RealSet | None:
+    """`|x - a| < r` and its like."""
+    found = _ABSOLUTE.fullmatch(left.strip())
+    if not found or sign not in ("<", "<=", ">", ">=") or _mentions(right, found[1]):
+        return None
+    name, minus, shift = found.groups()
+    centre = "0" if shift is None else shift if minus == "-" else f"-({shift})"
+    low, high, has_end = f"{centre}-({right})", f"{centre}+({right})", sign in ("<=", ">=")
+    if sign in ("<", "<="):
+        return RealSet("piece", ends=(low, has_end, high, has_end), variable=name)
+    below = RealSet("piece", ends=(MINUS, False, low, has_end), variable=name)
+    above = RealSet("piece", ends=(high, has_end, PLUS, False), variable=name)
+    return RealSet("union", (below, above), variable=name)
 
 
 def _half_line(left: str, sign: str, right: str) -> RealSet:

@@ -23,6 +23,7 @@ from egrc_mega.grading.structure import (
     without_pm,
 )
 from egrc_mega.grading.syntax import Node, SyntaxRefusal, parse_expression
+from egrc_mega.grading.tree import symbols_of
 from egrc_mega.grading.units import split_unit
 from egrc_mega.grading.words import base_numeral, clock_time, is_words, words_of
 
@@ -146,18 +147,13 @@ def _named(shown: str) -> Gold | None:
         return None
     gold = typed(value)
     # a value that speaks of its own name is an equation: y = x y + 1
-    if re.fullmatch(r"[A-Za-z]", name) and gold.tree is not None and name in _symbols(gold.tree):
+    if re.fullmatch(r"[A-Za-z]", name) and gold.tree is not None and name in symbols_of(gold.tree):
         return None
     if gold.type == AnswerType.TUPLE and name.startswith("("):
         names = [compact(part) for _sign, part in pieces(name[1:-1], frozenset({","}))]
         if len(names) == len(gold.parts):
             return replace(gold, parts=tuple(replace(p, name=n) for n, p in zip(names, gold.parts, strict=True)))
     return replace(gold, text=shown, name=name)
-
-
-def _symbols(tree: Node) -> set[str]:
-    own = {str(tree.value)} if tree.kind == "symbol" else set()
-    return own.union(*map(_symbols, tree.parts)) if tree.parts else own
 
 
 def _interval(shown: str) -> Gold | None:
@@ -231,7 +227,7 @@ def _expression(shown: str) -> Gold:
     if is_beyond(formula):
         return Gold(text=shown, plain=formula, type=AnswerType.EXPRESSION, unit=unit)
     tree = _tree(formula)
-    has_symbols = bool(_symbols(tree))
+    has_symbols = bool(symbols_of(tree))
     kind = AnswerType.EXPRESSION if has_symbols else AnswerType.CLOSED_FORM
     if unit == "%" and not has_symbols:
         raise GoldError(f"a percentage that is no numeral: {shown!r:.80}")

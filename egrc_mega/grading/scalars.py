@@ -10,9 +10,11 @@ from egrc_mega.grading.mathverify import are_equal as are_equal_to_math_verify
 from egrc_mega.grading.mathverify import is_beyond
 from egrc_mega.grading.numerals import decimals_of, numeral, rounds_to
 from egrc_mega.grading.structure import EQUALS, bracketed, is_name, list_parts, pieces, without_pm
-from egrc_mega.grading.syntax import Node
+from egrc_mega.grading.syntax import Node, SyntaxRefusal, parse_expression
+from egrc_mega.grading.tree import symbols_of
 from egrc_mega.grading.units import split_unit, units_agree
 from egrc_mega.grading.verdicts import Reason
+from egrc_mega.grading.words import base_numeral, number_word
 
 EXACT_BELOW = 100
 """Integers below are counted, not measured: no tolerance."""
@@ -26,12 +28,13 @@ def scalar(climb: Climb, gold: Gold, shown: str) -> bool:
     sides = pieces(shown, EQUALS)
     if len(sides) > 1 and not sides[0][1]:
         sides = sides[1:]  # `= 5`, `\approx 5`
+    whole = sides
     if len(sides) > 1:
         name, sides = _without_name(sides)
         if name is None and gold.name is not None and gold.tree is not None:
             return _is_equation_of(climb, gold, sides)
         if not climb.names_agree(gold, name):
-            return False
+            return gold.tree is not None and bool(symbols_of(gold.tree)) and _is_equation_of(climb, gold, whole)
     *others, (last_sign, last) = sides
     exact = [text for sign, text in others if sign != "\\approx"]
     if last_sign == "\\approx" and exact:
@@ -44,12 +47,21 @@ def scalar(climb: Climb, gold: Gold, shown: str) -> bool:
 
 def _without_name(sides: list[tuple[str, str]]) -> tuple[str | None, list[tuple[str, str]]]:
     first = compact(sides[0][1])
-    if is_name(first):
+    if is_name(first) or _names_a_combination(first):
         return first, sides[1:]
     last = compact(sides[-1][1])
     if len(sides) == 2 and sides[1][0] == "=" and is_name(last):
         return last, sides[:1]
     return None, sides
+
+
+def _names_a_combination(text: str) -> bool:
+    """`m+n` of `m+n=204`: letters and signs without a number is what the question asks for."""
+    try:
+        tree = parse_expression(text)
+    except SyntaxRefusal:
+        return False
+    return bool(symbols_of(tree)) and _operations(tree) <= {"symbol", "add", "multiply", "divide", "negate"}
 
 
 def _is_about(exact: str, shown: str) -> bool:
@@ -80,13 +92,24 @@ def _value(climb: Climb, gold: Gold, text: str, is_last: bool) -> bool:
     if inner is not None and inner.opening in ("\\{", "{"):
         text = inner.inner
     number, unit = split_unit(text)
-    value = numeral(number)
+    value = _special_numeral(number, gold) if numeral(number) is None else numeral(number)
     if value is not None:
         return _numeral(climb, gold, value, number, unit, is_last)
     parts = [each for part in list_parts(text) for each in without_pm(part)]
     if len(parts) > 1:
         return len(parts) < 9 and all(_value(climb, gold, part, is_last) for part in parts)
     return _expression(climb, gold, number, unit, is_last)
+
+
+def _special_numeral(text: str, gold: Gold) -> Fraction | None:
+    """A word, a number in base ten or, for a fraction, a ratio."""
+    if gold.type == AnswerType.INTEGER:
+        word = number_word(text)
+        digits = base_numeral(compact(text)) if word is None else None
+        return Fraction(word) if word is not None else Fraction(digits[0]) if digits and digits[1] == 10 else None
+    first, colon, second = text.partition(":")
+    above, below = (numeral(first), numeral(second)) if colon and gold.type == AnswerType.RATIONAL else (None, None)
+    return above / below if above is not None and below else None
 
 
 def _numeral(climb: Climb, gold: Gold, value: Fraction, number: str, unit: str | None, is_last: bool) -> bool:
@@ -213,7 +236,7 @@ def _operations(tree: Node) -> set[str]:
 
 
 def _compare(climb: Climb, gold: Gold, tree: Node, unit: str | None) -> bool:
-    from egrc_mega.grading.compare import Reading, Undefined, are_equal, calls_of, constant, symbols_of
+    from egrc_mega.grading.compare import Reading, Undefined, are_equal, calls_of, constant
     from egrc_mega.grading.evaluate import mp
 
     wanted = gold.tree if gold.tree is not None else Node("number", value=gold.value or Fraction(0))

@@ -49,3 +49,14 @@ def is_mixed(whole: Node, part: Node) -> bool:
 def mixed(whole: Node, part: Node) -> Node:
     """The sum that a mixed number is."""
     return Node("add", (whole, part))
+
+
+def symbols_of(*trees: Node) -> set[str]:
+    """Names that have no value of their own; the variable of a sum is none."""
+    found: set[str] = set()
+    for tree in trees:
+        if tree.kind == "symbol":
+            found.add(str(tree.value))
+        inner = symbols_of(*tree.parts)
+        found |= inner - {str(tree.value)} if tree.kind in ("sum", "product") else inner
+    return found

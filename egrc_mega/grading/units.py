@@ -15,7 +15,7 @@ _NAMES = {
     "kW": "kW kilowatt kilowatts", "V": "V volt volts", "A": "A amp amps ampere amperes", "K": "K kelvin kelvins",
     "Hz": "Hz hertz", "Pa": "Pa pascal pascals", "mol": "mol moles mole", "eV": "eV", "C": "coulomb coulombs",
     "dollar": "dollar dollars usd bucks", "cent": "cent cents", "euro": "euro euros", "rad": "rad radian radians",
-    "degree": r"degree degrees deg \degree", "%": "% percent percents", "unit": "unit units", "mph": "mph",
+    "degree": r"degree degrees deg \degree", "%": "% percent percents percentage pct", "unit": "unit units", "mph": "mph",
     "kcal": "kcal", "cal": "cal calorie calories", "erg": "erg ergs", "T": "tesla teslas", "F": "fahrenheit",
     "celsius": "celsius", "ohm": "ohm ohms", "person": "person persons people", "arcsec": "'' arcsec arcseconds",
     "angstrom": "angstrom angstroms", "pc": "pc parsec parsecs", "dyn": "dyn dyne dynes", "kmh": "kmh kph",
@@ -27,12 +27,14 @@ _STOP_WORDS = frozenset({
     "probably", "i", "think", "know", "don", "t", "do", "unless", "except", "from", "through", "until", "ne",
     "undefined", "infinity", "false", "true", "yes", "none", "wrong", "right", "guess", "perhaps", "plus", "minus",
     "times", "over", "without", "with", "where", "for", "any", "all", "when", "there", "exist", "exists", "does",
-    "why", "how",
+    "why", "how", "hundred", "thousand", "million", "billion", "trillion", "dozen",
 })  # fmt: skip
 _MATHEMATICAL = frozenset({
     "sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "pi", "sqrt", "arcsin", "arccos", "arctan", "lim",
     "max", "min", "gcd", "lcm", "mod",
 })  # fmt: skip
+_ANGLE = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)[^()]*$")
+"""A trigonometric function without brackets: a degree sign after it belongs to its angle."""
 _SQUARES = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cubed": 3}
 _PIECE = re.compile(
     r"\\text\{([^{}]*)\}|(\\degree)|([A-Za-z]+)|\^\s*(?:\{\s*([-+]?\d+)\s*\}|([-+]?\d))|(\*|/|\\,|\s+|'')|(%)|(.)",
@@ -61,7 +63,7 @@ def split_unit(text: str) -> tuple[str, str | None]:
     at = pieces[begin].start()
     if not text[:at].strip():
         return text, None
-    if _has_lone_letter(pieces[begin:]):
+    if _has_lone_letter(pieces[begin:]) or (pieces[begin][2] and _ANGLE.search(text[:at])):
         return text, None
     unit = _canonical(text[at:])
     return (text[:at].rstrip(" *\\,"), unit) if unit else (text, None)

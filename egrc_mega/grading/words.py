@@ -7,10 +7,16 @@ _BASES = {
     "twelve": 12, "sixteen": 16, "binary": 2, "octal": 8, "decimal": 10, "hex": 16,
 }  # fmt: skip
 _BASE = re.compile(
-    r"(-?)(?:\(([0-9A-Fa-f]+)\)|\\text\{([0-9A-F]+)\}|([0-9][0-9A-F]*))_(?:\{(?:\\text\{)?\s*(\w+)\s*\}?\}|(\w+)|\\text\{(\w+)\})"
+    r"(-?)(?:\(([0-9A-Fa-f]+)\)|\\text\{([0-9A-F]+)\}|([0-9][0-9A-Fa-f]*))_(?:\{(?:\\text\{)?\s*(\w+)\s*\}?\}|(\w+)|\\text\{(\w+)\})"
 )
 _CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?\s*(?:\\text\{)?\s*([ap])?\.?\s*(?:m\.?)?\s*\}?", re.IGNORECASE)
 _CHOICE = re.compile(r"(?:\\text\{\s*)?\(?\s*([A-Ja-j])\s*(?:\)|\}|[.:](?!\d)|$)\s*\}?[.):]?(.*)", re.DOTALL)
+_NUMBERS = {
+    "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
+    "ten": 10, "eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16,
+    "seventeen": 17, "eighteen": 18, "nineteen": 19, "twenty": 20,
+}  # fmt: skip
+_NOTHING = {"no solution", "no solutions", "no real solution", "no real solutions", "none", "empty set", "\\emptyset"}
 _SHORT_WORDS = {"no", "on", "up", "or", "yes", "odd", "mon", "red", "he", "she", "it"}
 _TEXT = re.compile(r"\\text\{([^{}]*)\}")
 _SAME = {"true": "true", "t": "t", "none": "none", "not possible": "impossible", "n/a": "na"}
@@ -38,7 +44,8 @@ def clock_time(text: str) -> tuple[int, int, int, str] | None:
 
 def choice_of(text: str) -> str | None:
     """The letter of an answer to a multiple choice: `B`, `(B)`, `B. 7`, `\\text{(B) } 7`; None: it names none."""
-    found = _CHOICE.fullmatch(text.strip())
+    text = re.sub(r"^(\\text\{\s*)?(?:option|choice|answer)\s+", r"\1", text.strip(), flags=re.IGNORECASE)
+    found = _CHOICE.fullmatch(text)
     if not found or (found[1].islower() and found[2].strip()):
         return None
     rest = found[2].strip()
@@ -55,6 +62,16 @@ def words_of(text: str) -> str:
     text = " ".join(re.sub(r"[^\w\s\\^+*/=<>-]|_", " ", text).split())
     text = re.sub(r"^(?:the|a|an) ", "", text)
     return _SAME.get(text, text)
+
+
+def number_word(text: str) -> int | None:
+    """The number of `twelve`, up to twenty; None: the text is no such word."""
+    return _NUMBERS.get(words_of(text))
+
+
+def means_nothing(text: str) -> bool:
+    """Whether a plain text says that there is no solution, in words or as the empty set."""
+    return words_of(text) in _NOTHING
 
 
 def is_words(text: str) -> bool:
