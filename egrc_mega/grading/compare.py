@@ -55,7 +55,9 @@ def are_equal(gold: Node, answer: Node) -> bool:
     Raises:
         TooBig: the answer cannot be evaluated within the bounds.
     """
-    symbols = symbols_of(gold, answer)
+    symbols = symbols_of(gold)
+    if symbols != symbols_of(answer):
+        return False
     return any(
         _agree(gold, answer, symbols, gold_reading, answer_reading)
         for gold_reading, answer_reading in _readings(gold, answer)
@@ -94,9 +96,13 @@ def _agree_at_points(gold: Node, answer: Node, symbols: set[str], first: Reading
     Where no point is real, complex values must agree. Expressions in letters that count things may differ elsewhere
     than at integers.
     """
-    is_complex = "i" in calls_of(gold) | calls_of(answer)
+    calls = calls_of(gold) | calls_of(answer)
+    is_complex = "i" in calls
+    points = list(sample_points(symbols))
+    if calls & {"floor", "ceil"}:  # small arguments are often rounded to the same integer
+        points += [{name: 97 * abs(value) for name, value in point.items()} for point in points]
     agreeing = 0
-    for point in sample_points(symbols):
+    for point in points:
         pair = _values(gold, answer, point, first, second)
         if pair is None:
             continue

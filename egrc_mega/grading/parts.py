@@ -79,8 +79,9 @@ def _tuple_parts(gold: Gold, text: str) -> list[str]:
         return list_parts(text)
     own = bracketed(gold.plain)
     brackets = (own.opening, own.closing) if own else ("(", ")")
-    is_round = (inner.opening, inner.closing) == ("(", ")")
-    if (inner.opening, inner.closing) != brackets and not (len(gold.parts) > 2 and (is_round or inner.opening == "[")):
+    own_brackets = (inner.opening, inner.closing)
+    # three numbers in square brackets are no interval
+    if own_brackets != brackets and not (len(gold.parts) > 2 and own_brackets in (("(", ")"), ("[", "]"))):
         return []
     return [part for _sign, part in pieces(inner.inner, frozenset({",", ";"}))]
 

@@ -8,6 +8,7 @@ from fractions import Fraction
 
 from egrc_mega.grading.tokens import (
     ACCENTS,
+    APPLIED,
     GREEK_WORDS,
     OPENING,
     SYMBOLS,
@@ -131,6 +132,9 @@ class _Parser(Tokens):
             elif self.peek() == "'":
                 self.at += 1
                 subscript += "'"
+            elif base.kind == "symbol" and self.is_application(str(base.value)):
+                subscript += f"({self.tokens[self.at + 1]})"
+                self.at += 3
             elif self.peek() == "\\degree":
                 self.at += 1
                 base = Node("call", (raised(labelled(base, subscript), exponent),), "degree")
@@ -142,6 +146,13 @@ class _Parser(Tokens):
             if chosen is not None and not _is_small_label(subscript):
                 return Node("call", (chosen, exponent), "binom")
         return raised(labelled(base, subscript), exponent)
+
+    def is_application(self, name: str) -> bool:
+        """`I(0)` and `f(x)` are values of functions, `n(k)` is a product."""
+        argument, closing = [*self.tokens[self.at + 1 : self.at + 3], "", ""][:2]
+        if self.peek() != "(" or closing != ")":
+            return False
+        return argument.isdigit() or (name in APPLIED and len(argument) == 1 and argument.isalpha())
 
     def exponent(self) -> Node:
         if self.take("{"):

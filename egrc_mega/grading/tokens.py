@@ -28,6 +28,8 @@ SYMBOLS = {
     "star",
 }  # fmt: skip
 GREEK_WORDS = SYMBOLS - {"xi", "nu", "mu", "Pi", "eta", "star", "perp", "angle", "triangle", "partial", "odot", "ell"}
+APPLIED = {"f", "g", "h", "u", "F", "G", "delta", "phi", "psi", "theta", "O"}
+"""Names of functions where a letter in brackets follows."""
 OPENING = {"(": ")", "[": "]", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil", "\\lvert": "\\rvert", "{": "}"}
 _TOKEN = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+|\\[A-Za-z]+|\\.|[A-Za-z]+|\*\*|.)")
 
