@@ -16,6 +16,7 @@ import pytest
         ("host_path.py", ["--rounds", "1", "--responses", "16"], "holds"),
         ("load.py", ["--rounds", "2", "--requests", "64", "--latency", "0.05"], "holds"),
         ("host_path_replies.py", ["--rounds", "1", "--responses", "8", "--tokens", "2000"], "holds"),
+        ("grading.py", ["--answers", "300", "--busy", "1"], "holds"),
         ("weight_sync.py", ["--rounds", "1", "--layers", "1", "--hidden", "64"], "holds"),
         pytest.param("overlap.py", ["--steps=2", "--samples=16", "--rounds=1"], "holds", marks=pytest.mark.full),
     ],
@@ -27,7 +28,7 @@ def test_a_benchmark_runs_at_its_smallest(script: str, arguments: list[str], fie
     assert field in json.loads(result.stdout)
 
 
-@pytest.mark.parametrize("name", ["host_path", "load", "overlap", "weight_sync"])
+@pytest.mark.parametrize("name", ["grading", "host_path", "load", "overlap", "weight_sync"])
 def test_the_kept_results_hold_what_was_promised(name: str, root: Path) -> None:
     kept = json.loads((root / "benchmarks" / "results" / "cpu" / f"{name}.json").read_text())
     assert kept["holds"] and all(kept["holds"].values())
