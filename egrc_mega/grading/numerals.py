@@ -70,7 +70,7 @@ def _unsigned(text: str) -> Fraction | None:
 
 
 def _scaled(text: str) -> Fraction | None:
-    """`2.5 million`."""
+    """The value of `2.5 million` and its like."""
     found = _SCALED.fullmatch(text)
     value = _unsigned(found[1].strip()) if found else None
     return None if found is None or value is None else value * 10 ** _SCALES[found[2].lower()]
