@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,12 @@ def read_problems(
     *,
     profile: str | None = "default",
     special_tokens: Collection[str] = (),
+    note: Callable[[str], None] | None = None,
 ) -> list[Problem]:
     """Every good row of a file, in order; the bad ones go to the quarantine file. See `read`.
+
+    Args:
+        note: gets a line where rows were set aside.
 
     Raises:
         DataError: no such file, no good row, or a larger share of bad rows than the section allows.
@@ -77,6 +81,8 @@ def read_problems(
     reading = read(path, section, profile=profile, special_tokens=special_tokens)
     set_aside(reading.bad, quarantine_path)
     reading.require_enough(section, str(quarantine_path))
+    if reading.bad and note:
+        note(f"{len(reading.bad)} of {reading.total} rows of {path} are set aside: {quarantine_path} says why")
     return reading.good
 
 

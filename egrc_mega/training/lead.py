@@ -71,6 +71,7 @@ class Lead:
             self.folder.quarantine,
             profile=training_profile(config),
             special_tokens=tokens,
+            note=self.printer.note,
         )
         prove_asks(config, renderer, problems)
         template = renderer.template

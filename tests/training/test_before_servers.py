@@ -52,6 +52,15 @@ def test_rows_and_benchmarks_that_cannot_be_used(configure: Any, tmp_path: Path)
     refused(configure(f"data.train={bad}", "data.allow_special_tokens=true"), AssertionError, "started")
 
 
+def test_rows_that_are_set_aside_are_told(configure: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "some.jsonl"
+    path.write_text(f"{GOOD}\n{{")
+    refused(configure(f"data.train={path}", "data.max_quarantined_share=0.5"), AssertionError, "started")
+    aside = tmp_path / "run" / "quarantine.jsonl"
+    assert f"1 of 2 rows of {path} are set aside: {aside} says why" in capsys.readouterr().out
+    assert aside.read_text().count("\n") == 1
+
+
 def test_what_methods_force(configure: Any) -> None:
     refused(configure(*ADAPT), ConfigError, "forces responses to begin with '</think>'")
 
