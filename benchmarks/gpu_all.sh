@@ -6,7 +6,8 @@
 # Each part is a process with a limit of its own, cut to what is left of SECONDS_TOTAL: what hangs or crashes costs only
 # itself. Figures are rows of $OUT/results.jsonl (benchmarks/results/<device> where OUT is unset), appended one by one;
 # log.txt has what the parts printed, table.txt the main figures, printed last. SIZES="32768x3584 32768x1536" chooses the
-# kernels' inputs. Without a GPU everything runs at toy size.
+# kernels' inputs. Without a GPU everything runs at toy size; PATIENCE=20 makes the limits 20 times as long, for machines
+# that do something else too.
 #
 # Needs torch, triton, transformers and pytest; the rest may come as wheels in WHEELS (.day/whl), fetched beforehand with
 #   pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 --platform \
@@ -46,6 +47,7 @@ log="$OUT/log.txt"
 part() { # name, command: run it under its limit, keep what it prints, and add a row of how it ended
     local name="$1" limit="${limits[$1]}" left=$((end - SECONDS)) began=$SECONDS code
     shift
+    if [ "$name" != hang ]; then limit=$((limit * ${PATIENCE:-1})); fi
     if [ "$left" -lt "$((limit < 15 ? limit : 15))" ]; then
         echo "== $name: no time left" | tee -a "$log"
         printf '{"part": "%s", "name": "ended", "exit": "no time left"}\n' "$name" >>"$OUT/results.jsonl"

@@ -14,6 +14,8 @@ from types import ModuleType
 import pytest
 import torch
 
+pytestmark = pytest.mark.timeout(3100)
+
 
 def walk(root: Path, out: Path, parts: str, seconds: int) -> tuple[list[dict], str]:
     """Rows and what was printed."""
@@ -22,16 +24,17 @@ def walk(root: Path, out: Path, parts: str, seconds: int) -> tuple[list[dict], s
         "PYTHON": sys.executable,
         "SECONDS_TOTAL": str(seconds),
         "WHEELS": "/nowhere",
+        "PATIENCE": "20",  # a verdict must not depend on what else the machine does
         "CUDA_VISIBLE_DEVICES": "",
     }
     command = ["bash", str(root / "benchmarks" / "gpu_all.sh"), parts]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=3000)
     assert result.returncode == 0, result.stderr
     return [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()], result.stdout
 
 
 def test_a_part_that_hangs_or_crashes_costs_only_itself(root: Path, tmp_path: Path) -> None:
-    rows, printed = walk(root, tmp_path, "versions hang fused crash kernels liger small train", 400)
+    rows, printed = walk(root, tmp_path, "versions hang fused crash kernels liger small train", 2800)
     ends = {row["part"]: row["exit"] for row in rows if row["name"] == "ended"}
     assert ends.pop("hang") in (124, 137) and ends.pop("crash") == 134
     assert ends == dict.fromkeys(("versions", "fused", "kernels", "liger", "small", "train"), 0)
@@ -48,7 +51,7 @@ def test_a_part_that_hangs_or_crashes_costs_only_itself(root: Path, tmp_path: Pa
 
 
 def test_the_peers_parts_run_too_and_tests_need_a_gpu(root: Path, tmp_path: Path) -> None:
-    rows, _printed = walk(root, tmp_path, "compiled peer tests", 400)
+    rows, _printed = walk(root, tmp_path, "compiled peer tests", 2800)
     ends = {row["part"]: row["exit"] for row in rows if row["name"] == "ended"}
     no_tests = int(pytest.ExitCode.NO_TESTS_COLLECTED)
     assert ends == {"compiled": 0, "peer": 0, "tests": no_tests}
