@@ -29,7 +29,7 @@ def read_object(path: Path) -> dict[str, Any]:
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if not isinstance(content, dict):
-        raise ValueError(f"it holds no JSON object but a {type(content).__name__}")
+        raise ValueError(f"must hold a JSON object, found a {type(content).__name__}")
     return content
 
 

@@ -1,13 +1,14 @@
 """Loads a model folder's tokenizer, checks it against the model, and says where responses stop."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from egrc_mega.convert.families.registry import eos_token_ids
+from egrc_mega.convert.hf_config import HfConfig
 from egrc_mega.errors import ModelError
+from egrc_mega.json_file import read_object
 
 Tokenizer = PreTrainedTokenizerBase
 """What every function here means by a tokenizer."""
@@ -53,11 +54,12 @@ def stop_token_ids(tokenizer: PreTrainedTokenizerBase, model_path: Path) -> tupl
     """End-of-sequence ids of the tokenizer, of generation_config.json and of config.json, ascending: servers obey all.
 
     Raises:
-        ModelError: neither names one, or generation_config.json is not JSON.
+        ModelError: none names one, or a file is not JSON or states something else than ids.
     """
     path = model_path / "generation_config.json"
-    stated = _read_json(path).get("eos_token_id") if path.exists() else None
-    found = {tokenizer.eos_token_id, *(stated if isinstance(stated, list) else [stated]), *eos_token_ids(model_path)}
+    generation = HfConfig(_read_json(path) if path.exists() else {}, path)
+    found = {tokenizer.eos_token_id, *generation.token_ids("eos_token_id"), *eos_token_ids(model_path)}
+    generation.check()
     ids = tuple(sorted(i for i in found if i is not None))
     if not ids:
         raise ModelError(f"model.path: {model_path} names no eos token; set eos_token_id in generation_config.json")
@@ -90,9 +92,7 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model_path: Path) -> No
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return read_object(path)
     except (OSError, ValueError) as error:
-        raise ModelError(f"model.path: {path} cannot be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"model.path: {path} must hold a JSON object, found a {type(content).__name__}")
-    return content
+        reason = str(error) if str(error).startswith("must hold") else f"cannot be read as JSON: {error}"
+        raise ModelError(f"model.path: {path} {reason}") from error

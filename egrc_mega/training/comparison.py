@@ -50,7 +50,7 @@ class LogitComparison:
         return self.largest <= self.bound
 
     def line(self) -> str:
-        """For people."""
+        """What was found, in one line for people."""
         return (
             f"logits in float32 differ by at most {self.largest:.3g} (rounding explains up to {self.bound:.3g}); the "
             f"likeliest token agrees at {self.num_same_choice} of {self.num_positions} positions, KL is at most "

@@ -202,7 +202,7 @@ def test_a_folder_without_model_type_is_refused_for_transformers_cannot_load_it(
         ('{"a": ' * 100_000, "nested too deeply"),
         ('{"vocab_size": 1, "vocab_size": 2}', "states 'vocab_size' twice"),
         ("9" * 5000, "config.json"),
-        ("[]", "no JSON object"),
+        ("[]", "must hold a JSON object"),
     ],
 )
 def test_a_file_that_is_no_config_ends_in_one_line(text: str, message: str, tmp_path: Path) -> None:
