@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import yaml
+from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
 from egrc_mega.config.config import FAMILIES
@@ -50,7 +51,7 @@ def _fields(section: type[Section] | Section, prefix: str) -> Iterator[str]:
 def _value(field: FieldInfo, default: Any) -> str:
     if field.is_required() and default is field.default:
         return "(required)"
-    plain = list(default) if isinstance(default, tuple) else default
+    plain = TypeAdapter(Any).dump_python(default, mode="json")  # also of sections in a list
     return str(yaml.safe_dump(plain, default_flow_style=True, width=10**6)).removesuffix("\n...\n").strip()
 
 

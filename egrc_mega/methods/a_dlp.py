@@ -32,7 +32,7 @@ class AdlpSection(ComparingSection):
 
 
 class AdlpState(Section):
-    """What lengths cost."""
+    """The price of a token, which moves with the accuracy."""
 
     price: float | None = None
     """Of a token; None: no step has been taken."""

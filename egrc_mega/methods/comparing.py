@@ -63,5 +63,5 @@ class Summing(Comparing[D, S], Generic[D, S]):
     """A method whose rewards are a sum of terms that a response has by itself."""
 
     def worth(self, samples: Sequence[Sample], view: View) -> Sequence[Mapping[str, float]]:
-        """The section's terms."""
+        """The terms of the reward that the section names."""
         return [reward_terms(self.section.rewards, sample) for sample in samples]

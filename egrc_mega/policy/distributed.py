@@ -2,7 +2,8 @@
 
 import datetime
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -61,6 +62,19 @@ def initialize(section: MegatronSection, timeout_s: float, lead_timeout_s: float
     wait = datetime.timedelta(seconds=lead_timeout_s or timeout_s)
     _lead_group = dist.new_group(backend="gloo", timeout=wait) if world_size > 1 else None
     split_world(section, timeout_s)
+
+
+@contextmanager
+def world_of_one(section: MegatronSection, timeout_s: float = 600.0) -> Iterator[None]:
+    """Process groups for this process alone; those that it has already, of one rank, are used and stay."""
+    if dist.is_initialized():
+        yield
+        return
+    initialize(section, timeout_s)
+    try:
+        yield
+    finally:
+        finalize()
 
 
 def split_world(section: MegatronSection, timeout_s: float) -> None:

@@ -97,10 +97,7 @@ def _logits(source: Source, prompts: list[list[int]]) -> tuple[torch.Tensor, flo
         single = hf_logits(source.path, prompts, torch.float32).double()
         return single, float((single - hf_logits(source.path, prompts, torch.float64)).abs().max())
     section = MegatronSection(bf16=False)
-    distributed.initialize(section, timeout_s=600)
-    try:
+    with distributed.world_of_one(section):
         model = build_model(source.architecture, transformer_config(source.architecture, section))
         import_hf(model, source)
         return packed_logits(model, source.architecture, prompts).cpu().double(), 0.0
-    finally:
-        distributed.finalize()

@@ -155,7 +155,8 @@ def test_the_state_after_a_step_goes_through_json(every: dict[str, Method[Any, A
         view = view_of(method)
         credits = method.credit(groups, view)
         record = {f"method_{key}": value for key, value in method.metrics(groups, credits, view).items()}
-        after = method.after_step(view, {"accuracy": 0.5, "length": 9.0, "reward": 0.5} | record)
+        seen = replace(view, state=method.remember(view, groups))
+        after = method.after_step(seen, {"accuracy": 0.5, "length": 9.0, "reward": 0.5} | record)
         assert type(after) is method.State, name
         again = method.State.model_validate_json(after.model_dump_json())
         assert again == after, name

@@ -18,7 +18,9 @@ ONE_FILE_EACH = (
 
 @cache
 def texts(root: Path) -> dict[Path, str]:
-    return {path: path.read_text() for path in (root / "egrc_mega").rglob("*.py")}
+    """Of the whole package, but for the list of what transformers calls the settings of a generation."""
+    paths = set((root / "egrc_mega").rglob("*.py")) - {root / "egrc_mega/convert/known_fields.py"}
+    return {path: path.read_text() for path in paths}
 
 
 @pytest.mark.parametrize("name", ONE_FILE_EACH)
