@@ -31,7 +31,7 @@ def parse_expression(text: str) -> Node:
     """
     parser = _Parser(tokens_of(text))
     try:
-        tree = parser.sum_of_terms()
+        tree = parser.sum_or_binomial()
     except RecursionError:
         raise SyntaxRefusal("it is nested too deep") from None
     if parser.at < len(parser.tokens):
@@ -203,12 +203,15 @@ class _Parser(Tokens):
 
     def sum_of_terms_or_choose(self) -> Node:
         bars, self.bars = self.bars, 0
-        node = self.sum_of_terms()
-        if self.take("\\choose"):
-            node = Node("call", (node, self.sum_of_terms()), "binom")
+        node = self.sum_or_binomial()
         self.expect("}")
         self.bars = bars
         return node
+
+    def sum_or_binomial(self) -> Node:
+        """A sum, or `n \\choose k` between braces or alone."""
+        node = self.sum_of_terms()
+        return Node("call", (node, self.sum_of_terms()), "binom") if self.take("\\choose") else node
 
     def between_bars(self) -> Node:
         if self.bars:
