@@ -86,7 +86,11 @@ def _is_equation_of(climb: Climb, gold: Gold, sides: list[tuple[str, str]]) -> b
     return climb.decided(Reason.SAMPLED, ratio is not None)
 
 
-def _value(climb: Climb, gold: Gold, text: str, is_last: bool) -> bool:
+MAX_EQUAL = 8
+"""Values of an answer that names the one gold several times."""
+
+
+def _value(climb: Climb, gold: Gold, text: str, is_last: bool, *, is_member: bool = False) -> bool:
     """One side. Several equal values are one: `4, 4`, `\\{4\\}`; `\\pm 4` are two."""
     inner = bracketed(text)
     if inner is not None and inner.opening in ("\\{", "{"):
@@ -95,9 +99,10 @@ def _value(climb: Climb, gold: Gold, text: str, is_last: bool) -> bool:
     value = _special_numeral(number, gold) if numeral(number) is None else numeral(number)
     if value is not None:
         return _numeral(climb, gold, value, number, unit, is_last)
-    parts = [each for part in list_parts(text) for each in without_pm(part)]
+    members = [] if is_member else list_parts(text)[: MAX_EQUAL + 1]
+    parts = [each for member in members for each in without_pm(member)]
     if len(parts) > 1:
-        return len(parts) < 9 and all(_value(climb, gold, part, is_last) for part in parts)
+        return len(parts) <= MAX_EQUAL and all(_value(climb, gold, part, is_last, is_member=True) for part in parts)
     return _expression(climb, gold, number, unit, is_last)
 
 

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-_TOKEN = re.compile(r"\\begin\{[a-z*]+\}|\\end\{[a-z*]+\}|\\[A-Za-z]+|\\.|.", re.DOTALL)
+_TOKEN = re.compile(r"\\begin\{[a-z*]+\}|\\end\{[a-z*]+\}|\\[A-Za-z]+|\\.|[][(){},;&=<>:|]", re.DOTALL)
 _OPEN = {"(", "[", "{", "\\{", "\\lfloor", "\\lceil", "\\lvert"}
 _CLOSE = {")", "]", "}", "\\}", "\\rfloor", "\\rceil", "\\rvert"}
 
@@ -13,13 +13,15 @@ def pieces(text: str, separators: frozenset[str]) -> list[tuple[str, str]]:
 
     Thousands are no list: `1,000` stays together where a comma is followed by three digits and others by a space.
     """
+    if not any(separator in text for separator in separators):
+        return [("", text.strip())]
     found: list[tuple[str, str]] = []
     depth, begin, before = 0, 0, ""
     for token in _TOKEN.finditer(text):
         sign = token[0]
-        if sign in _OPEN or sign.startswith("\\begin"):
+        if sign in _OPEN or sign[:6] == "\\begin":
             depth += 1
-        elif sign in _CLOSE or sign.startswith("\\end"):
+        elif sign in _CLOSE or sign[:4] == "\\end":
             depth -= 1
         elif depth == 0 and sign in separators:
             found.append((before, text[begin : token.start()].strip()))
@@ -54,8 +56,12 @@ class Bracketed:
 def bracketed(text: str) -> Bracketed | None:
     """The brackets around the whole text and what is in them; None: they do not belong together, or are not there."""
     text = text.strip()
+    if text[:1] not in ("(", "[", "\\", "{") or text[-1:] not in (")", "]", "}"):
+        return None
     tokens = list(_TOKEN.finditer(text))
-    if len(tokens) < 2 or tokens[0][0] not in ("(", "[", "\\{", "{") or tokens[-1][0] not in (")", "]", "\\}", "}"):
+    if len(tokens) < 2 or tokens[0].start() or tokens[-1].end() != len(text):
+        return None
+    if tokens[0][0] not in ("(", "[", "\\{", "{") or tokens[-1][0] not in (")", "]", "\\}", "}"):
         return None
     depth = 0
     for i, token in enumerate(tokens):
