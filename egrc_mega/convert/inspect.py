@@ -20,7 +20,7 @@ from egrc_mega.errors import ModelError
 
 
 def inspect(what: str, layout: ParallelLayout, model: Path | None = None) -> str:
-    """The page of `egrc convert inspect`: one line for each rule of the table, then one for each pipeline stage.
+    """The page of `egrc convert inspect`: what config.json says, the rules of the table, then the pipeline stages.
 
     Args:
         what: a checkpoint of any format, or the name of a preset.
@@ -41,7 +41,12 @@ def inspect(what: str, layout: ParallelLayout, model: Path | None = None) -> str
     problems = list(layout_problems(architecture, layout))
     if problems:
         raise ModelError("\n".join(problems))
-    parts = _head(architecture, origin, dtype), _table(architecture, layout, dtype), _stages(architecture, layout)
+    parts = (
+        _head(architecture, origin, dtype),
+        _record(architecture),
+        _table(architecture, layout, dtype),
+        _stages(architecture, layout),
+    )
     return "\n\n".join("\n".join(lines) for lines in parts)
 
 
@@ -55,6 +60,12 @@ def _head(architecture: Architecture, origin: str, dtype: str) -> list[str]:
     experts = f", {architecture.num_experts} experts" if architecture.num_experts else ""
     tied = "tied" if architecture.tied else "untied"
     return [origin, f"{sizes}{experts}, {tied} embeddings", f"{total:,} parameters, {dtype}"]
+
+
+def _record(architecture: Architecture) -> list[str]:
+    """What config.json says, or leaves to transformers' default."""
+    told = [f"  {name} = {said.value!r} ({said.origin})" for name, said in sorted(architecture.record.items())]
+    return ["config.json, as transformers reads it:", *told]
 
 
 def _table(architecture: Architecture, layout: ParallelLayout, dtype: str) -> list[str]:

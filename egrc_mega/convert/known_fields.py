@@ -19,7 +19,8 @@ GENERATION = words(
 """How to sample, in files of old: generation_config.json has the word today, and requests have the last."""
 
 HARMLESS = GENERATION | words(
-    "_name_or_path name_or_path _commit_hash architectures model_type transformers_version auto_map tokenizer_class "
+    "_name_or_path name_or_path _model_name_or_path _commit_hash "
+    "architectures model_type transformers_version auto_map tokenizer_class "
     "transformers.js_config dtype torch_dtype initializer_range attention_dropout hidden_dropout resid_pdrop "
     "bos_token_id eos_token_id pad_token_id unk_token_id sep_token_id cls_token_id mask_token_id "
     "decoder_start_token_id model_max_length max_position_embeddings "

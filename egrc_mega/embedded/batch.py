@@ -125,7 +125,7 @@ class DecodingBatch:
         output = self.model(
             input_ids=ids_BT,
             position_ids=positions_BT,
-            attention_mask={"full_attention": mask},
+            attention_mask=mask,
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,

@@ -24,7 +24,7 @@ from egrc_mega.policy.weights import import_hf
 LENGTHS = (7, 33, 1, 20, 96)
 MAX_LENGTH = 1024
 SEED = 0
-NOISE_FACTOR = 32
+NOISE_FACTOR = 16
 """Two float32 implementations may differ by so many times what float32 itself is off."""
 FLOOR = 16 * torch.finfo(torch.float32).eps
 """Times the largest logit: the least that is asked, where a small model's rounding happens to vanish."""

@@ -118,6 +118,13 @@ def test_a_preset_has_its_models_published_size_and_rope(preset: str, parameters
     assert f"{parameters:,} parameters, bfloat16" in inspect(preset, ParallelLayout())
 
 
+def test_the_page_says_where_each_statement_stands() -> None:
+    page = inspect("llama-3.2-1b", ParallelLayout())
+    assert "  rope_theta = 500000.0 (rope_theta)\n" in page
+    assert "  rope.factor = 32.0 (rope_scaling.factor)\n" in page
+    assert "  hidden_act = 'silu' (transformers' default)\n" in page
+
+
 def test_two_query_groups_spread_over_four_tensor_ranks() -> None:
     page = inspect("deepseek-r1-distill-qwen-1.5b", ParallelLayout(4, 2))
     assert "[2048, 1536]    [512, 1536]" in page
