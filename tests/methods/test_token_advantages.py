@@ -105,6 +105,8 @@ def test_equal_responses_differ_at_the_end_of_their_thinking_only() -> None:
         ("so 42 hm </think>42", [3, 4, 5, 9, 17, 19], 4, 3),
         ("so 41 hm </think>42", [3, 4, 5, 9, 17, 19], 4, 0),
         ("42</think>", [2, 10], 1, 1),
+        # the answer ends within the token that ends the thinking
+        ("so 42</think>42", [3, 13, 15], 1, 0),
         ("no answer", [9], None, 0),
     ],
 )
