@@ -50,7 +50,7 @@ class GrpoLambda(Comparing[GrpoLambdaSection, NoState]):
     def _paying(self, groups: Sequence[Group]) -> frozenset[int]:
         judged = [i for i, group in enumerate(groups) if any(map(is_graded, group.samples))]
         ranked = sorted(judged, key=lambda i: (-groups[i].accuracy, groups[i].problem.key))
-        # 0.2 * 15 is a hair above 3
+        # 0.28 * 25 is a hair above 7
         return frozenset(ranked[: math.ceil(self.section.share * len(judged) - 1e-9)])
 
     def _plain(self, samples: Sequence[Sample]) -> list[Mapping[str, float]]:

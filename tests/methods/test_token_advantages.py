@@ -14,7 +14,7 @@ from egrc_mega.methods.records import Credit
 from egrc_mega.methods.repeats import repeated_tokens
 from egrc_mega.methods.thoughts import answered_after
 from egrc_mega.sections.stage import StageSection
-from egrc_mega.testing.samples import make_group, make_sample, view_of
+from egrc_mega.testing.samples import batch_of, make_group, make_sample, view_of
 from egrc_mega.types import Ask, FinishReason, Grade, Problem, Sample
 
 WRONG, UNGRADED = Grade.WRONG, Grade.UNGRADED
@@ -55,6 +55,16 @@ def test_lc_r1_cuts_what_is_thought_beyond_the_answer_and_pays_the_end_of_thinki
     assert second.edit is None
     assert (wrong.advantage, wrong.edit) == (pytest.approx(base[2], abs=1e-12), None)
     assert (ungraded.reward, ungraded.advantage, ungraded.kept) == (None, 0.0, False)
+
+
+def test_what_is_trained_on_is_the_cut_response_with_the_advantage_of_each_token() -> None:
+    samples = [thought(20, 10, 4), thought(30, 8, grade=WRONG)]
+    [[cut, whole]] = batch_of([make_group(samples)], LcR1Section()).updates
+    assert cut.output_ids.tolist() == [*range(100, 104), *range(110, 120)]
+    assert np.isnan(cut.rollout_logprobs).tolist() == [False] * 4 + [True] * 10
+    assert np.flatnonzero(cut.advantages != cut.advantages[0]).tolist() == [4]
+    assert len(whole.output_ids) == 30
+    assert len({*whole.advantages.tolist()}) == 1
 
 
 def test_lc_r1_pays_no_length_in_a_group_without_a_fully_right_response() -> None:
@@ -105,6 +115,8 @@ def test_equal_responses_differ_at_the_end_of_their_thinking_only() -> None:
         ("so 42 hm </think>42", [3, 4, 5, 9, 17, 19], 4, 3),
         ("so 41 hm </think>42", [3, 4, 5, 9, 17, 19], 4, 0),
         ("42</think>", [2, 10], 1, 1),
+        # the answer ends within the token that ends the thinking
+        ("so 42</think>42", [3, 13, 15], 1, 0),
         ("no answer", [9], None, 0),
     ],
 )
