@@ -1,6 +1,7 @@
 """Methods that reward accuracy alone and differ in what they make of it: numbers are worked out from the formulas."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from egrc_mega.methods.method import build_method
 from egrc_mega.methods.records import Credit
 from egrc_mega.sections.stage import StageSection
 from egrc_mega.testing.samples import make_lettered, view_of
+from egrc_mega.types import Grade
 
 
 def section(name: str, **fields: Any) -> StageSection:
@@ -116,6 +118,13 @@ def test_dler_pays_nothing_for_what_is_cut_off_and_whitens_as_its_code_does() ->
     assert rewards(section("dler"), MIXED) == [1.0, 1.0, 0.0, 0.0, None]
     up, down = (0.5 - mean) / deviation, (-0.5 - mean) / deviation
     assert advantages(section("dler"), MIXED)[0] == pytest.approx([up, up, down, down, 0.0], rel=1e-12)
+
+
+def test_dlers_code_pays_nothing_for_a_wrong_answer_that_is_cut_off() -> None:
+    group = make_lettered("R200 T800")
+    wrong = replace(group, samples=(group.samples[0], replace(group.samples[1], grade=Grade.WRONG)))
+    method = build_method(section("dler", variant="code"))
+    assert [credit.reward for credit in method.credit([wrong], view_of(method))[0]] == [1.0, 0.0]
 
 
 def test_dlers_code_pays_a_tenth_for_a_right_answer_that_is_cut_off() -> None:

@@ -231,6 +231,14 @@ def test_gfpo_by_efficiency_keeps_the_most_reward_a_token() -> None:
     assert [c.advantage for c in row] == close([1 / 3 / std, -2 / 3 / std, 1 / 3 / std, 0.0])
 
 
+def test_gfpo_may_keep_less_reward_where_it_is_more_a_token() -> None:
+    # 1 / 400, 1 / 100 and .5 / 10: mean .75, deviation sqrt(1/8)
+    terms = [{"reward": "accuracy", "wrong": 0.5}]
+    [row] = credits("gfpo", "R400 R100 W10", k=2, metric="efficiency", rewards=terms)
+    std = math.sqrt(1 / 8) + 1e-4
+    assert [c.advantage for c in row] == close([0.0, 0.25 / std, -0.25 / std])
+
+
 @pytest.mark.parametrize("group", ["R9", "R9 R8 R7", "W9 W8 T7", "U9 U8"])
 def test_gfpo_learns_nothing_where_the_kept_ones_agree(group: str) -> None:
     assert {credit.advantage for credit in credits("gfpo", group, k=2)[0]} == {0.0}
@@ -363,3 +371,6 @@ def test_length_penalty_tells_thinking_from_answer() -> None:
     # who does not think is neither the shortest nor the longest thinker
     extremes = rewards("length_penalty", group, total=off, thinking={"shortest": 0.5, "longest": 0.25})
     assert extremes == [0.75, 1.5, 1.0]
+    # a single thinker is no longer than others
+    alone = replace(group, samples=(samples[0], samples[2]))
+    assert rewards("length_penalty", alone, total=off, thinking={"longest": 0.25}) == [1.0, 1.0]
