@@ -1,11 +1,12 @@
 """Compares two expressions by their values, relatively at high precision: constants once, others at seeded points."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from zlib import crc32
 
-from egrc_mega.grading.evaluate import Evaluation, Number, TooBig, Undefined, inexact, mp
+from egrc_mega.grading.evaluate import Evaluation, Work
+from egrc_mega.grading.numerics import Number, TooBig, Undefined, inexact, mp
 from egrc_mega.grading.tree import Node, symbols_of
 
 CLOSE = mp.mpf(10) ** -40
@@ -24,6 +25,8 @@ class Reading:
 
     degree: Number = Fraction(1)
     log_base: int | None = None
+    work: Work = field(default_factory=Work, compare=False)
+    """Shared by all evaluations of one comparison."""
 
 
 def calls_of(tree: Node) -> set[str]:
@@ -46,7 +49,7 @@ def constant(tree: Node, reading: Reading) -> Number:
     Raises:
         TooBig, Undefined: it has none.
     """
-    return Evaluation({}, reading.degree, reading.log_base).value(tree)
+    return Evaluation({}, reading.degree, reading.log_base, reading.work).value(tree)
 
 
 def are_equal(gold: Node, answer: Node) -> bool:
@@ -70,10 +73,10 @@ def _readings(gold: Node, answer: Node) -> Iterator[tuple[Reading, Reading]]:
     yield plain, plain
     gold_calls, answer_calls = calls_of(gold), calls_of(answer)
     if ("degree" in gold_calls) != ("degree" in answer_calls):
-        radians = Reading(degree=mp.pi / 180)
+        radians = Reading(degree=mp.pi / 180, work=plain.work)
         yield radians, radians
     if "log" in gold_calls | answer_calls:
-        decimal = Reading(log_base=10)
+        decimal = Reading(log_base=10, work=plain.work)
         yield decimal, decimal
         if "ln" in gold_calls | answer_calls:
             return
@@ -135,8 +138,8 @@ def _values(
     """Both values at a point; None where one has none."""
     try:
         return (
-            Evaluation(point, first.degree, first.log_base).value(gold),
-            Evaluation(point, second.degree, second.log_base).value(answer),
+            Evaluation(point, first.degree, first.log_base, first.work).value(gold),
+            Evaluation(point, second.degree, second.log_base, second.work).value(answer),
         )
     except Undefined:
         return None
@@ -165,9 +168,10 @@ def ratio_of_differences(gold: tuple[Node, Node], answer: tuple[Node, Node]) -> 
     if symbols_of(first) != symbols_of(second):
         return None
     ratio: Number | None = None
+    reading = Reading()
     num_agreeing = 0
     for point in sample_points(symbols):
-        pair = _values(first, second, point, Reading(), Reading())
+        pair = _values(first, second, point, reading, reading)
         if pair is None or not pair[0] or not pair[1]:
             if pair is not None and bool(pair[0]) != bool(pair[1]):
                 return None

@@ -147,7 +147,7 @@ def _equal_part(answer: str, gold: str) -> bool:
     except SyntaxRefusal:
         return False
     from egrc_mega.grading.compare import are_equal
-    from egrc_mega.grading.evaluate import TooBig
+    from egrc_mega.grading.numerics import TooBig
 
     try:
         return are_equal(*trees)

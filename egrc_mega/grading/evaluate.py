@@ -5,41 +5,38 @@ the verdict on an expression is a function of the expression, not of the machine
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
-from math import comb, factorial, gcd, isqrt, lcm
-from typing import Any
+from math import gcd, lcm
 
-from mpmath import MPContext
+from egrc_mega.grading.numerics import (
+    DIGITS,
+    MAX_BITS,
+    Number,
+    TooBig,
+    Undefined,
+    binomial,
+    factorial_of,
+    inexact,
+    log2_of,
+    mp,
+    power,
+    root_of,
+    total,
+)
+from egrc_mega.grading.tree import Node
 
-from egrc_mega.grading.syntax import Node
-
-DIGITS = 60
-MAX_BITS = 100_000
-"""Of an exact number; a power beyond is computed at 60 digits."""
-MAX_LOG2 = 1e12
-"""Of a number's magnitude."""
 MAX_ARGUMENT_LOG2 = 150
 """Of an angle: reducing it needs as many bits."""
-MAX_FACTORIAL = 5000
-MAX_TERMS = 2000
-MAX_OPERATIONS = 20_000
-CANCELLED = Fraction(1, 10**50)
-"""A sum so much smaller than its terms is zero: what is left is rounding."""
-
-mp = MPContext()
-mp.dps = DIGITS
-
-Number = Any
-"""A Fraction, or a real or complex number of `mp`."""
+MAX_TERMS = 1000
+MAX_OPERATIONS = 10_000
 
 
-class TooBig(ValueError):
-    """The expression cannot be evaluated within the bounds."""
+@dataclass(slots=True)
+class Work:
+    """Operations spent on one comparison, at all its points."""
 
-
-class Undefined(ValueError):
-    """The expression has no value there: a pole, a logarithm of zero, a symbol that has none."""
+    operations: int = 0
 
 
 @dataclass(slots=True)
@@ -51,7 +48,7 @@ class Evaluation:
     """What a degree sign outside a trigonometric function multiplies by."""
     log_base: int | None = None
     """Of a `\\log` without a base; None: natural."""
-    operations: int = 0
+    work: Work = field(default_factory=Work)
 
     def value(self, node: Node) -> Number:
         """The value of a tree.
@@ -59,8 +56,8 @@ class Evaluation:
         Raises:
             TooBig, Undefined: it has none.
         """
-        self.operations += 1
-        if self.operations > MAX_OPERATIONS:
+        self.work.operations += 1
+        if self.work.operations > MAX_OPERATIONS:
             raise TooBig("too many operations")
         try:
             result = _RULES[node.kind](self, node)
@@ -79,19 +76,6 @@ def _checked(value: Number) -> Number:
     if not mp.isfinite(value):
         raise Undefined("no finite value")
     return value
-
-
-def inexact(value: Number) -> Number:
-    """The number at 60 digits."""
-    return mp.mpf(value.numerator) / value.denominator if isinstance(value, Fraction) else value
-
-
-def log2_of(value: Number) -> float:
-    """About the binary logarithm of a magnitude; -inf for zero."""
-    if isinstance(value, Fraction):
-        return float(value.numerator.bit_length() - value.denominator.bit_length()) if value else float("-inf")
-    magnitude = mp.mag(value)
-    return float(magnitude) if magnitude != mp.ninf else float("-inf")
 
 
 def _number(_: Evaluation, node: Node) -> Number:
@@ -120,28 +104,6 @@ def _add(evaluation: Evaluation, node: Node) -> Number:
     return total(values)
 
 
-def total(values: list[Number]) -> Number:
-    """The sum; zero where all that is left of larger terms is rounding."""
-    if all(isinstance(value, Fraction) for value in values):
-        return sum(values, Fraction(0))
-    result = mp.mpf(0)
-    for value in values:
-        result = result + inexact(value)
-    largest = max(abs(inexact(value)) for value in values)
-    if abs(result) <= largest * inexact(CANCELLED):
-        return Fraction(0)
-    if isinstance(result, mp.mpc):
-        return _without_noise(result, largest)
-    return result
-
-
-def _without_noise(value: Number, scale: Number) -> Number:
-    limit = scale * inexact(CANCELLED)
-    real = mp.mpf(0) if abs(value.real) <= limit else value.real
-    imaginary = mp.mpf(0) if abs(value.imag) <= limit else value.imag
-    return mp.mpc(real, imaginary) if imaginary else real
-
-
 def _pair(evaluation: Evaluation, node: Node) -> tuple[Number, Number]:
     first, second = (evaluation.value(part) for part in node.parts)
     if isinstance(first, Fraction) and isinstance(second, Fraction):
@@ -167,89 +129,8 @@ def _power(evaluation: Evaluation, node: Node) -> Number:
     return power(*(evaluation.value(part) for part in node.parts))
 
 
-def power(base: Number, exponent: Number) -> Number:
-    """A power, exact for rational bases and integer exponents of bounded size; odd roots of negatives are negative."""
-    if isinstance(exponent, Fraction) and exponent.denominator == 1:
-        return _integer_power(base, int(exponent))
-    if isinstance(exponent, Fraction) and exponent.denominator <= 12:
-        root = root_of(base, exponent.denominator)
-        return _integer_power(root, exponent.numerator)
-    base, exponent = inexact(base), inexact(exponent)
-    if not base:
-        if mp.re(exponent) > 0:
-            return Fraction(0)
-        raise Undefined("a power of zero")
-    if float(abs(exponent) if abs(exponent) < 1e300 else 1e300) * max(1.0, abs(log2_of(base))) > MAX_LOG2:
-        raise TooBig("a power")
-    return mp.power(base, exponent)
-
-
-def _integer_power(base: Number, exponent: int) -> Number:
-    if exponent == 0:
-        return Fraction(1)
-    size = abs(exponent) * max(1.0, abs(log2_of(base))) if base else 0.0
-    if isinstance(base, Fraction):
-        bits = max(base.numerator.bit_length(), base.denominator.bit_length()) * abs(exponent)
-        if base in (0, 1, -1) or bits <= MAX_BITS:
-            return base**exponent
-    if size > MAX_LOG2:
-        raise TooBig("a power")
-    return mp.power(inexact(base), exponent)
-
-
-def root_of(value: Number, degree: int) -> Number:
-    """The root, exact where it is rational; the real one of a negative number where the degree is odd."""
-    if isinstance(value, Fraction):
-        if value < 0 and degree % 2:
-            return -root_of(-value, degree)
-        if value >= 0 and value.numerator.bit_length() + value.denominator.bit_length() < 4000:
-            above, below = _integer_root(value.numerator, degree), _integer_root(value.denominator, degree)
-            if above is not None and below is not None:
-                return Fraction(above, below)
-    value = inexact(value)
-    if degree % 2 and mp.im(value) == 0 and mp.re(value) < 0:
-        return -mp.root(-mp.re(value), degree)
-    return mp.sqrt(value) if degree == 2 else mp.root(value, degree)
-
-
-def _integer_root(value: int, degree: int) -> int | None:
-    if degree == 2:
-        root = isqrt(value)
-        return root if root * root == value else None
-    if value in (0, 1):
-        return value
-    root = int(mp.nint(mp.root(mp.mpf(value), degree))) if value.bit_length() < 190 else 0
-    return root if root**degree == value else None
-
-
 def _factorial(evaluation: Evaluation, node: Node) -> Number:
     return factorial_of(evaluation.value(node.parts[0]))
-
-
-def factorial_of(value: Number) -> Number:
-    """The factorial, by the gamma function where n is no integer."""
-    if isinstance(value, Fraction) and value.denominator == 1:
-        if value < 0:
-            raise Undefined("a factorial of a negative number")
-        if value > MAX_FACTORIAL:
-            raise TooBig("a factorial")
-        return Fraction(factorial(int(value)))
-    if log2_of(value) > 20:
-        raise TooBig("a factorial")
-    return mp.gamma(inexact(value) + 1)
-
-
-def _binomial(n: Number, k: Number) -> Number:
-    if all(isinstance(value, Fraction) and value.denominator == 1 for value in (n, k)) and n >= 0:
-        if k < 0 or k > n:
-            return Fraction(0)
-        few = int(min(k, n - k))
-        if few * max(1, int(n).bit_length()) > MAX_BITS or few > 2 * MAX_FACTORIAL:
-            raise TooBig("a binomial")
-        return Fraction(comb(int(n), few))
-    if max(log2_of(n), log2_of(k)) > 20:
-        raise TooBig("a binomial")
-    return mp.binomial(inexact(n), inexact(k))
 
 
 def _series(evaluation: Evaluation, node: Node) -> Number:
@@ -377,7 +258,7 @@ _FUNCTIONS: dict[str, Callable[..., Number]] = {
     "abs": lambda value: abs(value),
     "floor": _rounded_down,
     "ceil": lambda value: -_rounded_down(-value),
-    "binom": _binomial,
+    "binom": binomial,
     "root": _root_call,
     "gcd": lambda *values: Fraction(gcd(*_integers(values))),
     "lcm": lambda *values: Fraction(lcm(*_integers(values))),

@@ -40,7 +40,7 @@ def real_set(climb: Climb, gold: Gold, shown: str) -> bool:
 def _same_set(wanted: RealSet, found: RealSet, trees: dict[str, Node]) -> bool:
     """By the values of their ends; where these hold symbols, at several points."""
     from egrc_mega.grading.compare import sample_points, symbols_of
-    from egrc_mega.grading.evaluate import TooBig, Undefined
+    from egrc_mega.grading.numerics import TooBig, Undefined
 
     symbols = symbols_of(*trees.values())
     points: list[dict[str, Fraction]] = list(sample_points(symbols))[:4] if symbols else [{}]
@@ -53,7 +53,8 @@ def _same_set(wanted: RealSet, found: RealSet, trees: dict[str, Node]) -> bool:
 
 
 def _value_at(trees: dict[str, Node], point: dict[str, Fraction]) -> Callable[[str], Any]:
-    from egrc_mega.grading.evaluate import Evaluation, Undefined, inexact, mp
+    from egrc_mega.grading.evaluate import Evaluation
+    from egrc_mega.grading.numerics import Undefined, inexact, mp
 
     def value(text: str) -> Any:
         if text in (MINUS, PLUS):
@@ -73,7 +74,7 @@ def _same_pieces(wanted: RealSet, found: RealSet, value: Callable[[str], Any]) -
 
 def _rounded(chosen: RealSet, value: Callable[[str], Any]) -> list[Any]:
     """Its pieces, with ends that differ by rounding made equal."""
-    from egrc_mega.grading.evaluate import mp
+    from egrc_mega.grading.numerics import mp
 
     def shortened(text: str) -> Any:
         number = value(text)
@@ -90,7 +91,7 @@ def chain(climb: Climb, gold: Gold, shown: str) -> bool:
     trees = [[climb.tree(side) for _sign, side in each] for each in (wanted, found)]
     climb.needs_child()
     from egrc_mega.grading.compare import are_equal, is_close, ratio_of_differences
-    from egrc_mega.grading.evaluate import TooBig, mp
+    from egrc_mega.grading.numerics import TooBig, mp
 
     try:
         if all(are_equal(first, second) for first, second in zip(*trees, strict=True)):
@@ -134,7 +135,7 @@ def equation(climb: Climb, gold: Gold, shown: str) -> bool:
     (left, right), (other_left, other_right) = [[climb.tree(side) for _sign, side in each] for each in sides]
     climb.needs_child()
     from egrc_mega.grading.compare import ratio_of_differences
-    from egrc_mega.grading.evaluate import TooBig
+    from egrc_mega.grading.numerics import TooBig
 
     try:
         factor = ratio_of_differences((left, right), (other_left, other_right))

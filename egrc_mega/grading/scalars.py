@@ -171,7 +171,7 @@ def _like(difference: Any, bound: Fraction) -> Any:
 
 
 def _inexact(value: Any) -> Any:
-    from egrc_mega.grading.evaluate import inexact
+    from egrc_mega.grading.numerics import inexact
 
     return inexact(value)
 
@@ -188,7 +188,7 @@ def _expression(climb: Climb, gold: Gold, number: str, unit: str | None, is_last
     if is_last:
         _refuse_undone(climb, gold, tree)
     climb.needs_child()
-    from egrc_mega.grading.evaluate import TooBig
+    from egrc_mega.grading.numerics import TooBig
 
     try:
         return _compare(climb, gold, tree, unit)
@@ -242,7 +242,7 @@ def _operations(tree: Node) -> set[str]:
 
 def _compare(climb: Climb, gold: Gold, tree: Node, unit: str | None) -> bool:
     from egrc_mega.grading.compare import Reading, Undefined, are_equal, calls_of, constant
-    from egrc_mega.grading.evaluate import mp
+    from egrc_mega.grading.numerics import mp
 
     wanted = gold.tree if gold.tree is not None else Node("number", value=gold.value or Fraction(0))
     symbols = symbols_of(tree)
