@@ -1,8 +1,10 @@
 """The policy in one process: import and export, agreement with transformers, updates, the optimizer's memory."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -132,6 +134,14 @@ def test_what_is_not_finite_stops_the_step_before_any_weight_moves(tmp_path: Pat
         policy.update(ragged_samples(), 1.0, LossSection(), lr=1e-3)
     for name, tensor in policy.export_hf():
         assert torch.equal(tensor.view(torch.int32), before[name].view(torch.int32)), name
+
+
+@pytest.mark.parametrize("advantage", [math.inf, -math.inf])
+def test_an_infinite_loss_is_told_as_such_before_its_gradient_is_looked_at(tmp_path: Path, advantage: float) -> None:
+    policy = build(write_tiny_qwen2(tmp_path / "model"))
+    samples = [replace(s, advantages=np.full(len(s.output_ids), advantage, np.float32)) for s in ragged_samples(3)]
+    with pytest.raises(PolicyError, match=r"loss is -?inf: the step is not taken"):
+        policy.update(samples, 1.0, LossSection(), lr=1e-3)
 
 
 def test_a_reset_optimizer_steps_like_a_fresh_one(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from egrc_mega.policy.balance import plan_loads
-from egrc_mega.policy.context import TokenSplit
+from egrc_mega.policy.context import TokenSplit, chunks
 from egrc_mega.policy.packing import Baselines, build_micro_batch, flat_offsets
 from egrc_mega.testing.policy_worker import ragged_samples
 
@@ -106,3 +106,22 @@ def test_baselines_are_split_by_the_outputs_of_each_update() -> None:
     assert (first.old.tolist(), first.reference.tolist()) == ([0.0, 1.0], [-0.0, -1.0])
     assert second.reference.tolist() == [-2.0, -3.0, -4.0, -5.0]
     assert [part.reference for part in Baselines(old).split([1, 5])] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("context", "sequence", "each", "total"), [(1, 1, 1, 1), (1, 4, 1, 4), (2, 1, 4, 2), (3, 4, 6, 12)]
+)
+def test_lengths_are_padded_to_what_the_ranks_that_share_them_can_divide(
+    context: int, sequence: int, each: int, total: int
+) -> None:
+    split = TokenSplit(context_size=context, sequence_size=sequence)
+    assert (split.sequence_multiple, split.total_multiple) == (each, total)
+
+
+def test_a_context_parallel_rank_holds_a_chunk_of_each_sequence_and_its_mirror_image() -> None:
+    boundaries = [0, 6, 18]
+    assert [chunks(boundaries, 3, rank) for rank in range(3)] == [
+        [(0, 0, 1), (0, 5, 6), (6, 6, 8), (6, 16, 18)],
+        [(0, 1, 2), (0, 4, 5), (6, 8, 10), (6, 14, 16)],
+        [(0, 2, 3), (0, 3, 4), (6, 10, 12), (6, 12, 14)],
+    ]

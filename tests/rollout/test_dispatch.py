@@ -164,3 +164,22 @@ def test_while_the_own_server_does_not_serve_the_least_loaded_is_asked(ask: Any)
         server.in_flight = load
     ask(script)
     assert script.sent[0][0] == 2
+
+
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_what_was_begun_is_not_lost_when_the_stream_aborts_before_it_is_sent(
+    has_begun: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script: Any = Script()
+    begun = reply(("v0", 0, 2), finish=FinishReason.ABORT) if has_begun else None
+    forced = replace(REQUEST, forced_ids=PROMPT_IDS[:3])
+
+    async def run() -> Completion:
+        dispatcher = Dispatcher(RolloutSection(), script.servers, script, script.versions)
+        return await dispatcher.answered(forced, Ticket(None, is_aborting=True), script.servers[0], begun)
+
+    found = asyncio.run(run())
+    assert found.finish_reason is FinishReason.ABORT
+    assert found is begun or found.output_ids.tolist() == PROMPT_IDS[:3].tolist()
+    assert (found is begun) is has_begun
+    assert script.sent == []

@@ -74,6 +74,11 @@ def test_operations_are_a_rank_s_share_of_the_whole_and_memory_is_told_once(monk
     assert "memory_train_gib" in first and "memory_train_gib" not in second
 
 
+def test_work_is_added_and_taken_away_token_by_token_and_operation_by_operation() -> None:
+    assert Work(5, 7) + Work(2, 30) == Work(7, 37)
+    assert Work(5, 70) - Work(2, 30) == Work(3, 40)
+
+
 def test_an_update_counts_three_forwards_and_a_score_one(tmp_path: Path) -> None:
     policy = Policy(write_tiny_qwen2(tmp_path / "model"), MegatronSection(), PolicySection())
     samples = ragged_samples()
