@@ -73,6 +73,17 @@ def test_a_rename_never_replaces_even_where_the_file_system_knows_no_flags(
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_even_an_empty_folder_that_somebody_else_has_just_made_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "out"
+    monkeypatch.setattr(publish, "_require_free", lambda *_args, **_more: None)
+    target.mkdir()
+    with pytest.raises(ModelError, match="has come into being meanwhile"), new_folder(target, durable=False) as partial:
+        fill(partial)
+    assert list(target.iterdir()) == []
+
+
 @pytest.mark.parametrize("has_flags", [True, False])
 def test_only_what_was_written_here_is_replaced_and_what_others_put_there_stays_beside_it(
     has_flags: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
