@@ -24,7 +24,7 @@ from egrc_mega.grading.worker import Budget, Loss, Worker, recipe_of, start_work
 from egrc_mega.plugins import load_plugins
 from egrc_mega.types import NO_HINTS, Grade, Verdict
 
-DEADLINE_S = 30.0
+DEADLINE_S = 300.0
 BUDGET = Budget(cpu_s=0.2, timeout_s=DEADLINE_S)
 ROOT, OTHER_ROOT = (
     ("\\frac{1}{\\sqrt{2}}", "\\frac{\\sqrt{2}}{2}", NO_HINTS),
