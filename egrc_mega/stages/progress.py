@@ -44,11 +44,12 @@ def advance(
     """The place after one more step of the stage under way, and the switch where that step was the stage's last.
 
     Args:
-        record: the step's record: `entropy`, `length` and `accuracy`, each None where nothing was measured.
+        record: the step's record: `entropy`, `length` and `accuracy`, each None where nothing was measured; the share
+            `ungraded` is said beside an accuracy.
     """
     stage, steps = stages[progress.stage], progress.step_in_stage + 1
     curves = follow(progress.curves, stage.plateau, record) if stage.plateau else Curves()
-    reason = _reason_to_end(stage, steps, curves)
+    reason = _reason_to_end(stage, steps, curves, record.get("ungraded"))
     if reason is None:
         moved = {"step": progress.step + 1, "step_in_stage": steps, "curves": curves}
         return progress.model_copy(update=moved), None
@@ -59,7 +60,7 @@ def advance(
     return after, Switch(ended=stage.name, opens=opens, step=after.step, steps_in_stage=steps, reason=reason)
 
 
-def _reason_to_end(stage: StageSection, steps: int, curves: Curves) -> str | None:
+def _reason_to_end(stage: StageSection, steps: int, curves: Curves, ungraded: float | None) -> str | None:
     """The first rule that ends the stage; guards act at once, the plateau after `min_steps` only."""
     if steps >= stage.steps:
         return f"all {stage.steps} steps are done"
@@ -69,7 +70,8 @@ def _reason_to_end(stage: StageSection, steps: int, curves: Curves) -> str | Non
     accuracy, best = curves.accuracy, curves.best_accuracy
     guard = rules.accuracy_guard
     if guard is not None and accuracy is not None and best is not None and best - accuracy > guard:
-        return f"accuracy {accuracy:.3f} is {best - accuracy:.3f} below its best {best:.3f}"
+        unknown = f" ({ungraded:.1%} of the step's responses ungraded)" if ungraded else ""
+        return f"accuracy {accuracy:.3f} is {best - accuracy:.3f} below its best {best:.3f}{unknown}"
     if rules.entropy_floor is not None and curves.entropy is not None and curves.entropy < rules.entropy_floor:
         return f"entropy {curves.entropy:.4g} is below its floor {rules.entropy_floor:g}"
     if steps >= rules.min_steps and curves.still >= rules.checks:

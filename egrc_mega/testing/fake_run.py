@@ -97,7 +97,7 @@ class FakeLead(Lead):
     """The true one, between parts that take notes."""
 
     def __init__(self, config: Config, notes: Notes, policy: FakePolicy) -> None:
-        self.config, self.notes, self.gate_watch = config, notes, GateWatch(config.policy)
+        self.config, self.notes, self.gate_watch = config, notes, GateWatch(config.policy, torch.float32)
         self.ahead: Any = FakeAhead(notes)
         self.events: Any = SimpleNamespace(write=lambda kind, **facts: notes.append((kind, facts)))
         self.printer: Any = SimpleNamespace(show=lambda record: None, note=lambda line: notes.append(("line", line)))

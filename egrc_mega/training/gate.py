@@ -6,7 +6,10 @@ are many updates old. One missed update at a small learning rate is below the no
 `sync.verify_every` is for.
 """
 
+import math
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -22,6 +25,8 @@ MIN_TOKENS = 256
 """Fewer make no distribution: only the largest difference is held against its bound."""
 MAX_SILENT_STEPS = 3
 """Steps in a row without a compared token, then the run warns."""
+TREND_STEPS, TREND_FACTOR, TREND_SHARE = 8, 4.0, 0.1
+"""A median, averaged over so many steps, warns from so many times its lowest and from this share of its bound on."""
 DEFAULT_BOUNDS = {
     torch.float32: {"median": 1e-4, "p99": 1e-3, "max": 1e-2},
     torch.bfloat16: {"median": 2e-2, "p99": 0.2, "max": 2.0},
@@ -35,15 +40,19 @@ FIELDS = {
 """Field of `policy` that bounds a figure, and how a refusal calls the figure."""
 
 
+def bounds_of(section: PolicySection, dtype: torch.dtype) -> dict[str, float]:
+    """The bound of each figure: the section's, or the default for the dtype of the trainer's weights."""
+    return {
+        figure: getattr(section, field) or DEFAULT_BOUNDS[dtype][figure] for figure, (field, _how) in FIELDS.items()
+    }
+
+
 class LogprobGate:
     """Collects |server - trainer| over a step's samples and stops the run when a figure exceeds its bound."""
 
     def __init__(self, section: PolicySection, dtype: torch.dtype) -> None:
         """`dtype` is that of the trainer's weights."""
-        self.section = section
-        self.bounds = {
-            figure: getattr(section, field) or DEFAULT_BOUNDS[dtype][figure] for figure, (field, _how) in FIELDS.items()
-        }
+        self.section, self.bounds = section, bounds_of(section, dtype)
         self.differences: FloatArray = np.zeros(0, np.float32)
         self.num_sampled = 0
 
@@ -91,18 +100,44 @@ class LogprobGate:
 
 
 class GateWatch:
-    """Notices when the gate has had nothing to compare for several steps: it then protects nothing."""
+    """Looks at the gate over many steps: whether it has anything to compare, and whether the differences grow.
 
-    def __init__(self, section: PolicySection) -> None:
-        self.section = section
+    Both are warnings, for a policy that grows uncertain moves the differences too. A resumed run begins anew.
+    """
+
+    def __init__(self, section: PolicySection, dtype: torch.dtype) -> None:
+        """`dtype` is that of the trainer's weights."""
+        self.section, self.bound = section, bounds_of(section, dtype)["median"]
         self.num_silent = 0
+        self.medians: deque[float] = deque(maxlen=TREND_STEPS)
+        self.lowest = math.inf
 
-    def warning(self, record: Mapping[str, Any]) -> str | None:
-        """After a step, from its record: what to say, once each time that the gate has fallen silent."""
-        self.num_silent = 0 if record["logprob_compared"] else self.num_silent + 1
-        if self.num_silent != MAX_SILENT_STEPS or not self.section.logprob_check:
-            return None
-        return (
-            f"warning: policy.logprob_check has compared no token for {MAX_SILENT_STEPS} steps, because none was "
-            f"sampled from the weights that were then trained; sync.verify_every is what finds stale weights now"
-        )
+    def warnings(self, record: Mapping[str, Any]) -> Iterator[str]:
+        """After a step, from its record: what to say; each once, until what it is about has ended and begins again."""
+        if self.section.logprob_check:
+            yield from self._silence(record["logprob_compared"])
+            yield from self._trend(record["logprob_diff_median"])
+
+    def _silence(self, compared: float | None) -> Iterator[str]:
+        self.num_silent = 0 if compared else self.num_silent + 1
+        if self.num_silent == MAX_SILENT_STEPS:
+            yield (
+                f"warning: policy.logprob_check has compared no token for {MAX_SILENT_STEPS} steps, because none was "
+                f"sampled from the weights that were then trained; sync.verify_every is what finds stale weights now"
+            )
+
+    def _trend(self, median: float | None) -> Iterator[str]:
+        if median is None:
+            return
+        self.medians.append(median)
+        if len(self.medians) < TREND_STEPS:
+            return
+        mean, lowest = fmean(self.medians), self.lowest
+        self.lowest = min(lowest, mean)
+        if mean >= max(TREND_FACTOR * lowest, TREND_SHARE * self.bound):
+            self.lowest = mean  # what is said is the new measure
+            yield (
+                f"warning: log-probs of server and trainer differ by {mean:.3g} in the median, over {TREND_STEPS} "
+                f"steps, and by {lowest:.3g} at their best: weights that fall behind look so, and entropy that grows; "
+                f"compare `entropy`, and see that sync.verify_every is 1"
+            )

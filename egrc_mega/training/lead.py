@@ -90,7 +90,8 @@ class Lead:
         budget_bytes = int(config.observe.rollouts_gib * 2**30)
         self.rollouts = stack.enter_context(RolloutLog(self.folder.path / FOLDER, budget_bytes))
         self.sync = build_transport(config, self.folder.weights, serving.fleet)
-        self.gate_watch = GateWatch(config.policy)
+        dtype = torch.bfloat16 if config.megatron.bf16 else torch.float32
+        self.gate_watch = GateWatch(config.policy, dtype)
         self.collected: StepGroups
         """Of the step under way."""
         self.lesson: Lesson
@@ -135,7 +136,7 @@ class Lead:
         self.events.write("step", **record)
         self.rollouts.write(turn.step + 1, turn.stage.name, stored_groups(self.lesson.groups, self.lesson.credits))
         self.printer.show(record)
-        if warning := self.gate_watch.warning(record):
+        for warning in self.gate_watch.warnings(record):
             self.events.write("warning", step=turn.step + 1, text=warning)
             self.printer.note(warning)
         return record

@@ -110,7 +110,10 @@ def test_a_collapse_of_accuracy_ends_a_stage_at_once_even_before_the_minimum() -
     bad = [falling(8 + step) | {"accuracy": 0.2} for step in range(20)]
     _progress, switch = follow(good + bad, stages(min_steps=100))
     assert switch is not None and switch.step < 12
-    assert "below its best" in switch.reason
+    assert "below its best" in switch.reason and "ungraded" not in switch.reason
+    unknown = [record | {"ungraded": 0.125} for record in good + bad]
+    _progress, told = follow(unknown, stages(min_steps=100))
+    assert told is not None and told.reason == f"{switch.reason} (12.5% of the step's responses ungraded)"
     assert steps_until_switch(good + bad, stages(min_steps=100, accuracy_guard=None)) is None
 
 

@@ -115,15 +115,39 @@ def test_a_gate_that_has_compared_nothing_has_no_figures() -> None:
 
 
 def test_a_gate_that_compares_nothing_for_three_steps_in_a_row_warns_once() -> None:
-    watch = GateWatch(PolicySection())
+    watch = GateWatch(PolicySection(), torch.float32)
     shares = [0.0, 0.0, 0.4, 0.0, None, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
-    warned = [watch.warning(make_record(1, logprob_compared=share)) is not None for share in shares]
+    records = [make_record(1, logprob_compared=share, logprob_diff_median=None) for share in shares]
+    warned = [any("has compared no token" in text for text in watch.warnings(record)) for record in records]
     assert [step for step, said in enumerate(warned) if said] == [5, 11]
 
 
 def test_a_gate_that_is_switched_off_warns_of_nothing() -> None:
-    watch = GateWatch(PolicySection(logprob_check=False))
-    assert [watch.warning(make_record(1, logprob_compared=0.0)) for _ in range(5)] == [None] * 5
+    watch = GateWatch(PolicySection(logprob_check=False), torch.float32)
+    assert [list(watch.warnings(make_record(1, logprob_compared=0.0))) for _ in range(5)] == [[]] * 5
+
+
+def trend(medians: list[float | None], dtype: torch.dtype = torch.bfloat16) -> list[int]:
+    """At which steps a watch warns that the differences grow."""
+    watch = GateWatch(PolicySection(), dtype)
+    records = [make_record(1, logprob_compared=0.5, logprob_diff_median=median) for median in medians]
+    return [step for step, record in enumerate(records) if any("in the median" in w for w in watch.warnings(record))]
+
+
+def test_differences_that_grow_to_four_times_their_lowest_warn_once_and_again_at_four_times_that() -> None:
+    # means over eight steps; .002 is a tenth of the bound in bf16
+    assert trend([0.001] * 8 + [0.004] * 7) == []
+    assert trend([0.001] * 8 + [0.004] * 20) == [15]
+    assert trend([0.001] * 8 + [0.004] * 8 + [0.0159] * 20) == [15]
+    assert trend([0.001] * 8 + [0.004] * 8 + [0.016] * 20) == [15, 23]
+    # what had nothing to compare is no step of a trend
+    assert trend([0.001, None] * 8 + [0.004, None] * 8) == [30]
+
+
+def test_a_trend_of_differences_that_rounding_makes_is_none() -> None:
+    assert trend([1e-7] * 8 + [1e-3] * 20) == []
+    assert trend([1e-7] * 8 + [9e-6] * 20, torch.float32) == []
+    assert trend([1e-7] * 8 + [1e-5] * 20, torch.float32) == [15]
 
 
 @pytest.mark.parametrize(("size", "is_distribution"), [(255, False), (256, True)])

@@ -96,12 +96,12 @@ def test_the_method_is_asked_once_and_batch_record_and_rollouts_have_its_answer(
     turn, written = turn_of(), {}
     batch = lead.credit(turn)
     assert [[s.output_ids.tolist() for s in update] for update in batch.updates] == [[[0, 1], [2, 3, 4], [5], [10, 11]]]
-    lead.gate_watch = GateWatch(PolicySection())
+    lead.gate_watch = GateWatch(PolicySection(), torch.float32)
     lead.serving = SimpleNamespace(fleet=SimpleNamespace(take_stats=lambda: {"lost_requests": 2}))  # type: ignore[assignment]
     lead.events = SimpleNamespace(write=lambda kind, **facts: written.update({kind: facts}))  # type: ignore[assignment]
     lead.rollouts = SimpleNamespace(write=lambda step, stage, rows: written.update(rows=(step, stage, rows)))  # type: ignore[assignment]
     lead.printer = SimpleNamespace(show=lambda record: written.update(shown=record))  # type: ignore[assignment]
-    lead.gate_watch = SimpleNamespace(warning=lambda record: None)  # type: ignore[assignment]
+    lead.gate_watch = SimpleNamespace(warnings=lambda record: ())  # type: ignore[assignment]
     update = UpdateMetrics(**{field.name: None for field in fields(UpdateMetrics)} | {"num_updates": 1})  # type: ignore[arg-type]
     record = lead.record(turn, update, {"time_step_s": 2.0}, 9)
     assert turn.method.num_asked == 1
@@ -126,7 +126,7 @@ def noting(lead: Any) -> list[tuple[Any, ...]]:
 
 
 def test_a_gate_that_falls_silent_is_an_event_of_its_step_and_a_line_after_the_step(lead: Any) -> None:
-    lead.gate_watch = SimpleNamespace(warning=lambda record: f"silent in {record['step']}")
+    lead.gate_watch = SimpleNamespace(warnings=lambda record: (f"silent in {record['step']}",))
     turn, notes = turn_of(), noting(lead)
     lead.credit(turn)
     update = UpdateMetrics(**{field.name: None for field in fields(UpdateMetrics)} | {"num_updates": 1})  # type: ignore[arg-type]
