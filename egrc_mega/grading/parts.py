@@ -1,4 +1,4 @@
-"""Golds of several parts: tuples in order, lists as multisets, matrices by cells, ratios by proportion."""
+"""Golds of several parts: tuples in order, lists in any order, matrices by cells, ratios by proportion."""
 
 import re
 from fractions import Fraction
