@@ -281,7 +281,7 @@ def event(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     lead.events = SimpleNamespace(write=lambda kind, **own: written.update({kind: own}))
     lead.rollouts = SimpleNamespace(write=lambda *_rows: None)
     lead.printer = SimpleNamespace(show=lambda _record: None)
-    lead.gate_watch = SimpleNamespace(warning=lambda _record: None)
+    lead.gate_watch = SimpleNamespace(warnings=lambda _record: ())
     lead.record(turn_of(), UPDATE, of_the_clock(monkeypatch), 20)
     return written["step"]
 
