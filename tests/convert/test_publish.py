@@ -21,12 +21,12 @@ from egrc_mega.testing.tiny_model import write_tiny_qwen2
 
 @pytest.fixture(params=["hf_to_megatron", "megatron_to_hf"])
 def convert(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., None]:
-    """A conversion in either direction to tmp_path/work/out."""
+    """A conversion in either direction to tmp_path/room/out."""
     source = write_tiny_qwen2(tmp_path / "hf")
     hf_to_megatron(source, tmp_path / "megatron")
-    (tmp_path / "work").mkdir()
+    (tmp_path / "room").mkdir()
     function, origin = (hf_to_megatron, "hf") if request.param == "hf_to_megatron" else (megatron_to_hf, "megatron")
-    return lambda **options: function(tmp_path / origin, tmp_path / "work/out", **options)
+    return lambda **options: function(tmp_path / origin, tmp_path / "room/out", **options)
 
 
 def fill(folder: Path, text: str = "new") -> None:
@@ -36,7 +36,7 @@ def fill(folder: Path, text: str = "new") -> None:
 
 @pytest.mark.parametrize("kind", ["folder", "file", "link", "empty folder"])
 def test_what_comes_into_being_meanwhile_stays_as_it_is(kind: str, convert: Callable, tmp_path: Path) -> None:
-    target = tmp_path / "work/out"
+    target = tmp_path / "room/out"
 
     def put(_count: int) -> None:
         if os.path.lexists(target):
@@ -117,9 +117,9 @@ def test_of_two_conversions_to_one_target_one_wins_and_the_other_is_refused(conv
 
     with pytest.raises(ModelError, match=r"out (exists already|has come into being)"):
         convert(advance=second)
-    assert [path.name for path in (tmp_path / "work").iterdir()] == ["out"]
-    inside = tmp_path / "work/out/iter_0000001"
-    assert damages(inside if inside.exists() else tmp_path / "work/out") == []
+    assert [path.name for path in (tmp_path / "room").iterdir()] == ["out"]
+    inside = tmp_path / "room/out/iter_0000001"
+    assert damages(inside if inside.exists() else tmp_path / "room/out") == []
 
 
 def killed_at(convert: Callable, count: int) -> None:
@@ -142,13 +142,13 @@ def test_what_a_killed_conversion_leaves_is_no_folder_and_goes_with_the_next_run
     count: int, convert: Callable, tmp_path: Path
 ) -> None:
     killed_at(convert, count)
-    (left,) = (tmp_path / "work").iterdir()
+    (left,) = (tmp_path / "room").iterdir()
     assert left.name.startswith(".out.partial-")
     foreign = [left.with_name(".out.partial-mine"), left.with_name(".other.partial-x-0123456789abcdef")]
     for path in foreign:
         path.mkdir()
     convert()
-    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == sorted(["out", *(p.name for p in foreign)])
+    assert sorted(path.name for path in (tmp_path / "room").iterdir()) == sorted(["out", *(p.name for p in foreign)])
 
 
 def test_a_living_partial_is_left_to_its_owner(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_without_room_nothing_is_begun(convert: Callable, tmp_path: Path, monkey
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=1000))
     with pytest.raises(StorageError, match=r"bytes are to be written, the disk has room for 1,000"):
         convert()
-    assert list((tmp_path / "work").iterdir()) == []
+    assert list((tmp_path / "room").iterdir()) == []
 
 
 class Disk:
@@ -195,8 +195,8 @@ def test_a_disk_that_fills_up_leaves_nothing_and_says_so(
         Disk(patched, room, number)
         with pytest.raises(OSError, match=re.escape(os.strerror(number))) as error:
             convert()
-        assert error.value.filename == str(tmp_path / "work/out")
-    assert list((tmp_path / "work").iterdir()) == []
+        assert error.value.filename == str(tmp_path / "room/out")
+    assert list((tmp_path / "room").iterdir()) == []
     convert()
 
 
@@ -206,14 +206,14 @@ def test_kills_at_every_tensor_and_disks_of_every_size_leave_nothing(
 ) -> None:
     counts: list[int] = []
     convert(advance=counts.append)
-    shutil.rmtree(tmp_path / "work/out")
+    shutil.rmtree(tmp_path / "room/out")
     for number in range(1, len(counts) + 1):
         killed_at(convert, number)
-        assert not (tmp_path / "work/out").exists()
+        assert not (tmp_path / "room/out").exists()
     for part in range(40):
         with monkeypatch.context() as patched:
             Disk(patched, sum(counts) * part // 40, errno.ENOSPC)
             with pytest.raises(OSError, match="No space left"):
                 convert()
     convert()
-    assert [path.name for path in (tmp_path / "work").iterdir()] == ["out"]
+    assert [path.name for path in (tmp_path / "room").iterdir()] == ["out"]

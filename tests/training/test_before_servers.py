@@ -35,9 +35,11 @@ def configure(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> An
     return lambda *more: load_config(root / "configs/quickstart.yaml", [*sets, *more]).config
 
 
-def refused(config: Config, kind: type[Exception], message: str) -> None:
-    with ExitStack() as stack, pytest.raises(kind, match=message):
+def refused(config: Config, kind: type[Exception], message: str) -> str:
+    """What the run is refused with, before any server has started."""
+    with ExitStack() as stack, pytest.raises(kind, match=message) as error:
         Lead(config, stack.enter_context(RunFolder.claim(config.run.dir, resume=False)), stack, resume=False)
+    return str(error.value)
 
 
 def test_a_run_gets_as_far_as_its_graders(configure: Any) -> None:
@@ -48,8 +50,10 @@ def test_rows_and_benchmarks_that_cannot_be_used(configure: Any, tmp_path: Path)
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"problem": "9 a <eos>", "answer": "1"}')
     for field in ("data.train", "evaluation.data"):
-        refused(configure(f"{field}={bad}"), DataError, f"{bad}: 1 of 1 rows .*holds '<eos>', a special token")
-    refused(configure(f"data.train={bad}", "data.allow_special_tokens=true"), AssertionError, "started")
+        told = refused(configure(f"{field}={bad}"), DataError, f"{bad}: 1 of 1 rows .*holds '<eos>', a special token")
+        assert "quarantine.jsonl" in told
+    allowed = configure(f"data.train={bad}", "data.allow_special_tokens=true")
+    assert refused(allowed, AssertionError, "started") == "started"
 
 
 def test_rows_that_are_set_aside_are_told(configure: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,7 +66,8 @@ def test_rows_that_are_set_aside_are_told(configure: Any, tmp_path: Path, capsys
 
 
 def test_what_methods_force(configure: Any) -> None:
-    refused(configure(*ADAPT), ConfigError, "forces responses to begin with '</think>'")
+    told = refused(configure(*ADAPT), ConfigError, "forces responses to begin with '</think>'")
+    assert "give a text of its vocabulary" in told
 
 
 def test_a_template_that_cannot_be_used(configure: Any, tmp_path: Path, base_model: Path) -> None:
