@@ -1,7 +1,5 @@
 """The report's curves as inline SVG: per step, the stage boundary marked."""
 
-import io
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,6 +11,8 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+
+from egrc_mega.report.svg import inline_svg
 
 COLOURS = ("#2f6fde", "#d1662c", "#2a9d6f", "#9257c9")
 GREY = "#8a8f98"
@@ -99,10 +99,7 @@ def _draw(curve: Curve, steps: Sequence[dict[str, Any]]) -> str:
             values = [float("nan") if step.get(field) is None else step[field] for step in steps]
             axes.plot([step["step"] for step in steps], values, label=label, color=colour, linewidth=1.5)
         _decorate(axes, curve, steps)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-        pyplot.close(figure)
-    return _inline(buffer.getvalue(), curve)
+        return inline_svg(figure, curve.title)
 
 
 def _decorate(axes: Axes, curve: Curve, steps: Sequence[dict[str, Any]]) -> None:
@@ -131,13 +128,3 @@ def opens_stage(before: dict[str, Any], after: dict[str, Any]) -> bool:
     """True when another stage begins between two steps: by its label, or, where it has the same one, by its count."""
     count = "step_in_stage"
     return bool(before["stage"] != after["stage"] or after.get(count, 1) < before.get(count, 0))
-
-
-def _inline(svg: str, curve: Curve) -> str:
-    """The `<svg>` element alone, scalable, with a name for screen readers and ids that no other figure has."""
-    body = svg[svg.index("<svg") :]
-    body = re.sub(r'width="[^"]+pt" height="[^"]+pt"', f'role="img" aria-label="{curve.title}"', body, count=1)
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    prefix = re.sub(r"\W+", "-", curve.title.lower())
-    body = re.sub(r'id="([^"]+)"', rf'id="{prefix}-\1"', body)
-    return re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}-", body)
