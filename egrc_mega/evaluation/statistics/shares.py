@@ -38,7 +38,7 @@ def share_of(outcomes: Outcomes, passed: FloatColumn) -> Share | None:
         passed: [R] 1, 0 or NaN.
     """
     known = np.isfinite(passed)
-    counts = np.bincount(outcomes.problem[known], minlength=len(outcomes.keys))
+    counts = np.bincount(outcomes.problem[known], minlength=len(outcomes.keys)).astype(np.float64)
     means = outcomes.mean_by_problem(passed)[counts > 0]
     counts = counts[counts > 0]
     if not len(means):
