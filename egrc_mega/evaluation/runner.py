@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from egrc_mega.evaluation.records import Point, Protocol, Response, Subject
-from egrc_mega.evaluation.statistics import bootstrap_interval, wilson_interval
+from egrc_mega.evaluation.statistics.intervals import bootstrap_interval, wilson_interval
 from egrc_mega.methods.method import Judge
 from egrc_mega.seeds import derive_seed
 from egrc_mega.types import Ask, Completion, Drawn, Grade, IntArray, Problem, RolloutRequest, Sample, Sampling

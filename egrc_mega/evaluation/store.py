@@ -9,7 +9,7 @@ import orjson
 
 from egrc_mega.errors import RunError
 from egrc_mega.evaluation.records import Point, Protocol, Response, Subject
-from egrc_mega.evaluation.statistics import l_acc
+from egrc_mega.evaluation.statistics.l_acc import l_acc
 
 TABLE = "evaluation.json"
 RESPONSES = "evaluation_responses.json"

@@ -7,7 +7,7 @@ import pytest
 
 from egrc_mega.evaluation.records import Subject
 from egrc_mega.evaluation.runner import NUM_SHOWN, Asked, Measurement, measure
-from egrc_mega.evaluation.statistics import bootstrap_interval, wilson_interval
+from egrc_mega.evaluation.statistics.intervals import bootstrap_interval, wilson_interval
 from egrc_mega.seeds import derive_seed
 from egrc_mega.testing.points import make_protocol, make_subject
 from egrc_mega.testing.samples import PROBLEM, PROMPT_IDS, make_sample

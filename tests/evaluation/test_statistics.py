@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from egrc_mega.evaluation.statistics import bootstrap_interval, l_acc, wilson_interval
+from egrc_mega.evaluation.statistics.intervals import bootstrap_interval, wilson_interval
+from egrc_mega.evaluation.statistics.l_acc import l_acc
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,86 @@
+"""L-Acc = Acc * sqrt(1 - L / L_base) (paper 4.1), which means nothing without the base that it was measured against."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from egrc_mega.errors import DataError
+from egrc_mega.evaluation.statistics.bootstrap import Floats, studentised_interval
+from egrc_mega.evaluation.statistics.intervals import Estimate
+from egrc_mega.evaluation.statistics.outcomes import Outcomes
+from egrc_mega.evaluation.statistics.pairing import Pairing, paired
+
+SHOWN_DIGITS = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """Which measurement a figure is from: model, protocol and result, each by its content."""
+
+    label: str
+    """Of the model, for people."""
+    model: str
+    """Hash of the weights, or what stands for it where nobody has them."""
+    protocol: str
+    """Hash of all that decides about the numbers besides the weights."""
+    result: str
+    """Hash of every response's problem, verdict and length."""
+
+    @property
+    def key(self) -> str:
+        """The three hashes, shortened, as they stand beside an L-Acc."""
+        return ":".join(each[:SHOWN_DIGITS] for each in (self.model, self.protocol, self.result))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LengthAccuracy:
+    """An L-Acc and what it was measured against."""
+
+    estimate: Estimate
+    base: Measured
+    base_length: float
+    is_longer: bool
+    """The responses are no shorter than the base's: the formula has no value there, and 0 stands for it."""
+
+
+def l_acc(accuracy: float, length: float, base_length: float) -> float:
+    """Acc * sqrt(1 - L / L_base) (paper 4.1); 0 when the responses are no shorter than the base's."""
+    return accuracy * math.sqrt(max(0.0, 1 - length / base_length))
+
+
+def l_acc_against(
+    outcomes: Outcomes, measured: Measured, base: Outcomes, base_measured: Measured
+) -> LengthAccuracy | None:
+    """L-Acc with an interval over the problems that both have answered; None when nothing was graded or measured.
+
+    Raises:
+        DataError: the base was measured by another protocol, or on other problems.
+    """
+    if measured.protocol != base_measured.protocol:
+        raise DataError(
+            f"L-Acc of {measured.label}: its base {base_measured.label} was measured by the protocol "
+            f"{base_measured.protocol[:SHOWN_DIGITS]}, not by {measured.protocol[:SHOWN_DIGITS]}; measure the base by "
+            f"the same protocol"
+        )
+    pairing = paired(outcomes, measured.label, base, base_measured.label)
+    columns = _columns(pairing)
+    if not len(columns):
+        return None
+    accuracy, length, base_length = columns.mean(axis=0)
+    is_longer = bool(length >= base_length)
+    value = l_acc(accuracy, length, base_length)
+    low, high = (0.0, 0.0) if is_longer else studentised_interval(columns, _l_acc)
+    estimate = Estimate(value, max(0.0, low), min(1.0, high))
+    return LengthAccuracy(estimate=estimate, base=base_measured, base_length=float(base_length), is_longer=is_longer)
+
+
+def _columns(pairing: Pairing) -> Floats:
+    """[M, 3] Accuracy, length and the base's length of the problems of which all three are known."""
+    columns = np.stack([pairing.first_right, pairing.first_length, pairing.second_length], axis=1)
+    return columns[np.isfinite(columns).all(axis=1)]
+
+
+def _l_acc(means: Floats) -> Floats:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return means[..., 0] * np.sqrt(np.maximum(0.0, 1 - means[..., 1] / means[..., 2]))
