@@ -34,7 +34,7 @@ LAYERS = [
     {"rollout", "embedded", "policy", "sync", "checkpoint"},
     {"evaluation", "report", "miniature.base_model", "bench"},
     {"training", "train"},
-    {"launch"},
+    {"launch", "studies"},
     {"cli"},
 ]
 """Lowest first; of a folder and a file in it the file's layer counts. `testing` may import everything, only tests

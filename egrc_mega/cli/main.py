@@ -20,6 +20,7 @@ from egrc_mega.cli import (
     rollouts,
     serve,
     stages,
+    study,
     train,
 )
 from egrc_mega.errors import EgrcError, storage_error
@@ -37,6 +38,7 @@ app.command("grade")(grade.grade)
 app.command("report")(report.report)
 app.command("rollouts")(rollouts.rollouts)
 app.command("credit")(credit.credit)
+app.command("study")(study.study)
 app.command("doctor")(doctor.doctor)
 app.add_typer(convert.app, name="convert")
 app.add_typer(miniature.app, name="miniature")

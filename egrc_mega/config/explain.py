@@ -13,8 +13,8 @@ from egrc_mega.sections.base import Section
 Place = Sequence[str | int]
 
 
-def explain(error: ValidationError) -> Iterator[str]:
-    """One line for each problem; a problem that only follows from others is left out."""
+def explain(error: ValidationError, root: type[Section] = Config) -> Iterator[str]:
+    """One line for each problem of a `root`; a problem that only follows from others is left out."""
     items = error.errors()
     places = [item["loc"] for item in items]
     for item in items:
@@ -22,11 +22,11 @@ def explain(error: ValidationError) -> Iterator[str]:
             len(place) > len(item["loc"]) and place[: len(item["loc"])] == item["loc"] for place in places
         )
         if not is_derived:
-            yield _line(item)
+            yield _line(item, root)
 
 
-def _line(item: Any) -> str:
-    section, name = _named(item["loc"])
+def _line(item: Any, root: type[Section]) -> str:
+    section, name = _named(item["loc"], root)
     if item["type"] == "extra_forbidden":
         return f"{name}: unknown key; {_hint(str(item['loc'][-1]), list(section.model_fields) if section else [])}"
     if item["type"] == "missing":
@@ -46,9 +46,9 @@ def _hint(found: str, known: Sequence[str]) -> str:
     return f"did you mean {close[0]}?" if close else "remove it"
 
 
-def _named(place: Place) -> tuple[type[Section] | None, str]:
+def _named(place: Place, root: type[Section]) -> tuple[type[Section] | None, str]:
     """The section that a problem's last part belongs to, and the dotted name without the tags of families."""
-    section: type[Section] | None = Config
+    section: type[Section] | None = root
     names: list[str] = []
     choices: list[type[Section]] = []
     tag: str | None = None

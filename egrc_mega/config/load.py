@@ -43,7 +43,7 @@ def load_config(
     raw: dict[str, Any] = copy.deepcopy(below or {})
     provenance: dict[str, str] = {}
     for path in [files] if isinstance(files, Path) else files:
-        found = _read_yaml(path)
+        found = read_yaml(path)
         _resolve_paths(found, path.resolve().parent)
         _lay_over(raw, found)
         names = set(_leaves(raw))
@@ -82,7 +82,12 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping that a file holds, no key of which stands twice.
+
+    Raises:
+        ConfigError: no such file, no YAML, or no mapping.
+    """
     if not path.is_file():
         raise ConfigError(f"config file {path} does not exist")
     try:

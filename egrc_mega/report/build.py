@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import yaml
 
 from egrc_mega import __version__
@@ -13,6 +12,7 @@ from egrc_mega.evaluation.records import SHOWN_DIGITS, Point, Response
 from egrc_mega.evaluation.store import RESPONSES, TABLE, Table, read_responses, read_table
 from egrc_mega.observe.events import read_events, read_steps
 from egrc_mega.report.figures import draw_curves
+from egrc_mega.report.template import template
 
 MAX_RESPONSES = 12
 METRICS = "metrics.jsonl"
@@ -42,7 +42,7 @@ def build_report(run_dir: Path) -> Path:
     table = read_table(run_dir)
     config_text = (run_dir / CONFIG).read_text() if (run_dir / CONFIG).exists() else ""
     config = yaml.safe_load(config_text) or {}
-    page = _template().render(
+    page = template("report.html.j2").render(
         name=run_dir.resolve().name,
         about=_about(config),
         config_text=config_text,
@@ -64,14 +64,6 @@ def build_report(run_dir: Path) -> Path:
 def missing_parts(run_dir: Path) -> list[str]:
     """The files that the folder lacks, each with what the page lacks for it."""
     return [f"{name} ({effect})" for name, effect in PARTS.items() if not (run_dir / name).is_file()]
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("egrc_mega", "report"), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters["percent"] = lambda share: "-" if share is None else f"{100 * share:.1f}\u00a0%"
-    return environment.get_template("report.html.j2")
 
 
 def _about(config: Mapping[str, Any]) -> list[str]:

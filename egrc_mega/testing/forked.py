@@ -39,6 +39,7 @@ SERVERS = "egrc_mega.rollout.start.process"
 STARTERS = {
     SERVERS: "subprocess",
     "egrc_mega.launch.train": "subprocess",
+    "egrc_mega.studies.worker": "subprocess",
     "torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_handler": "Popen",
 }
 """The modules whose children are forked in a forked process, and the name by which they start them."""

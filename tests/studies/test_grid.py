@@ -1,0 +1,103 @@
+"""A study's file becomes cells, each a whole configuration; mistakes are told before anything runs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from egrc_mega.errors import ConfigError
+from egrc_mega.studies.grid import first_difference, read_study
+
+WriteStudy = Callable[..., Path]
+
+
+def test_settings_are_the_product_of_the_axes_and_cells_go_seed_by_seed(write_study: WriteStudy) -> None:
+    axes = {"clip": {"long": {}, "short": {}}, "order": {"there": {}, "back": {}}}
+    study = read_study(write_study(axes, seeds=[1, 5]))
+    assert study.settings == ("long-there", "long-back", "short-there", "short-back")
+    assert [(cell.setting, cell.seed) for cell in study.cells[:5]] == [
+        ("long-there", 1),
+        ("long-back", 1),
+        ("short-there", 1),
+        ("short-back", 1),
+        ("long-there", 5),
+    ]
+    assert study.reference == "long-there"
+    assert [cell.config.run.seed for cell in study.cells[3:5]] == [1, 5]
+
+
+def test_a_variant_wins_over_the_study_and_a_later_axis_over_an_earlier_one(write_study: WriteStudy) -> None:
+    axes = {
+        "first": {"a": {"set": {"stages.compress.clip_len": 40, "stages.explore.clip_len": 41}}},
+        "second": {"b": {"set": {"stages.compress.clip_len": 50}}},
+    }
+    (cell,) = read_study(write_study(axes, set={"stages.explore.clip_len": 60, "checkpoint.every": 7})).cells
+    compress, explore = cell.config.stages
+    assert (compress.clip_len, explore.clip_len, cell.config.checkpoint.every) == (50, 41, 7)  # type: ignore[attr-defined]
+
+
+def test_values_are_laid_over_all_files_also_those_of_variants(write_study: WriteStudy, tmp_path: Path) -> None:
+    stages = [{"method": "explore", "steps": 9, "clip_len": 30}]
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    axes = {"method": {"own": {"configs": ["own.yaml"]}}}
+    (cell,) = read_study(write_study(axes, set={"stages.0.steps": 2})).cells
+    assert [(stage.method, stage.steps) for stage in cell.config.stages] == [("explore", 2)]
+
+
+def test_paths_are_relative_to_the_studys_file(write_study: WriteStudy, tmp_path: Path) -> None:
+    axes = {"data": {"own": {"set": {"data.train": "train.jsonl"}}}}
+    (tmp_path / "train.jsonl").write_text('{"problem": "1 a + 1 = ?", "answer": "2"}\n')
+    (cell,) = read_study(write_study(axes)).cells
+    assert cell.config.data.train == tmp_path / "train.jsonl"
+    assert cell.folder == tmp_path / "study" / "cells" / "own-seed1"
+    assert cell.config.run.dir == cell.folder / "run"
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"axis": {}}, "small.yaml: axis: unknown key; did you mean axes?"),
+        ({"seeds": []}, "small.yaml: seeds"),
+        ({"seeds": [1, 1]}, "seeds: 1 stands there twice"),
+        ({"reference": "longer"}, "reference: there is no setting 'longer'; there are long, short"),
+        ({"curves": ["longer"]}, "curves: there is no setting 'longer'"),
+        ({"axes": {"clip": {}}}, "axes.clip: no variants"),
+        ({"axes": {"clip": {"a/b": {}}}}, "small.yaml: axes.clip.a/b"),
+        ({"axes": {"clip": {"a": {"sets": {}}}}}, "sets: unknown key"),
+        ({"claims": [{"says": "x", "of": {"setting": "long"}}]}, "claims.0.at_least: give it or at_most"),
+        ({"claims": [{"says": "x", "of": {"setting": "far"}, "at_most": 1}]}, "of.setting: there is no setting 'far'"),
+        ({"claims": [{"says": "x", "of": {}, "at_most": 1}]}, "claims.0.of.setting: give it or best_of"),
+        (
+            {"claims": [{"says": "x", "of": {"setting": "long"}, "relative": True, "at_most": 1}]},
+            "claims.0.relative: true, but nothing is subtracted",
+        ),
+        ({"set": {"stages.compress.clip_lens": 3}}, "long-seed1: stages.0.clip_lens: unknown key"),
+        ({"set": {"stages.nowhere.steps": 3}}, "long-seed1: --set stages.nowhere.steps=3: there is no stage"),
+        ({"set": {"rollout.colocated": True}}, "long-seed1: rollout.colocated: true"),
+    ],
+)
+def test_a_mistake_is_named_by_field_or_cell(write_study: WriteStudy, fields: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_study(write_study(**fields))
+    assert expected in str(caught.value)
+
+
+def test_the_first_field_that_differs_is_named_with_both_values() -> None:
+    before = {"run": {"seed": 1}, "stages": [{"steps": 5}, {"steps": 6}]}
+    now = {"run": {"seed": 1}, "stages": [{"steps": 5}, {"steps": 7}]}
+    assert first_difference(before, now) == "stages.1.steps was 6 and is 7"
+    assert first_difference(before, before) is None
+    assert first_difference({"a": 1}, {"a": 1, "b": None, "c": 2}) == "c was None and is 2"
+
+
+def test_every_study_of_the_repository_can_be_read(root: Path) -> None:
+    files = sorted((root / "configs/studies").glob("*.yaml"))
+    assert [file.stem for file in files] == ["controller", "egrc", "noisy", "zoo"]
+    studies = {file.stem: read_study(file) for file in files}
+    methods = {stage.method for cell in studies["zoo"].cells for stage in cell.config.stages}
+    configs = {path.stem for path in (root / "configs/methods").glob("*.yaml")}
+    assert set(studies["zoo"].settings) == configs
+    assert len(methods) > 30
+    assert all(len(studies[name].section.seeds) == 3 for name in ("egrc", "noisy", "controller"))

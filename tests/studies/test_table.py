@@ -1,0 +1,72 @@
+"""The table against numbers worked out by hand."""
+
+import math
+
+import pytest
+
+from egrc_mega.studies.statistics import Estimate
+from egrc_mega.studies.table import build_table, plain
+from egrc_mega.studies.words import Listing, markdown, table_listing
+from egrc_mega.testing.results import point, result
+
+RESULTS = {
+    "eg": [result("eg", 1, 0.9, 30.0), result("eg", 2, 0.8, 34.0), result("eg", 3, 1.0, 35.0)],
+    "ee": [result("ee", 1, 0.6, 50.0), result("ee", 3, 0.9, 61.0)],
+}
+
+
+def test_a_row_has_mean_error_and_the_difference_over_common_seeds() -> None:
+    table = build_table(["eg", "ee", "later"], "eg", RESULTS)
+    base, eg, ee, later = table.rows
+    assert eg.values["accuracy_t1"].estimate == Estimate(pytest.approx(0.9), pytest.approx(0.1 / math.sqrt(3)), 3)
+    assert eg.values["accuracy_t1"].difference is None
+    # seeds 1 and 3: -.3 and -.1
+    assert ee.values["accuracy_t1"].difference == Estimate(pytest.approx(-0.2), pytest.approx(0.1), 2)
+    assert ee.values["length_share_t1"].estimate == Estimate(pytest.approx(0.555), pytest.approx(0.055), 2)
+    assert later.values["accuracy_t1"].estimate is None and later.num_seeds == 0
+    assert base.values["accuracy_t1"].estimate == Estimate(0.5, None, 1)
+    assert base.values["entropy"].estimate is None
+
+
+def test_a_setting_without_a_verdict_is_left_out_of_the_mean() -> None:
+    table = build_table(["a"], "a", {"a": [result("a", 1, None, 30.0), result("a", 2, 0.5, 30.0)]})
+    assert table.rows[1].values["accuracy_t1"].estimate == Estimate(0.5, None, 1)
+
+
+def test_stages_have_rows_of_their_own_where_there_are_several() -> None:
+    one = build_table(["eg"], "eg", RESULTS)
+    assert one.stage_rows == ()
+    two = result("eg", 1, 0.9, 30.0)
+    second = type(two.stages[0])(name="explore", method="explore", steps=2, reason="")
+    points = [*two.points, point("explore", 2, 0.95, 33.0)]
+    longer = result("eg", 1, 0.9, 30.0, stages=[*two.stages, second], points=points)
+    table = build_table(["eg"], "eg", {"eg": [longer]})
+    shown = [(row.point, row.values["accuracy_t1"].estimate) for row in table.stage_rows]
+    assert shown == [("compress", Estimate(0.9, None, 1)), ("explore", Estimate(0.95, None, 1))]
+
+
+def test_the_listing_writes_percent_tokens_and_signed_differences() -> None:
+    table = build_table(["eg", "ee"], "eg", RESULTS)
+    listing = table_listing("", "", table.columns, table.rows, by_stage=False)
+    ee = dict(zip(listing.header, listing.rows[2], strict=True))
+    assert ee["accuracy % (T 1)"] == "75.0 ± 15.0 (-20.0 ± 10.0)"
+    assert ee["tokens (T 1)"] == "55.5 ± 5.5 (+23.0 ± 3.0)"
+    assert ee["seeds"] == "2" and listing.rows[0][1] == "-"
+    assert "entropy at rollout T" not in listing.header  # nobody has measured it
+
+
+def test_the_json_has_the_same_numbers_in_their_own_units() -> None:
+    rows = plain(build_table(["eg", "ee"], "eg", RESULTS))
+    ee = next(row for row in rows if row["setting"] == "ee")
+    assert ee["figures"]["accuracy_t1"]["difference"] == {
+        "mean": pytest.approx(-0.2),
+        "error": pytest.approx(0.1),
+        "n": 2,
+    }
+
+
+def test_markdown_lines_up_and_keeps_text_out_of_its_grammar() -> None:
+    text = markdown(Listing("", "", ["name", "why"], [["a|b", "<script>\nx"], ["c", "d"]]))
+    lines = text.splitlines()
+    assert len(lines) == 4 and len({len(line) for line in lines}) == 1
+    assert lines[2] == r"| a\|b | &lt;script> x |"
