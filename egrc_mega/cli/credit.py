@@ -18,7 +18,8 @@ def credit(
     """Print a method's rewards and advantages for a recorded batch, as JSON: one row a group, one number a sample.
 
     Of the configuration only the stages, the plugins and the seed are needed. The reward of a sample that was not
-    judged is null. An advantage that differs from token to token is a list.
+    judged is null. Where an advantage differs from token to token the number is the median, and the list stands under
+    `token_advantages`.
     """
     import orjson
 

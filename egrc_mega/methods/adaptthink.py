@@ -1,11 +1,12 @@
 """AdaptThink: half of a group is made to think, half is made not to; the reward prefers not thinking where it suffices.
 
 R = 1[no thinking] delta + c - c_ref(problem)        A = R, no deviation        pi_old(forced first token) = 1/2
+c = 1 if right and well formed, else 0
 
 c_ref is the base model's accuracy on the problem, a column of the data that `data.facts` names. The mode is what was
-forced, not what came out.
+forced, not what came out. The authors' grader asks for one `</think>`: c is 0 without it, whatever the answer.
 
-Source: arXiv 2505.13417 (eq. 4 to 7); THU-KEG/AdaptThink, adapt_think_{reward_manager,core_algos,vllm_rollout}.py and
+Source: arXiv 2505.13417 (eq. 4 to 7); THU-KEG/AdaptThink, adapt_think_{reward_manager,rm,core_algos,vllm_rollout}.py,
 scripts/run_adapt_think_1.5b_*.sh: delta .05, groups of 16, temperature .6, lr 2e-6, clip .2.
 """
 
@@ -69,7 +70,8 @@ class AdaptThink(Method[AdaptThinkSection, NoState]):
     def _terms(self, sample: Sample) -> Mapping[str, float]:
         reference = sample.problem.fact(self.section.reference_accuracy)
         is_short = sample.ask.tag == NO_THINKING
-        return {"answer": float(sample.right), "reference": -reference, "mode": self.section.delta * is_short}
+        is_paid = sample.right and sample.well_formed
+        return {"answer": float(is_paid), "reference": -reference, "mode": self.section.delta * is_short}
 
     def metrics(self, groups: Sequence[Group], credits: Sequence[Sequence[Credit]], view: View) -> Mapping[str, float]:
         """Accuracy of each mode."""

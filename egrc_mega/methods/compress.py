@@ -12,7 +12,7 @@ from egrc_mega.methods.method import Method, NoState, is_graded
 from egrc_mega.methods.records import DROPPED, Credit, View
 from egrc_mega.methods.shapes import ShapeSection, shaped
 from egrc_mega.sections.stage import StageSection
-from egrc_mega.types import Group, Sample
+from egrc_mega.types import Grade, Group, Sample
 
 
 class CompressSection(StageSection):
@@ -26,6 +26,9 @@ class CompressSection(StageSection):
     """A = beta R. Without a KL or entropy term Adam cancels it; it only moves the clip and epsilon."""
     shape: ShapeSection = ShapeSection()
     """How R falls with length."""
+    accept_truncated: bool = False
+    """Pay for a right answer that stands in a response which the cap then ended; its format is not asked for. The
+    paper's clip takes the reward from what has no final answer token (3.3.1)."""
 
 
 class Compress(Method[CompressSection, NoState]):
@@ -42,10 +45,15 @@ class Compress(Method[CompressSection, NoState]):
         if not is_graded(sample):
             return DROPPED
         section = self.section
-        if not (sample.right and sample.well_formed and sample.length <= section.clip_len):
+        if not (self._is_paid(sample) and sample.length <= section.clip_len):
             return Credit(reward=0.0, kept=False)
         reward = shaped(section.shape, section.clip_len, sample.length)
         return Credit(advantage=section.beta * reward, reward=reward)
+
+    def _is_paid(self, sample: Sample) -> bool:
+        if sample.completion.truncated:
+            return self.section.accept_truncated and sample.grade is Grade.RIGHT
+        return sample.right and sample.well_formed
 
     @property
     def longest(self) -> int:

@@ -60,8 +60,8 @@ class Entangled(Method[EntangledSection, NoState]):
     def problems(self) -> Iterator[str]:
         """Both objectives must be possible; a group is routed by its own accuracy, so its statistics are its own."""
         yield from Explore(self.section.explore.model_copy(update={"rollout": self.section.rollout})).problems()
-        if self.section.explore.advantage_scope == "batch":
-            yield "explore.advantage_scope: batch, but groups are routed one by one; set it to group"
+        if (scope := self.section.explore.advantage_scope) != "group":
+            yield f"explore.advantage_scope: {scope}, but groups are routed one by one; set it to group"
 
     @property
     def longest(self) -> int:

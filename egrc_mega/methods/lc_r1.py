@@ -3,12 +3,11 @@
 R = 1[well formed] + 1[right] + w (1 - l / (max l of the fully right + 1e-4)), the last 0 in a group without any
 A = R - mean R; at `</think>` of a fully right one + add (1 - valid / (think + 1e-4)), or - add where valid is 0
 
-l counts tokens before the stop token, after the cut: a fully right response keeps its first `valid` tokens of
-thinking, and all from `</think>` on. The authors find `valid` with a model of their own (LC-Extractor). This stack
-has none: it is where the gold answer first stands in the thinking, or what a recorded batch says.
+Fully right: right and well formed. l counts tokens before the stop token, after the cut: a fully right response keeps
+its first `valid` tokens of thinking, and all from `</think>` on. The authors find `valid` with a model of their own;
+here it is where the gold answer first stands in the thinking, or what a recorded batch says.
 
-Source: arXiv 2506.14755; zxiangx/LC-R1 7a6bd8b, grpo_trainer.py, train.py: w = add = 1, lr 2e-6, groups of 8, cap
-8192, temperature .9, KL .04, gradient norm .1.
+Source: arXiv 2506.14755; zxiangx/LC-R1 7a6bd8b, grpo_trainer.py, train.py (2e-6, groups of 8, temperature .9, KL .04)
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,9 +30,9 @@ class LcR1Section(StageSection):
     method: Literal["lc_r1"] = "lc_r1"
     """Which method the stage trains with."""
     length_weight: float = 1.0
-    """w."""
+    """w, of the length term."""
     end_weight: float = 1.0
-    """add: weight of what the end of thinking gets."""
+    """add, of the end of thinking."""
     rollout: SamplingSection = SamplingSection(n=8, temperature=0.9, max_new_tokens=8192)
     """Sampling of the stage."""
     loss: LossSection = LossSection(agg="token-mean", ratio="token", eps_clip_high=0.2)
@@ -62,8 +61,9 @@ class LcR1(Method[LcR1Section, NoState]):
         ]
 
     def _ended(self, group: Group, row: Sequence[Credit]) -> list[Credit]:
+        pairs = zip(row, group.samples, strict=True)
         is_alone = sum(map(is_graded, group.samples)) < 2
-        return [c if is_alone or not _is_whole(s) else self._cut(c, s) for c, s in zip(row, group.samples, strict=True)]
+        return [c if is_alone or not (s.think_length and _is_whole(s)) else self._cut(c, s) for c, s in pairs]
 
     def _cut(self, credit: Credit, sample: Sample) -> Credit:
         think, valid = (sample.think_length or 1) - 1, answered_after(sample)
@@ -80,11 +80,11 @@ class LcR1(Method[LcR1Section, NoState]):
 
 
 def _is_whole(sample: Sample) -> bool:
-    """Fully right: well formed as well."""
-    return is_graded(sample) and sample.right and sample.well_formed and sample.think_length is not None
+    return sample.right and sample.well_formed
 
 
 def _kept_length(sample: Sample) -> int:
     """Tokens before the stop token, after the cut."""
-    cut = (sample.think_length or 1) - 1 - answered_after(sample) if _is_whole(sample) and answered_after(sample) else 0
+    think, valid = sample.think_length, answered_after(sample) if _is_whole(sample) else 0
+    cut = think - 1 - valid if think and valid else 0
     return sample.length - cut - (not sample.completion.truncated)

@@ -74,6 +74,14 @@ def over_batch(groups: Sequence[Group], terms: Terms, normalise: Normaliser) -> 
     return [[next(flat) for _sample in group.samples] for group in groups]
 
 
+def over_both(groups: Sequence[Group], terms: Terms, eps: float, min_std: float = 0.0) -> list[list[Credit]]:
+    """A = (R - mean R of the group) / (max(std R of the batch, min_std) + eps), std unbiased."""
+    rows = over_groups(groups, terms, centred)
+    rewards = [credit.reward for row in rows for credit in row if credit.reward is not None]
+    scale = max(stdev(rewards) if len(rewards) > 1 else 0.0, min_std) + eps
+    return [[replace(credit, advantage=float(credit.advantage) / scale) for credit in row] for row in rows]
+
+
 def within_groups(groups: Sequence[Group], terms: GroupTerms, normalise: Normaliser) -> list[list[Credit]]:
     """Credits of every group whose rewards depend on each other, normalised within the group."""
     return [_credits(group.samples, terms, normalise) for group in groups]

@@ -1,14 +1,12 @@
 """ThinkPrune: GRPO on accuracy alone under a cap that shrinks from phase to phase; what is cut counts as wrong.
 
-R = 1 if the answer is right and finished within the cap, else 0        A = (R - mean R) / (std R + eps)
+`paper`: R = 1 if right and finished within the cap      `code`: R = 1 if right      A = (R - mean R) / (std R + eps)
 
-Source: arXiv 2504.01296; ThinkPrune's local_scripts/multi_node_run_{4k,3k_from4k}.sh (4000, 3000, 2000; handed over at
-step 180), examples/data_preprocess (the system text names the cap). A box inside unfinished thinking scores 1 there and
-0 here: an answer that was cut off does not count.
+Source: arXiv 2504.01296; ThinkPrune 0f7449b local_scripts/multi_node_run_{4k,3k_from4k}.sh (4000, 3000, 2000 after 180
+steps each), examples/data_preprocess (the system text), qwen_math.py: 527-576 (a truncated response's box counts).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
@@ -18,14 +16,16 @@ from egrc_mega.methods.normalise import group_problems, over_groups, z_score
 from egrc_mega.methods.records import Credit, View
 from egrc_mega.sections.base import Section
 from egrc_mega.sections.stage import LossSection, StageSection
-from egrc_mega.types import Ask, Group, Problem
+from egrc_mega.types import Ask, Grade, Group, Problem
 
 
 class ThinkPruneSection(StageSection):
-    """ThinkPrune (arXiv 2504.01296): the cap shrinks, and accuracy under it is all that counts."""
+    """ThinkPrune (arXiv 2504.01296): what counts is accuracy under a cap that shrinks."""
 
     method: Literal["thinkprune"] = "thinkprune"
     """Which method the stage trains with."""
+    variant: Literal["paper", "code"] = "paper"
+    """`paper`: what is truncated earns nothing. `code`: it earns 1 where its answer is right."""
     caps: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (4000, 3000, 2000)
     """Caps on |y|, one after the other; the last one stays."""
     steps_per_cap: PositiveInt = 180
@@ -44,7 +44,7 @@ class ThinkPruneState(Section):
     phase: NonNegativeInt = 0
     """Index of the cap in force."""
     steps: NonNegativeInt = 0
-    """Steps that it has been in force."""
+    """Steps under it."""
 
 
 class ThinkPrune(Method[ThinkPruneSection, ThinkPruneState]):
@@ -55,14 +55,14 @@ class ThinkPrune(Method[ThinkPruneSection, ThinkPruneState]):
 
     def plan(self, problem: Problem, view: View) -> Sequence[Ask]:
         """The cap in force, told to the model as well."""
-        cap = self.section.caps[view.state.phase]
-        system = self.section.system.replace("{cap}", str(cap)) if self.section.system else None
+        cap, text = self.section.caps[view.state.phase], self.section.system
+        system = text.replace("{cap}", str(cap)) if text else None
         return [Ask(system=system, max_new_tokens=cap)] * self.section.rollout.n
 
     def credit(self, groups: Sequence[Group], view: View) -> list[list[Credit]]:
         """Accuracy normalised over each group."""
-        normalise = z_score(self.section.advantage_eps)
-        return over_groups(groups, lambda sample: {"answer": float(sample.right)}, normalise)
+        is_right = (lambda s: s.grade is Grade.RIGHT) if self.section.variant == "code" else (lambda s: s.right)
+        return over_groups(groups, lambda s: {"answer": float(is_right(s))}, z_score(self.section.advantage_eps))
 
     def metrics(self, groups: Sequence[Group], credits: Sequence[Sequence[Credit]], view: View) -> Mapping[str, float]:
         """The cap in force."""
@@ -71,17 +71,17 @@ class ThinkPrune(Method[ThinkPruneSection, ThinkPruneState]):
     def after_step(self, view: View, record: Mapping[str, Any]) -> ThinkPruneState:
         """The next cap once this one has had its steps."""
         phase, steps = view.state.phase, view.state.steps + 1
-        if steps == self.section.steps_per_cap and phase + 1 < len(self.section.caps):
-            return ThinkPruneState(phase=phase + 1)
-        return ThinkPruneState(phase=phase, steps=steps)
+        is_last = phase + 1 == len(self.section.caps)
+        is_over = steps == self.section.steps_per_cap and not is_last
+        return ThinkPruneState(phase=phase + 1) if is_over else ThinkPruneState(phase=phase, steps=steps)
 
     def problems(self) -> Iterator[str]:
-        """Statistics need more than one sample; the caps are the method's, and they shrink."""
+        """The caps are the method's, and they shrink."""
         yield from group_problems(self.section)
         caps = self.section.caps
         if self.section.rollout.max_new_tokens is not None:
             yield "rollout.max_new_tokens: the caps are given by `caps`; leave it out"
-        if any(later >= earlier for earlier, later in pairwise(caps)):
+        if list(caps) != sorted(set(caps), reverse=True):
             yield f"caps: {list(caps)} do not shrink; give each one smaller than the one before"
 
     @property

@@ -1,6 +1,5 @@
 """What a stage's method would pay for a batch that was recorded: nothing is sampled and nothing is trained."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +85,9 @@ def _sample(sample: StoredSample, problem: Problem) -> Sample:
 def payment(config: Config, batch: RecordedBatch, label: str | None = None) -> dict[str, list[list[Any]]]:
     """Rewards and advantages of a batch under a stage's method with the state that it begins with.
 
+    An advantage that differs from token to token is given as the median, and whole under `token_advantages`, a list
+    for each such sample and None for the others.
+
     Args:
         label: of the stage; None: the batch's own stage if the configuration has it, else the first.
 
@@ -96,10 +98,12 @@ def payment(config: Config, batch: RecordedBatch, label: str | None = None) -> d
     method = build_method(_stage(config, batch, label))
     view = View(step=batch.step, state=method.State(), seed=config.run.seed)
     rows = method.credit(batch.groups, view)
-    return {
+    paid: dict[str, list[list[Any]]] = {
         "rewards": [[credit.reward for credit in row] for row in rows],
         "advantages": [[_advantage(credit) for credit in row] for row in rows],
     }
+    by_token = [[_of_each_token(credit) for credit in row] for row in rows]
+    return paid | {"token_advantages": by_token} if any(map(any, by_token)) else paid
 
 
 def _stage(config: Config, batch: RecordedBatch, label: str | None) -> StageSection:
@@ -110,9 +114,13 @@ def _stage(config: Config, batch: RecordedBatch, label: str | None) -> StageSect
     return config.stages[names.index(wanted)] if wanted in names else config.stages[0]
 
 
-def _advantage(credit: Credit) -> float | list[float]:
-    """One number where all tokens have the same; 0 where the sample is not trained on."""
-    values: Sequence[float] = np.atleast_1d(np.asarray(credit.advantage, np.float64)).tolist()
-    if not credit.kept or not values:
-        return 0.0
-    return values[0] if min(values) == max(values) else list(values)
+def _advantage(credit: Credit) -> float:
+    """The median over the tokens, which is what all have where they share one; 0 where nothing is trained on."""
+    values = np.sort(np.atleast_1d(np.asarray(credit.advantage, np.float64)))
+    return float(values[len(values) // 2]) if credit.kept and len(values) else 0.0
+
+
+def _of_each_token(credit: Credit) -> list[float] | None:
+    """One number for each token where they differ, else None."""
+    values: list[float] = np.atleast_1d(np.asarray(credit.advantage, np.float64)).tolist()
+    return values if credit.kept and len(set(values)) > 1 else None

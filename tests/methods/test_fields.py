@@ -1,6 +1,7 @@
 """Every field of the paper's stages and of three rivals moves what they do: none is ignored, none is a constant."""
 
 from collections.abc import Iterator
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from egrc_mega.methods.method import build_method
 from egrc_mega.sections.base import Section
 from egrc_mega.sections.stage import StageSection
 from egrc_mega.testing.samples import make_group, make_sample, view_of
-from egrc_mega.types import Ask, Grade, Group, Problem
+from egrc_mega.types import Ask, FinishReason, Grade, Group, Problem
 
 PROBLEM = Problem(key="p", text="1 + 1", answer="2", facts={"reference_accuracy": 0.25, "other_accuracy": 0.75})
 SMALL: dict[str, dict[str, Any]] = {
@@ -23,7 +24,14 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 """Of each method, in a size where every field matters."""
 OTHER: dict[str, dict[str, Any]] = {
-    "compress": {"clip_len": 7, "beta": 3.0, "shape.kind": "cosine", "shape.r": 0.3, "shape.len": 11},
+    "compress": {
+        "clip_len": 7,
+        "beta": 3.0,
+        "shape.kind": "cosine",
+        "shape.r": 0.3,
+        "shape.len": 11,
+        "accept_truncated": True,
+    },
     "explore": {
         "clip_len": 7,
         "reward.answer": 0.5,
@@ -31,6 +39,8 @@ OTHER: dict[str, dict[str, Any]] = {
         "reward.length_slope": 0.125,
         "reward.length_unit": 3,
         "reward.length_floor": -0.5,
+        "reward.length_steps": "ceil",
+        "reward.length_of": "right",
         "reward.more": ({"reward": "accuracy", "weight": 0.5},),
         "advantage_scope": "batch",
         "advantage_normalisation": "mean_only",
@@ -45,7 +55,13 @@ OTHER: dict[str, dict[str, Any]] = {
         "advantage_min_std": 9.0,
         "advantage_eps": 0.5,
     },
-    "thinkprune": {"caps": (8, 7, 5), "steps_per_cap": 1, "system": "At most {cap}.", "advantage_eps": 0.5},
+    "thinkprune": {
+        "variant": "code",
+        "caps": (8, 7, 5),
+        "steps_per_cap": 1,
+        "system": "At most {cap}.",
+        "advantage_eps": 0.5,
+    },
     "adaptthink": {
         "delta": 0.5,
         "no_thinking": "So",
@@ -83,14 +99,15 @@ def section_of(method: str, name: str | None = None) -> StageSection:
 
 
 def group(*letters_and_lengths: tuple[str, int]) -> Group:
-    """R right, W wrong, F right but not well formed; one half of each AdaptThink mode."""
+    """R right, W wrong, F right but not well formed, T right but cut off; one half of each AdaptThink mode."""
     samples = []
     for i, (letter, length) in enumerate(letters_and_lengths):
         samples.append(
             make_sample(
                 range(length),
                 grade=Grade.WRONG if letter == "W" else Grade.RIGHT,
-                well_formed=letter != "F",
+                well_formed=letter not in "FT",
+                finish=FinishReason.LENGTH if letter == "T" else FinishReason.STOP,
                 ask=Ask(tag=("no_thinking", "thinking")[i % 2]),
                 problem=PROBLEM,
             )
@@ -101,6 +118,7 @@ def group(*letters_and_lengths: tuple[str, int]) -> Group:
 GROUPS = [
     group(("R", 3), ("W", 8), ("F", 8), ("R", 12)),
     group(("R", 8), ("R", 10), ("W", 40), ("W", 5)),
+    group(("T", 6), ("W", 9), ("R", 9), ("R", 3)),
 ]
 
 
@@ -152,6 +170,58 @@ def test_the_longest_response_is_the_methods_own_or_the_cap_that_the_sampling_gi
     for cap in (6, 40):
         section = METHODS[method].Config(**SMALL[method] | {"rollout": {"n": 4, "max_new_tokens": cap}})
         assert build_method(section).longest == cap
+
+
+@pytest.mark.parametrize(
+    ("steps", "lost"), [("none", [0.0, -0.125, -0.25, -0.375, -1.0]), ("floor", [0.0, 0.0, -0.25, -0.25, -1.0])]
+)
+def test_the_length_costs_as_a_line_or_in_whole_steps(steps: str, lost: list[float]) -> None:
+    # L = 8: a unit is 2 tokens
+    section = METHODS["explore"].Config(clip_len=8, reward={"length_steps": steps})
+    groups = [group(*(("R", n) for n in (8, 9, 10, 11, 40)))]
+    [row] = build_method(section).credit(groups, view_of(build_method(section)))
+    assert [credit.terms["length"] for credit in row] == lost
+
+
+def test_every_unit_that_has_begun_may_cost_and_the_length_of_right_answers_alone() -> None:
+    section = METHODS["explore"].Config(clip_len=8, reward={"length_steps": "ceil", "length_of": "right"})
+    groups = [group(("R", 8), ("R", 9), ("R", 10), ("W", 11), ("R", 11))]
+    [row] = build_method(section).credit(groups, view_of(build_method(section)))
+    assert [credit.terms["length"] for credit in row] == [0.0, -0.25, -0.25, 0.0, -0.5]
+
+
+def test_the_groups_mean_and_the_batchs_deviation_make_an_advantage_of_both() -> None:
+    section = METHODS["explore"].Config(clip_len=8, advantage_scope="group_mean_batch_std")
+    rows = build_method(section).credit(GROUPS[:2], view_of(build_method(section)))
+    rewards = [credit.reward or 0.0 for row in rows for credit in row]
+    scale = stdev(rewards) + 1e-6
+    for row in rows:
+        mean = fmean(credit.reward or 0.0 for credit in row)
+        assert [credit.advantage for credit in row] == pytest.approx([((c.reward or 0.0) - mean) / scale for c in row])
+
+
+@pytest.mark.parametrize(
+    "fields", [{"advantage_normalisation": "mean_only"}, {"rollout": {"drop_groups": "no_advantage"}}]
+)
+def test_the_batchs_deviation_is_refused_where_there_is_none_to_ask_for(fields: dict[str, Any]) -> None:
+    section = METHODS["explore"].Config(advantage_scope="group_mean_batch_std", **fields)
+    [line] = build_method(section).problems()
+    assert line.startswith("advantage_normalisation" if "rollout" not in fields else "advantage_scope")
+
+
+def test_a_right_answer_that_the_cap_then_ended_is_paid_where_that_is_asked() -> None:
+    groups = [group(("T", 8), ("T", 9), ("F", 4), ("W", 4))]
+    for accepted, kept in ((False, [False] * 4), (True, [True, False, False, False])):
+        method = build_method(METHODS["compress"].Config(clip_len=8, accept_truncated=accepted))
+        [row] = method.credit(groups, view_of(method))
+        assert [credit.kept for credit in row] == kept
+
+
+def test_thinkprunes_code_counts_an_answer_in_a_truncated_response() -> None:
+    for variant, rewards in (("paper", [0.0, 0.0, 1.0, 1.0]), ("code", [1.0, 0.0, 1.0, 1.0])):
+        method = build_method(METHODS["thinkprune"].Config(variant=variant))
+        [row] = method.credit(GROUPS[2:], view_of(method))
+        assert [credit.reward for credit in row] == rewards
 
 
 @pytest.mark.parametrize("scope", ["group", "batch"])

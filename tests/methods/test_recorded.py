@@ -177,10 +177,14 @@ class Rising(Method[RisingSection, NoState]):
 """
 
 
-def test_an_advantage_is_a_number_where_all_tokens_share_it_and_a_list_where_not(tmp_path: Path) -> None:
+def test_an_advantage_is_one_number_and_where_tokens_differ_their_list_stands_beside_the_median(tmp_path: Path) -> None:
     plugin, batch = tmp_path / "rising.py", tmp_path / "batch.json"
     plugin.write_text(PER_TOKEN)
     batch.write_text(json.dumps(BATCH))
     config = load_config(config_of(tmp_path, "{method: rising}"), [f"plugins=[{plugin}]"], below=BELOW).config
     paid = payment(config, read_batch(batch))
-    assert paid == {"rewards": [[137, 137, 137, None]], "advantages": [[[0.0, 1.0, 2.0], 0.1, 0.0, 0.0]]}
+    assert paid == {
+        "rewards": [[137, 137, 137, None]],
+        "advantages": [[1.0, 0.1, 0.0, 0.0]],
+        "token_advantages": [[[0.0, 1.0, 2.0], None, None, None]],
+    }

@@ -1,6 +1,7 @@
 """DAPO, ThinkPrune and AdaptThink: what they ask for, what they reward, what they remember."""
 
 import math
+from dataclasses import replace
 from statistics import mean, stdev
 
 import numpy as np
@@ -108,6 +109,9 @@ def test_adaptthink_takes_the_reference_accuracy_from_the_data_and_the_mode_from
     [[short, long]] = method.credit([make_group(samples)], view_of(method))
     assert short.advantage == short.reward == pytest.approx(0.05 + 1 - 0.75)
     assert long.advantage == pytest.approx(-0.75)
+    # the authors' grader finds no answer where the format is broken
+    [[ill_formed]] = method.credit([make_group([replace(samples[0], well_formed=False)])], view_of(method))
+    assert ill_formed.advantage == pytest.approx(0.05 - 0.75)
     assert method.metrics([make_group(samples)], [], view_of(method)) == {
         "accuracy_no_thinking": 1.0,
         "accuracy_thinking": 0.0,

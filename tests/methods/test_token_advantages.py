@@ -7,6 +7,7 @@ from statistics import mean, stdev
 import numpy as np
 import pytest
 
+from egrc_mega.errors import DataError
 from egrc_mega.methods.cosine import CosineSection
 from egrc_mega.methods.lc_r1 import LcR1Section
 from egrc_mega.methods.method import build_method
@@ -55,6 +56,18 @@ def test_lc_r1_cuts_what_is_thought_beyond_the_answer_and_pays_the_end_of_thinki
     assert second.edit is None
     assert (wrong.advantage, wrong.edit) == (pytest.approx(base[2], abs=1e-12), None)
     assert (ungraded.reward, ungraded.advantage, ungraded.kept) == (None, 0.0, False)
+
+
+def test_a_fully_right_response_without_an_end_of_thinking_is_compared_and_not_cut() -> None:
+    # what a recorded batch may say; its reward is that of every fully right response
+    first, second = credited(LcR1Section(), thought(20, None), thought(11, 5, 5))
+    assert (first.reward, first.edit) == (pytest.approx(2 + 1 - 19 / (19 + 1e-4)), None)
+    assert first.advantage == pytest.approx((first.reward - second.reward) / 2)
+
+
+def test_thinking_that_is_longer_than_its_response_is_told_by_name() -> None:
+    with pytest.raises(DataError, match="a response of 7 tokens cannot hold 11 of thinking and its end"):
+        credited(LcR1Section(), thought(7, 10), thought(12, 5))
 
 
 def test_what_is_trained_on_is_the_cut_response_with_the_advantage_of_each_token() -> None:
