@@ -81,7 +81,8 @@ def test_equal_weights_of_another_place_get_a_row_of_their_own_without_being_mea
     lines = bench.lines("compress", 1, 5, "w1")
     assert bench.num_asked == 8
     assert all("evaluation of compress" in line and "measured before as base" in line for line in lines)
-    assert [(p.label, p.step) for p in read_table(tmp_path).points] == [("base", 0)] * 2 + [("compress", 5)] * 2
+    places = [(p.label, p.ordinal, p.step) for p in read_table(tmp_path).points]
+    assert places == [("base", 0, 0)] * 2 + [("compress", 1, 5)] * 2
     assert len(read_responses(tmp_path)) == 8
 
 
@@ -126,6 +127,7 @@ def test_what_leaves_for_an_evaluation_is_what_the_configuration_says_field_by_f
         "evaluation.instruction=9 a",
         "grading.cpu_s=9",
         "grading.profile=math",
+        "grading.grader={grader: deepscaler}",
         "rollout.environment={name: noisy_arithmetic, probability: 0.2}",
     ],
 )
@@ -174,6 +176,16 @@ def test_keys_that_the_evaluation_does_not_state_are_the_training_datas(configur
     section = evaluation_data(config)
     assert (section.prompt_key, section.answer_key, section.instruction) == ("question", "a", "8 a")
     assert section.train == config.evaluation.data
+    # none is one as well
+    plain = evaluation_data(configure("data.instruction=8 a", "evaluation.instruction=''"))
+    assert plain.instruction == ""
+
+
+def test_facts_that_methods_ask_of_the_training_data_are_not_asked_of_the_benchmark(
+    configure: Any, tmp_path: Path
+) -> None:
+    bench = Bench(configure("data.facts=[reference_accuracy]"), tmp_path)
+    assert len(bench.evaluator.asked) == 4
 
 
 def test_golds_are_understood_by_the_profile_of_their_set_unless_the_grader_judges_no_mathematics(

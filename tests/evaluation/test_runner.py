@@ -55,6 +55,14 @@ def test_what_is_ungraded_counts_in_every_figure_but_the_accuracy() -> None:
     assert "accuracy 100.0% (1 of 2 ungraded), mean length 12.0 on 2 responses" in point.line()
 
 
+def test_the_reasons_of_all_verdicts_are_counted() -> None:
+    reasons = ["equal text", "no box", "too slow", "equal text", "", "no box"]
+    outcomes = [replace(outcome, reason=reason) for outcome, reason in zip(OUTCOMES, reasons, strict=True)]
+    measurement = measured(outcomes)[0]
+    assert measurement.point.reasons == {"equal text": 2, "no box": 2, "too slow": 1}
+    assert [response.reason for response in measurement.responses] == reasons
+
+
 def test_without_a_graded_response_there_is_no_accuracy() -> None:
     point = measured([make_sample(range(4), grade=Grade.UNGRADED)])[0].point
     assert (point.accuracy, point.accuracy_ci) == (None, (0.0, 1.0))

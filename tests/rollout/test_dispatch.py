@@ -183,3 +183,44 @@ def test_what_was_begun_is_not_lost_when_the_stream_aborts_before_it_is_sent(
     assert found is begun or found.output_ids.tolist() == PROMPT_IDS[:3].tolist()
     assert (found is begun) is has_begun
     assert script.sent == []
+
+
+def test_no_two_attempts_of_a_request_have_one_name(ask: Any) -> None:
+    script = Script(*[ServerLost("gone")] * 3, reply(("v1", 0, 4)), num_servers=4)
+    assert ask(script, max_attempts=4).rid == "r"
+    assert [rid for _number, rid, _begun in script.sent] == ["r", "again1-r", "again2-r", "again3-r"]
+
+
+@pytest.mark.parametrize("code", [0, 1, -9])
+def test_a_loss_names_the_server_process_that_has_ended_whatever_its_exit_code_is(ask: Any, code: int) -> None:
+    script = Script(*[ServerLost("gone")] * 2)
+    for server, ended in zip(script.servers, (None, code), strict=True):
+        server.process = SimpleNamespace(process=SimpleNamespace(poll=lambda ended=ended: ended))
+        server.log_tail = lambda: ": its last words"
+    with pytest.raises(RolloutError, match=rf"; server 1 ended with exit code {code}: its last words$"):
+        ask(script, max_attempts=2)
+
+
+@pytest.mark.parametrize("idle", [State.PAUSED, State.FREED])
+def test_a_request_waits_for_a_server_that_comes_back_although_another_has_freed_its_memory(
+    idle: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script: Any = Script(reply(("v1", 0, 4)))
+    monkeypatch.setattr(module.segments, "generate", script.generate)
+    for server, state in zip(script.servers, (idle, State.LOST), strict=True):
+        server.state, server.is_serving = state, False
+
+    async def run() -> Completion:
+        script.changed = asyncio.Event()
+        dispatcher = Dispatcher(RolloutSection(), script.servers, script, script.versions)
+        asking = asyncio.create_task(dispatcher.answered(REQUEST, Ticket(None), script.servers[0], None))
+        for _ in range(5):
+            script.changed.set()
+            await asyncio.sleep(0)
+            assert not asking.done()
+        script.servers[1].state, script.servers[1].is_serving = State.SERVING, True
+        script.changed.set()
+        return await asyncio.wait_for(asking, 60)
+
+    assert asyncio.run(run()).rid == "r"
+    assert script.sent == [(1, "r", None)]

@@ -92,6 +92,12 @@ def test_a_lost_server_with_current_weights_is_looked_at_only(tmp_path: Path, mo
         fake.faults = [GARBAGE["nothing"]]
         fleet.generate([REQUEST])
         assert (seen, fake.num_updates) == ([State.LOST, State.SERVING], 0)
+        # and so after an update that went well
+        fleet.update_weights(FolderWeights(tmp_path, "v1"))
+        seen.clear()
+        fake.faults = [GARBAGE["nothing"]]
+        fleet.generate([REQUEST])
+        assert (seen, fake.num_updates) == ([State.LOST, State.SERVING], 1)
 
 
 def test_a_server_whose_load_failed_is_not_believed_before_it_has_loaded_whole(
@@ -153,6 +159,15 @@ def test_colocated_servers_go_through_pause_and_freedom(tmp_path: Path, monkeypa
         fleet.update_weights(FolderWeights(tmp_path, "v1"))
         fleet.generate([REQUEST])
         assert seen == [State.PAUSED, State.FREED, State.LOADING, State.SERVING]
+
+
+def test_a_colocated_server_that_is_started_anew_has_all_of_its_memory(tmp_path: Path) -> None:
+    with FakeServer() as fake, attach(fake, tmp_path, colocated=True) as fleet:
+        fleet.release_memory()
+        lose(fleet)
+        fake.calls.clear()
+        fleet.update_weights(FolderWeights(tmp_path, "v1"))
+        assert fake.calls == ["/pause_generation", "/update_weights_from_disk", "/continue_generation"]
 
 
 def test_requests_that_come_while_servers_load_are_sent_when_they_serve_the_new_weights(tmp_path: Path) -> None:

@@ -46,8 +46,20 @@ def test_a_stage_with_a_number_of_steps_ends_after_them() -> None:
     assert (progress.stage, progress.step_in_stage, progress.step) == (1, 0, 3)
     progress, switch = follow([{}] * 2, rules, progress)
     assert switch is not None and switch.opens is None
-    assert progress.stage == len(rules)
+    # a run that is over keeps what its last stage has had, for it may be given more steps later
+    assert (progress.stage, progress.step_in_stage, progress.step) == (len(rules), 2, 5)
     assert steps_left_at_most(progress, rules) == 0
+
+
+def test_the_curves_of_the_last_stage_are_kept_when_the_run_is_over_and_those_of_others_are_not() -> None:
+    rules = [CompressSection(steps=3, plateau=RULES, label="a"), CompressSection(steps=2, plateau=RULES, label="b")]
+    records = [{"entropy": 0.5, "length": float(step), "accuracy": 0.25} for step in range(5)]
+    places, progress = [], Progress()
+    for record in records:
+        progress, _switch = advance(progress, rules, record)
+        places.append([length for _entropy, length in progress.curves.window])
+    assert [len(window) for window in places] == [1, 2, 0, 1, 2]
+    assert places[-1][0] == 3.0
 
 
 def test_a_plateau_ends_a_stage_and_the_reason_holds_its_numbers() -> None:
@@ -215,3 +227,20 @@ def test_the_best_accuracy_stays_the_best() -> None:
     records = [{"accuracy": value} for value in (0.5, 0.75, 0.6875, 0.625)]
     progress, _switch = follow(records, stages(**EXACT | {"accuracy_guard": 0.25}))
     assert (progress.curves.accuracy, progress.curves.best_accuracy) == (0.625, 0.75)
+
+
+def test_a_forgiven_move_adds_nothing_to_the_count_and_takes_nothing_away() -> None:
+    """Beyond 2 %, within 1.5 times that: the step does not count, those before it do."""
+    flat, moved = ({"entropy": 0.5, "length": n, "accuracy": 0.5} for n in (100.0, 102.5))
+    rules = {"window": 2, "checks": 3, "rel_length": 0.02}
+    # the third and fourth stand still, the fifth is forgiven, the sixth is the third that counts
+    records = [*[flat] * 4, moved, flat, flat]
+    assert steps_until_switch(records, stages(**EXACT | rules | {"hysteresis": 1.5})) == 6
+    assert steps_until_switch(records, stages(**EXACT | rules | {"hysteresis": 1.0})) is None
+
+
+def test_where_entropy_is_never_measured_nothing_stands_still_and_length_has_its_mean() -> None:
+    records = [{"length": 50, "accuracy": 0.5}] * 20
+    progress, switch = follow(records, stages(**EXACT | {"window": 2}))
+    assert switch is None
+    assert (progress.curves.entropy, progress.curves.length, progress.curves.window) == (None, 50.0, ())

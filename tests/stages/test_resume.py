@@ -117,3 +117,50 @@ def test_a_plateau_that_ended_the_last_stage_is_not_reopened(quickstart: Path) -
 def test_the_documents_list_everything_that_may_change(root: Path) -> None:
     text = (root / "docs" / "configuration.md").read_text()
     assert [name for name in MAY_CHANGE if f"`{name.rstrip('.')}" not in text] == []
+
+
+def leaves(value: Any, *path: str) -> list[tuple[str, ...]]:
+    if isinstance(value, dict) and value:
+        return [leaf for key, child in value.items() for leaf in leaves(child, *path, key)]
+    return [path]
+
+
+def changed(config: dict[str, Any], path: tuple[str, ...], value: Any) -> dict[str, Any]:
+    first, *rest = path
+    return config | {first: changed(config[first], tuple(rest), value) if rest else value}
+
+
+def may_change(path: tuple[str, ...]) -> bool:
+    """By the list, read in another way: a whole name, or the begin of one."""
+    name = ".".join(path)
+    return name in MAY_CHANGE or any(entry[-1] in "._" and name[: len(entry)] == entry for entry in MAY_CHANGE)
+
+
+def test_of_every_field_outside_the_stages_the_list_and_nothing_else_decides(quickstart: Path) -> None:
+    config = load_config(quickstart, [THREE]).config.to_dict()
+    state = RunState(progress=UNDER_WAY, config=config)
+    paths = [path for path in leaves(config) if path[0] != "stages"]
+    free = [path for path in paths if may_change(path)]
+    # every entry stands for something, whole sections and prefixes among them
+    assert {entry for entry in MAY_CHANGE if any(".".join(path).startswith(entry) for path in free)} == set(MAY_CHANGE)
+    assert len(paths) - len(free) > 20
+    for path in paths:
+        now = changed(config, path, "something else")
+        if path in free:
+            assert resumed(state, now).config == now
+        else:
+            with pytest.raises(RunError, match=rf"^{'.'.join(path)}: 'something else', but the run has gone by "):
+                resumed(state, now)
+
+
+@pytest.mark.parametrize("path", [("data", "another"), ("stages", "another")])
+def test_a_field_that_the_checkpoint_does_not_know_is_a_change_too(quickstart: Path, path: tuple[str, str]) -> None:
+    now = load_config(quickstart, [THREE]).config.to_dict()
+    section, name = path
+    before = now | {section: dict(now[section]) if section == "data" else [dict(stage) for stage in now[section]]}
+    (now[section][0] if section == "stages" else now[section])[name] = 1
+    told = f"{'stages.compress' if section == 'stages' else section}.{name}: 1, but the run has gone by left out"
+    with pytest.raises(RunError, match=told):
+        resumed(RunState(progress=UNDER_WAY, config=before), now)
+    with pytest.raises(RunError, match=f"{name}: left out, but the run has gone by 1"):
+        resumed(RunState(progress=UNDER_WAY, config=now), before)

@@ -27,6 +27,8 @@ class Servers:
 
     def update_weights(self, weights: FolderWeights) -> None:
         assert (weights.path / "model.safetensors").exists()
+        # a server that comes back meanwhile loads what it was told before
+        assert all((path / "model.safetensors").exists() for path, _version in self.updates[-1:])
         self.updates.append((weights.path, weights.version))
 
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from egrc_mega.convert.families.registry import read_architecture
 from egrc_mega.errors import RolloutError
+from egrc_mega.rollout.client import ServerClient
 from egrc_mega.rollout.fleet import Fleet
 from egrc_mega.sections.rollout import RolloutSection
 from egrc_mega.sync.checksums import checksum
@@ -57,6 +58,18 @@ def test_the_first_server_that_differs_is_named_whichever_it_is(tmp_path: Path) 
     for servers, name in (((wrong, right), "http://0"), ((right, wrong), "http://1")):
         with pytest.raises(RolloutError, match=rf"{name} does not serve weights v1 as they are: .*model\.norm\.weight"):
             publish(*servers)
+
+
+def test_what_each_server_holds_stands_under_its_own_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def checksums(self: ServerClient, timeout_s: float) -> list[dict[str, str]]:
+        assert timeout_s == 77.0
+        return [{"address": self.url}]
+
+    monkeypatch.setattr(ServerClient, "checksums", checksums)
+    with FakeServer() as one, FakeServer() as two:
+        section = RolloutSection(server="external", urls=(one.url, two.url), update_timeout_s=77.0)
+        with Fleet.start(section, tmp_path, "v0", tmp_path) as fleet:
+            assert fleet.checksums() == {url: [{"address": url}] for url in (one.url, two.url)}
 
 
 def test_a_server_without_checksums_is_refused_with_the_field_and_the_remedy(tmp_path: Path) -> None:
