@@ -97,6 +97,7 @@ def test_memcheck_runs_where_compute_sanitizer_is_and_is_missed_by_name_elsewher
 def parts(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr(sys, "argv", ["gpu_parts.py", "kernels"])
     monkeypatch.setenv("OUT", str(tmp_path))
+    monkeypatch.syspath_prepend(root / "benchmarks")
     spec = importlib.util.spec_from_file_location("gpu_parts", root / "benchmarks" / "gpu_parts.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)

@@ -204,8 +204,20 @@ def test_the_fused_forward_agrees_with_float64(num_rows: int, columns: int, size
         assert_close(found, value, 2 * float(logits.abs().max()) / temperature)
 
 
+@pytest.fixture
+def fused_multiply(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter rounds a product before it adds; a GPU does not."""
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    def fma(_self: object, x: TensorHandle, y: TensorHandle, z: TensorHandle) -> TensorHandle:
+        exact = x.data.astype(np.float64) * y.data + z.data
+        return TensorHandle(exact.astype(np.float32), z.dtype.scalar)
+
+    monkeypatch.setattr(InterpreterBuilder, "create_fma", fma)
+
+
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
-def test_the_fused_forward_leaves_padding_out_and_joins_shards(temperature: float) -> None:
+def test_the_fused_forward_leaves_padding_out_and_joins_shards(temperature: float, fused_multiply: None) -> None:
     """Of the whole's four tiles one is padding in part and one altogether; of the second shard every column is."""
     generator = torch.Generator().manual_seed(8)
     hidden, weight = torch.randn(37, 32, generator=generator), torch.randn(200, 32, generator=generator)
@@ -222,18 +234,6 @@ def test_the_fused_forward_leaves_padding_out_and_joins_shards(temperature: floa
         stats = row_stats(partials, targets, temperature, None)
         for found, value in zip((stats.logprob_T, stats.entropy_T, stats.entropy_at_one_T), expected, strict=True):
             assert_close(found, value, 80.0)
-
-
-@pytest.fixture
-def fused_multiply(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The interpreter rounds a product before it adds; a GPU does not."""
-    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
-
-    def fma(_self: object, x: TensorHandle, y: TensorHandle, z: TensorHandle) -> TensorHandle:
-        exact = x.data.astype(np.float64) * y.data + z.data
-        return TensorHandle(exact.astype(np.float32), z.dtype.scalar)
-
-    monkeypatch.setattr(InterpreterBuilder, "create_fma", fma)
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 1.3])
@@ -255,6 +255,16 @@ def test_one_multiply_before_the_exponential_costs_no_digits_far_from_zero(
         e = (d / t).exp()
         torch.testing.assert_close(found[place], e.sum(1), rtol=1e-6, atol=0)
         torch.testing.assert_close(found[place + 1], (e * d / t).sum(1), rtol=2e-6, atol=0)
+
+
+def test_a_row_alone_finds_its_target_wherever_in_a_tile_it_lies() -> None:
+    """Beside others a row's tile is searched for the sake of any of them."""
+    generator = torch.Generator().manual_seed(10)
+    hidden, weight = torch.randn(1, 32, generator=generator), torch.randn(150, 32, generator=generator)
+    logits = hidden.double() @ weight.double().T
+    for target in (0, 63, 64, 127, 128, 149):
+        found = fused.fused_partials(hidden, weight, torch.tensor([target]), Shard(0, 150), 1.0)
+        torch.testing.assert_close(found[1].double(), logits[:, target], rtol=1e-5, atol=1e-5)
 
 
 def test_a_fused_row_does_not_depend_on_its_company() -> None:
