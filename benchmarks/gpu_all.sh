@@ -5,9 +5,9 @@
 #
 # Each part is a process with a limit of its own, cut to what is left of SECONDS_TOTAL: what hangs or crashes costs only
 # itself. Figures are rows of $OUT/results.jsonl (benchmarks/results/<device> where OUT is unset), appended one by one;
-# log.txt has what the parts printed, table.txt the main figures, printed last. SIZES="32768x3584 32768x1536" chooses the
-# kernels' inputs. Without a GPU everything runs at toy size; PATIENCE=20 makes the limits 20 times as long, for machines
-# that do something else too.
+# log.txt has what the parts printed, profile.txt where a step's time goes, table.txt the main figures, printed last.
+# SIZES="32768x3584 32768x1536" chooses the kernels' inputs. Without a GPU everything runs at toy size; PATIENCE=20 makes
+# the limits 20 times as long, for machines that do something else too.
 #
 # Needs torch, triton, transformers and pytest; the rest may come as wheels in WHEELS (.day/whl), fetched beforehand with
 #   pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 --platform \
@@ -16,12 +16,12 @@
 #     pydantic==2.14.3 pydantic_core==2.50.4 annotated-types typing-inspection typing_extensions orjson liger-kernel
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-parts="${1:-versions fused tests kernels train liger small compiled peer sanitizer}"
+parts="${1:-versions fused probe tests kernels train mini liger small compiled peer sanitizer}"
 python="${PYTHON:-python3}"
 wheels="${WHEELS:-.day/whl}"
 end=$((SECONDS + ${SECONDS_TOTAL:-560}))
-declare -A limits=([versions]=40 [fused]=60 [tests]=90 [kernels]=110 [train]=110 [liger]=60 [small]=60 [compiled]=120
-    [peer]=150 [sanitizer]=60 [hang]=3 [crash]=120)
+declare -A limits=([versions]=40 [fused]=60 [probe]=40 [tests]=90 [kernels]=110 [train]=110 [mini]=110 [liger]=60
+    [small]=60 [compiled]=120 [peer]=150 [sanitizer]=60 [hang]=3 [crash]=120)
 scratch="$(mktemp -d)"
 writer=""
 trap '[ -z "$writer" ] || kill "$writer" 2>/dev/null; rm -rf "$scratch"' EXIT
@@ -43,6 +43,7 @@ fi
 export OUT
 mkdir -p "$OUT"
 log="$OUT/log.txt"
+nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm,power.limit --format=csv 2>/dev/null | tee -a "$log"
 
 part() { # name, command: run it under its limit, keep what it prints, and add a row of how it ended
     local name="$1" limit="${limits[$1]}" left=$((end - SECONDS)) began=$SECONDS code
@@ -80,9 +81,11 @@ for name in $parts; do
     sanitizer)
         if command -v compute-sanitizer >/dev/null; then
             PYTORCH_NO_CUDA_MEMORY_CACHING=1 part sanitizer compute-sanitizer --tool memcheck --error-exitcode 1 \
-                "$python" -m pytest -q -p no:cacheprovider tests/gpu -k "policy_loss or layer_parts or 16_bit"
+                "$python" -m pytest -q -p no:cacheprovider tests/gpu \
+                -k "policy_loss or layer_parts or 16_bit or repeat"
         else
             echo "== sanitizer: compute-sanitizer is not here" | tee -a "$log"
+            printf '{"part": "sanitizer", "name": "ended", "exit": "compute-sanitizer is not here"}\n' >>"$OUT/results.jsonl"
         fi
         ;;
     train | peer)

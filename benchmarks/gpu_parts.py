@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import fused_tiles
 import torch
 from egrc_kernels.linear_logprob import chunks, linear_logprob, linear_token_loss, ops
 from egrc_kernels.logprob.shards import Shard, row_stats
@@ -69,7 +70,11 @@ class Head:
         self.weight = (2.5 / hidden**0.5 * torch.randn(VOCAB, hidden, device=DEVICE)).to(DTYPE)
         self.targets = torch.randint(VOCAB, (tokens,), device=DEVICE)
         self.slopes = torch.randn(tokens, device=DEVICE)
-        self.rows, self.columns = (torch.randperm(n, device=DEVICE)[:16] for n in (tokens, VOCAB))
+        # the first and the last are in the first and the last tile
+        self.rows, self.columns = (
+            torch.cat([torch.randperm(n - 2, device=DEVICE)[:14] + 1, torch.tensor([0, n - 1], device=DEVICE)])
+            for n in (tokens, VOCAB)
+        )
 
     def exact(self, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probs of the targets of `rows` and their entropies."""
@@ -116,7 +121,9 @@ def versions() -> None:
     record("versions", python=platform.python_version(), torch_build=torch.__version__, **packages)
     if HAS_GPU:
         card = torch.cuda.get_device_properties(0)
-        record("device", card=card.name, processors=card.multi_processor_count, gib=card.total_memory / 2**30)
+        cudnn = torch.backends.cudnn.version()
+        size = {"processors": card.multi_processor_count, "gib": card.total_memory / 2**30}
+        record("device", card=card.name, **size, cudnn=cudnn)
     side, size = (8192, 2**30) if HAS_GPU else (128, 2**16)
     a, b = (torch.randn(side, side, device=DEVICE, dtype=DTYPE) for _ in range(2))
     timed(f"product of {side}", lambda: a @ b, 2e-12 * side**3, 10)
@@ -147,6 +154,9 @@ def kernels() -> None:
             _products(head)
         guarded(f"{head.name} forward", _forwards, head)
         guarded(f"{head.name} gradients", _gradients, head)
+        if MAY_FUSE and size == heads()[0]:
+            inputs = (head.x, head.weight, head.targets, head.name, head.tflop)
+            guarded(f"{head.name} tiles", fused_tiles.measure_tiles, *inputs, timed)
 
 
 def _products(head: Head) -> None:
@@ -171,17 +181,21 @@ def _products(head: Head) -> None:
 def _forwards(head: Head) -> None:
     for temperature in (1.0, 0.7):
         exact = head.exact(temperature)[0]
-        for name, may_fuse in (("fused", True), ("chunks", False)):
+        for name, size, may_fuse in (("fused", None, True), *((f"chunks, {_said(n)}", n, False) for n in CHUNKS)):
             if may_fuse and not MAY_FUSE:
                 continue
 
-            def forward(may_fuse: bool = may_fuse, temperature: float = temperature) -> torch.Tensor:
-                return ops.linear_partials(head.x, head.weight, head.targets, 0, VOCAB, temperature, None, may_fuse)
+            def forward(size: int | None = size, may_fuse: bool = may_fuse, t: float = temperature) -> torch.Tensor:
+                return ops.linear_partials(head.x, head.weight, head.targets, 0, VOCAB, t, size, may_fuse)
 
             stats = row_stats(forward(), head.targets, temperature, None)
             error = float((stats.logprob_T[head.rows] - exact).abs().max())
             assert error <= BOUND_LOGPROB, f"{name}, T {temperature}: {error}"
             timed(f"{head.name} forward, {name}, T {temperature}", forward, head.tflop, error=error)
+
+
+def _said(size: int | None) -> str:
+    return "as it comes" if size is None else f"{size / 2**20:g} MiB"
 
 
 def _gradients(head: Head) -> None:
@@ -205,7 +219,7 @@ def _gradients(head: Head) -> None:
     paths = {"backward": two_pass, "loss and gradients, logits twice": whole, "loss and gradients in forward": in_one}
     for size in CHUNKS:
         for path, function in paths.items():
-            name = f"{head.name} {path}, {'as it comes' if size is None else f'{size / 2**20:g} MiB'}"
+            name = f"{head.name} {path}, {_said(size)}"
             guarded(name, _checked, head, name, function, size, exact)
 
 
@@ -283,7 +297,11 @@ def small() -> None:
 
 def _graphed(name: str, call: Callable[[], object], moved: float, copies: int, rate: float) -> None:
     seconds = measure_graphed(call, copies)
-    record(name, us=seconds * 1e6, share_of_copy=moved / seconds / rate)
+    started = time.perf_counter()
+    for _ in range(copies):
+        call()
+    host = (time.perf_counter() - started) / copies
+    record(name, us=seconds * 1e6, share_of_copy=moved / seconds / rate, host_us=host * 1e6)
 
 
 def model() -> None:
@@ -295,18 +313,47 @@ def model() -> None:
     record("random model written", seconds=time.monotonic() - started)
 
 
+def probe() -> None:
+    """What the policy takes for granted of torch on this machine."""
+    import gpu_probes
+
+    gpu_probes.probe(record, guarded)
+
+
+def mini() -> None:
+    """The miniature from end to end, with the trainer on the GPU."""
+    import gpu_probes
+
+    gpu_probes.mini(record)
+
+
 def train() -> None:
-    """One training step: responses of one length, and ragged ones."""
+    """One training step: responses of one length, ragged ones, and where the time of those goes."""
     import train_step
 
-    train_step.measure_ours(Path(os.environ["MODEL"]) / "model", record)
+    from egrc_mega.policy.layer_spec import parts_in_use
+
+    size = train_step.Size.of()
+    record("parts", **parts_in_use("auto"))
+    step = train_step.policy_step(Path(os.environ["MODEL"]) / "model", size)
+    for name, samples in size.batches().items():
+        guarded(name, train_step.record_step, name, partial(step, samples), samples, size, _with_mfu)
+    table = Path(os.environ.get("OUT", ".")) / "profile.txt"
+    profiled = guarded("profile", train_step.profile_step, partial(step, size.ragged()), table)
+    if profiled:
+        record("profile of a ragged step", **profiled)
+
+
+def _with_mfu(name: str, **values: Any) -> None:
+    """With the share of an H100's or H200's peak in bf16."""
+    record(name, **values, mfu_of_989=values["tflops"] / 989)
 
 
 def peer() -> None:
     """The same by Hugging Face and torch.compile, with float32 masters, in a process without our model beside it."""
     import train_step
 
-    train_step.measure_peer(Path(os.environ["MODEL"]) / "model", record)
+    train_step.measure_peer(Path(os.environ["MODEL"]) / "model", _with_mfu)
 
 
 def hang() -> None:
@@ -336,7 +383,7 @@ def table() -> None:
     print("\n".join(lines))
 
 
-PARTS = (versions, fused, kernels, liger, compiled, small, model, train, peer, hang, crash, table)
+PARTS = (versions, fused, probe, kernels, liger, compiled, small, model, train, mini, peer, hang, crash, table)
 
 if __name__ == "__main__":
     torch.backends.cuda.matmul.allow_tf32 = False

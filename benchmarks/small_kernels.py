@@ -1,4 +1,4 @@
-"""The small kernels of gpu_parts.py at the sizes of the 1.5B and 7B models, and the bytes that each must move."""
+"""The small kernels of gpu_parts.py at the sizes of the 1.5B and 7B models, others' beside them, and bytes to move."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,6 +11,9 @@ from egrc_kernels.policy_loss import LossSettings, policy_loss
 from egrc_kernels.rmsnorm import rmsnorm
 from egrc_kernels.rope import rope
 from egrc_kernels.swiglu import swiglu
+
+from egrc_mega.bench import peers
+from egrc_mega.bench.peers import Function
 
 Call = Callable[[], Any]
 
@@ -52,7 +55,8 @@ def cases(device: str, dtype: torch.dtype, vocab: int, *, toy: bool) -> Iterator
     for hidden, ffn in [(64, 128)] if toy else [(1536, 8960), (3584, 18944)]:
         x, weight = (torch.randn(*s, device=device).to(dtype) for s in ((tokens, hidden), (hidden,)))
         size = x.numel() * x.element_size()
-        yield Case(f"rmsnorm {hidden}", lambda a, w=weight: rmsnorm(a, w), x, 2 * size, 5 * size)
+        for name, norm in _norms(toy).items():
+            yield Case(f"rmsnorm {hidden}{name}", lambda a, f=norm, w=weight: f(a, w), x, 2 * size, 5 * size)
         angles = torch.rand(4096, 32 if toy else 64, device=device)
         places = torch.arange(tokens, device=device) % 4096
         heads = x.view(tokens, -1, 2 * angles.shape[1])
@@ -60,11 +64,27 @@ def cases(device: str, dtype: torch.dtype, vocab: int, *, toy: bool) -> Iterator
         yield Case(f"rope {hidden}", turn, heads, 2 * size, 4 * size)
         x = torch.randn(tokens // 2, 2 * ffn, device=device).to(dtype)
         size = x.numel() * x.element_size()
-        yield Case(f"swiglu {ffn}", swiglu, x, 1.5 * size, 4 * size, 2)
+        for name, gate in _gates(toy).items():
+            yield Case(f"swiglu {ffn}{name}", gate, x, 1.5 * size, 4 * size, 2)
         del x, heads
     yield from _logprobs(device, dtype, vocab, 64 if toy else 8192)
     for sequences in (256, 16, 1):
         yield _loss(device, tokens, min(sequences, tokens))
+
+
+def _norms(toy: bool) -> dict[str, Function]:
+    """Ours, and others by how their names end."""
+    found: dict[str, Function] = {"": rmsnorm, ", torch": peers.torch_rmsnorm}
+    if not toy:
+        found[", torch.compile"] = torch.compile(peers.eager_rmsnorm)
+    return found | ({", Liger": peers.liger_rmsnorm()} if peers.has_liger() else {})
+
+
+def _gates(toy: bool) -> dict[str, Function]:
+    found: dict[str, Function] = {"": swiglu}
+    if not toy:
+        found[", torch.compile"] = torch.compile(peers.eager_swiglu)
+    return found | ({", Liger, of halves that it copies": peers.liger_swiglu()} if peers.has_liger() else {})
 
 
 def _logprobs(device: str, dtype: torch.dtype, vocab: int, rows: int) -> Iterator[Case]:

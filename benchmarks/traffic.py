@@ -2,8 +2,9 @@
 
 The floor of an op reads each of its inputs once and writes each result once. The linear ops' floor is their products':
 each operand and each result of a product is read or written by it, and once more by whoever makes or needs it between
-two products. A layer's floor is that of its ops and products. `least_ms` of the linear ops is the time of the products
-at `--tflops` and of what else moves at `--tb-per-s`, one after the other, as they are launched.
+two products. Beside it stands how many times as much is moved as torch's products read and write themselves. A layer's
+floor is that of its ops and products. `least_ms` of the linear ops is the time of the products at `--tflops` and of
+what else moves at `--tb-per-s`, one after the other, as they are launched.
 
 Usage: python benchmarks/traffic.py [--tokens 32768] [--hidden 3584] [--vocab 152064] [--units 132] [--table]
 """
@@ -76,6 +77,8 @@ def figures(row: Row, options: argparse.Namespace) -> dict[str, Any]:
         },
     }
     if row.op == "linear_logprob":
+        if products:
+            result["times_its_products"] = round(total / products, 3)
         result |= {
             "tflop": traffic.flop / 1e12,
             "gigabytes_of_products": round(products / 1e9, 2),
@@ -86,12 +89,14 @@ def figures(row: Row, options: argparse.Namespace) -> dict[str, Any]:
 
 def table(rows: list[Row]) -> str:
     """Markdown."""
-    lines = ["| op | way | launches | GB | floor, GB | times the floor |", "|---|---|---|---|---|---|"]
+    lines = ["| op | way | launches | GB | floor, GB | times the floor | times its products |", "|---" * 7 + "|"]
     for row in rows:
         total = sum(row.traffic.bytes.values())
         launches, ratio = sum(row.traffic.launches.values()), total / row.floor_bytes
         figures = f"{launches} | {total / 1e9:.4g} | {row.floor_bytes / 1e9:.4g} | {ratio:.3g}"
-        lines.append(f"| {row.op} | {row.way} | {figures} |")
+        products = row.traffic.bytes_of_products()
+        over = f"{total / products:.3g}" if row.op == "linear_logprob" and products else ""
+        lines.append(f"| {row.op} | {row.way} | {figures} | {over} |")
     return "\n".join(lines)
 
 

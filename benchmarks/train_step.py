@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -124,6 +125,10 @@ class Size:
         lengths = [max(2, length * self.tokens // sum(RAGGED)) for length in RAGGED]
         return _samples(lengths, self.fields["vocab_size"])
 
+    def batches(self) -> dict[str, list[TrainSample]]:
+        """Responses of one length, and ragged ones."""
+        return {"ours": self.uniform(), "ours, ragged": self.ragged()}
+
     def operations(self, samples: list[TrainSample]) -> float:
         """Useful ones of a step, in 1e12."""
         flops = FlopModel.of(architecture_of(HfConfig(dict(self.fields))))
@@ -133,30 +138,54 @@ class Size:
 def measure_ours(folder: Path, record: Record, size: Size | None = None, *, with_deterministic: bool = False) -> None:
     """The policy's step on both batches."""
     size = size or Size.of()
+    step = policy_step(folder, size)
+    for name, samples in size.batches().items():
+        record_step(name, partial(step, samples), samples, size, record)
+    if with_deterministic:
+        samples = size.uniform()
+        record_step("ours, deterministic", _deterministically(partial(step, samples)), samples, size, record)
+
+
+def policy_step(folder: Path, size: Size) -> Callable[[list[TrainSample]], Any]:
+    """A step of the policy on samples."""
     section = MegatronSection(bf16=size.fields["torch_dtype"] == "bfloat16")
     distributed.initialize(section, timeout_s=600)
     policy = Policy(folder, section, PolicySection(max_tokens_per_micro_batch=size.tokens))
-
-    def step(samples: list[TrainSample]) -> Callable[[], object]:
-        return lambda: policy.update(samples, 1.0, LossSection(), LR)
-
-    for name, samples in (("ours", size.uniform()), ("ours, ragged", size.ragged())):
-        _record(name, step(samples), samples, size, record)
-    if with_deterministic:
-        samples = size.uniform()
-        _record("ours, deterministic", _deterministically(step(samples)), samples, size, record)
+    return lambda samples: policy.update(samples, 1.0, LossSection(), LR)
 
 
 def measure_peer(folder: Path, record: Record, size: Size | None = None) -> None:
     """Hugging Face's step on responses of one length."""
     size = size or Size.of()
     samples = size.uniform()
-    _record("hugging_face_compiled", _peer_step(folder, samples), samples, size, record)
+    record_step("hugging_face_compiled", _peer_step(folder, samples), samples, size, record)
 
 
-def _record(name: str, step: Callable[[], object], samples: list[TrainSample], size: Size, record: Record) -> None:
-    seconds, peak = _measure(step, size.rounds)
-    record(name, seconds=seconds, tflops=size.operations(samples) / seconds, peak_gib=peak)
+def record_step(name: str, step: Callable[[], Any], samples: list[TrainSample], size: Size, record: Record) -> None:
+    """Median time, useful TFLOP/s, memory, and what the policy says of its last step."""
+    seconds, peak, result = _measure(step, size.rounds)
+    said = {key: float(getattr(result, key)) for key in ("loss", "grad_norm") if hasattr(result, key)}
+    record(name, seconds=seconds, tflops=size.operations(samples) / seconds, peak_gib=peak, **said)
+
+
+def profile_step(step: Callable[[], Any], table: Path) -> dict[str, float]:
+    """Kernels of one step, and for how long the device had one; the heaviest stand in `table`."""
+    from torch.autograd import DeviceType
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA][: 1 + torch.cuda.is_available()]) as found:
+        step()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+    own = DeviceType.CUDA if torch.cuda.is_available() else DeviceType.CPU
+    order = "device_time_total" if torch.cuda.is_available() else "cpu_time_total"
+    table.write_text(found.key_averages().table(sort_by=order, row_limit=45, max_name_column_width=70))
+    spans = sorted((e.time_range.start, e.time_range.end) for e in found.events() if e.device_type == own)
+    busy = last = 0.0
+    for begin, end in spans:
+        busy += max(0.0, end - max(begin, last))
+        last = max(last, end)
+    return {"kernels": len(spans), "busy_ms": busy / 1e3, "span_ms": (last - spans[0][0]) / 1e3}
 
 
 def _samples(lengths: list[int], vocab_size: int) -> list[TrainSample]:
@@ -230,22 +259,22 @@ def _deterministically(step: Callable[[], object]) -> Callable[[], object]:
     return run
 
 
-def _measure(step: Callable[[], object], rounds: int) -> tuple[float, float | None]:
-    """Median time and peak memory in GiB."""
+def _measure(step: Callable[[], Any], rounds: int) -> tuple[float, float | None, Any]:
+    """Median time, peak memory in GiB, and the last result."""
     has_gpu = torch.cuda.is_available()
     if has_gpu:
         torch.cuda.reset_peak_memory_stats()
-    times = []
+    times, result = [], None
     for number in range(rounds + 2):
         if has_gpu:
             torch.cuda.synchronize()
         started = time.monotonic()
-        step()
+        result = step()
         if has_gpu:
             torch.cuda.synchronize()
         if number >= 2:  # the first rounds compile and warm up
             times.append(time.monotonic() - started)
-    return median(times), torch.cuda.max_memory_allocated() / 2**30 if has_gpu else None
+    return median(times), torch.cuda.max_memory_allocated() / 2**30 if has_gpu else None, result
 
 
 if __name__ == "__main__":

@@ -52,11 +52,14 @@ install_environment() {
     echo "$wanted" >"$stamp"
 }
 
+# what hangs is ended: by the processor time of a process, and, where it waits for nothing, after hours. How long a busy
+# machine takes is no verdict
+cpu_limit_s=3600 hang_limit_s=14400
 failed=()
 check() { # what, command: run all of them, whatever fails
     say "$1"
     local began=$SECONDS
-    if "${@:2}"; then echo "== passed in $((SECONDS - began)) s: $1"; else failed+=("$1"); fi
+    if (ulimit -t "$cpu_limit_s" && exec timeout -k 30 "$hang_limit_s" "${@:2}"); then echo "== passed in $((SECONDS - began)) s: $1"; else failed+=("$1"); fi
 }
 
 install_environment
@@ -68,7 +71,7 @@ python="$venv/bin/python"
 "$python" -c "
 import sys, torch, triton, transformers, numpy
 print('== Python', sys.version.split()[0], 'torch', torch.__version__, 'triton', triton.__version__, 'transformers', transformers.__version__, 'numpy', numpy.__version__)"
-tests=("$python" -P -m pytest -q -p no:cacheprovider)
+tests=("$python" -P -m pytest -q -p no:cacheprovider --timeout "$cpu_limit_s")
 check "The kernels' references" "${tests[@]}" tests/kernels
 check "Kernels in Triton's interpreter" env TRITON_INTERPRET=1 EGRC_KERNELS=triton "${tests[@]}" tests/kernels/interpreted
 check "Kernels compiled for sm_80, sm_90, sm_100 and gfx942" env EGRC_COMPILE_GATE=1 "${tests[@]}" tests/kernels/compiled

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.timeout(3100)
+"""What hangs is ended; how long a busy machine takes is no verdict."""
+
 
 @pytest.mark.parametrize(
     ("script", "arguments", "field"),
     [
         ("packing.py", ["--rounds", "1"], "karmarkar_karp"),
-        ("train_step.py", ["--rounds", "1", "--tokens", "128", "--length", "64", "--preset", "toy"], "ours"),
+        ("train_step.py", ["--rounds", "1", "--tokens", "128", "--length", "64", "--preset", "toy"], "ours, ragged"),
         ("host_path.py", ["--rounds", "1", "--responses", "16"], "holds"),
         ("load.py", ["--rounds", "2", "--requests", "64", "--latency", "0.05"], "holds"),
         ("host_path_replies.py", ["--rounds", "1", "--responses", "8", "--tokens", "2000"], "holds"),
@@ -23,7 +26,7 @@ import pytest
 )
 def test_a_benchmark_runs_at_its_smallest(script: str, arguments: list[str], field: str, root: Path) -> None:
     command = [sys.executable, "-P", str(root / "benchmarks" / script), *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=3000)
     assert result.returncode == 0, result.stderr
     assert field in json.loads(result.stdout)
 

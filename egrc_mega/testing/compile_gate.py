@@ -3,9 +3,9 @@
 Needs no GPU: Triton brings ptxas and LLVM. Each variant is a launch of the kernel's own launcher, on tensors without
 memory, so types, constants, alignments and options are the launch's. `kernels/compiled_triton_VERSION.json` keeps the
 figures; a kernel that takes more registers or shared memory than there, or spills at all, fails the gate. Rewrite the
-table of the Triton that is installed with
+table of the Triton that is installed, or only what has changed of it, with
 
-    python -m egrc_mega.testing.compile_gate --write
+    python -m egrc_mega.testing.compile_gate --write [--only linear_logprob/tiles]
 """
 
 import argparse
@@ -27,13 +27,16 @@ from typing import Any
 import torch
 
 from egrc_mega.testing.launches import Launch, noted_launches
-from egrc_mega.testing.sass import Loop, heaviest_loop
+from egrc_mega.testing.sass import Loop, disassembled, heaviest_loop, num_instructions
 
 TABLES = Path(__file__).parents[2] / "kernels"
 SHARED_LIMITS = {"sm_80": 166912, "sm_90": 232448, "sm_100": 232448, "gfx942": 65536}
 """Bytes of shared memory that a block may have."""
 CUDA, ALL = ("sm_80", "sm_90", "sm_100"), ("sm_80", "sm_90", "sm_100", "gfx942")
 VOCAB = 152064
+TILES_KERNEL, LOSS_KERNEL = "linear_logprob._tiles_kernel", "policy_loss._policy_loss_kernel"
+MANY = 64
+"""Losses that are compiled in every run of the gate, if there are no more."""
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 
 
@@ -56,11 +59,11 @@ class Variant:
         return found
 
 
-def variants() -> Iterator[Variant]:
+def variants(every_loss: bool = False) -> Iterator[Variant]:
     """What the launchers use, in bf16 and with each constant and alignment that makes another kernel."""
     yield from _row_variants()
     yield from _fused_variants()
-    yield from _loss_variants()
+    yield from _loss_variants(every_loss)
     yield from _layer_variants()
 
 
@@ -97,48 +100,52 @@ def _row_variants() -> Iterator[Variant]:
 
 
 def _fused_variants() -> Iterator[Variant]:
-    """Rows that are a multiple of 16 and others are two variants, for the launcher leaves that to Triton."""
+    """Rows that are a multiple of 16 and others are two variants, for the launcher leaves that to Triton.
+
+    So are tiles with padding in them and without; the launcher takes first these, then those.
+    """
     from egrc_kernels.linear_logprob import triton as fused
 
-    for (major, temperature), num_rows in product(((8, 0.7), (9, 1.0), (9, 0.7), (10, 0.7)), (8192, 8191)):
-        launch = partial(_fused, num_rows, temperature, fused.TILES[major])
+    for (major, temperature), num_rows, padded in product(
+        ((8, 0.7), (9, 1.0), (9, 0.7), (10, 0.7)), (8192, 8191), (False, True)
+    ):
+        launch = partial(_fused, num_rows, temperature, fused.TILES[major], VOCAB - VOCAB * padded)
         rows = "" if num_rows % 16 == 0 else "/rows that are no multiple of 16"
-        name = f"linear_logprob/tiles/{_temperatures(temperature)}{rows}"
-        yield Variant(name, launch, "linear_logprob._tiles_kernel", (f"sm_{major}0",))
+        name = f"linear_logprob/tiles/{_temperatures(temperature)}{rows}{'/padding' * padded}"
+        yield Variant(name, launch, TILES_KERNEL, (f"sm_{major}0",))
     for temperature in (1.0, 0.7):
-        launch = partial(_fused, 8192, temperature, fused.TILES[9])
+        launch = partial(_fused, 8192, temperature, fused.TILES[9], VOCAB)
         yield Variant(f"linear_logprob/join/{_temperatures(temperature)}", launch, "linear_logprob._join_kernel")
 
 
-def _fused(num_rows: int, temperature: float, tiles: Any) -> None:
+def _fused(num_rows: int, temperature: float, tiles: Any, num_real: int) -> None:
     from egrc_kernels.linear_logprob import triton as fused
 
     hidden, weight = _empty(num_rows, 3584, dtype=BF16), _empty(VOCAB, 3584, dtype=BF16)
     targets = _empty(num_rows, dtype=torch.int64)
-    fused.fused_partials(hidden, weight, targets, 0, VOCAB, temperature, tiles, num_programs=132)
+    fused.fused_partials(hidden, weight, targets, 0, num_real, temperature, tiles, num_programs=132)
 
 
-def _loss_variants() -> Iterator[Variant]:
-    """Every loss that the trainer can ask for: it always gives the server's log-probs."""
-    from egrc_kernels.policy_loss.settings import KLS, RATIOS, LossSettings
+def _loss_variants(every: bool) -> Iterator[Variant]:
+    """Losses that the trainer can ask for: it always gives the server's log-probs.
 
-    for ratio, dual, tis, kl in product(RATIOS, (False, True), (False, True), (None, *KLS)):
-        if dual and ratio == "none":
-            continue  # there is no ratio to clip
-        terms = [ratio, *["dual clip"] * dual, *["TIS"] * tis, *([kl] if kl else [])]
-        settings = LossSettings(
-            ratio,
-            dual_clip=3.0 if dual else None,
-            tis_cap=2.0 if tis else None,
-            kl_coef=0.1 if kl else 0.0,
-            kl_kind=kl or "k3",
-        )
-        yield Variant(
-            f"policy_loss/{', '.join(terms)}",
-            partial(_loss, settings),
-            "policy_loss._policy_loss_kernel",
-            ALL if terms == [ratio] else CUDA,
-        )
+    Settings that differ in no constant of the kernel are one variant. Where there are more than `MANY`, those with two
+    terms or more, but not all, are for `every`.
+    """
+    from egrc_kernels.policy_loss.settings import LossSettings
+
+    from egrc_mega.testing.losses import all_losses, described, terms
+
+    found: dict[tuple[Any, ...], tuple[Variant, set[int]]] = {}
+    for settings in all_losses():
+        num_on = sum(terms(settings).values())
+        name = f"policy_loss/{described(settings)}"
+        variant = Variant(name, partial(_loss, settings), LOSS_KERNEL, CUDA if num_on else ALL)
+        found.setdefault(tuple(variant.noted().constants.values()), (variant, set()))[1].add(num_on)
+    often = {0, 1, len(terms(LossSettings()))}
+    for variant, nums_on in found.values():
+        if every or len(found) <= MANY or nums_on & often:
+            yield variant
     yield Variant("policy_loss/totals", partial(_loss, LossSettings()), "policy_loss._totals_kernel")
 
 
@@ -185,16 +192,17 @@ def table_file(triton_version: str) -> Path:
     return TABLES / f"compiled_triton_{triton_version}.json"
 
 
-def compile_all() -> dict[str, dict[str, Any]]:
-    """`name @ target` -> figures, of every variant on every of its targets; two processes at a time."""
-    jobs = [(number, target) for number, variant in enumerate(_all_variants()) for target in variant.targets]
+def compile_all(chosen: Callable[[str], bool] = lambda _name: True) -> dict[str, dict[str, Any]]:
+    """`name @ target` -> figures, of the variants chosen by name on each of their targets; two processes at a time."""
+    numbered = [(number, variant) for number, variant in enumerate(_all_variants()) if chosen(variant.name)]
+    jobs = [(number, target) for number, variant in numbered for target in variant.targets]
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         return dict(pool.map(_compile_job, jobs))
 
 
 @cache
 def _all_variants() -> list[Variant]:
-    return list(variants())
+    return list(variants(every_loss=True))
 
 
 def _compile_job(job: tuple[int, str]) -> tuple[str, dict[str, Any]]:
@@ -227,7 +235,9 @@ def _compile(variant: Variant, target: str) -> dict[str, Any]:
         text = compiled.asm["amdgcn"]
         spills = _number(r"\.vgpr_spill_count:\s+(\d+)", text) + _number(r"\.sgpr_spill_count:\s+(\d+)", text)
         return figures | {"registers": _number(r"\.vgpr_count:\s+(\d+)", text), "spills": spills}
-    text, ptx = log.getvalue(), compiled.asm["ptx"]
+    text, ptx, sass = log.getvalue(), compiled.asm["ptx"], disassembled(compiled.asm["cubin"])
+    # of a tile's epilogue, which is no loop, the whole kernel must speak
+    whole = {"instructions": num_instructions(sass)} if variant.kernel == TILES_KERNEL else {}
     return figures | {
         "registers": _number(r"Used (\d+) registers", text),
         "stack": _number(r"(\d+) bytes stack frame", text),
@@ -235,7 +245,8 @@ def _compile(variant: Variant, target: str) -> dict[str, Any]:
         "wgmma": "wgmma.mma_async" in ptx,
         "tcgen05": "tcgen05.mma" in ptx,
         "setmaxnreg": "setmaxnreg" in ptx,
-        **_in_loop(heaviest_loop(compiled.asm["cubin"])),
+        **whole,
+        **_in_loop(heaviest_loop(sass)),
     }
 
 
@@ -254,13 +265,21 @@ def _number(pattern: str, text: str) -> int:
 
 def main() -> None:
     """Print the table, or write it to the repository."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true")
-    text = json.dumps({"figures": compile_all()}, indent=1) + "\n"
-    if parser.parse_args().write:
-        import triton
+    import triton
 
-        table_file(triton.__version__).write_text(text)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--only", default="", help="how the names begin of what is compiled; the rest stays as it is")
+    arguments = parser.parse_args()
+    listed = list(variants())
+    names = {variant.name for variant in listed}
+    file = table_file(triton.__version__)
+    figures = json.loads(file.read_text())["figures"] if arguments.only else {}
+    figures |= compile_all(lambda name: name in names and name.startswith(arguments.only))
+    order = [f"{variant.name} @ {target}" for variant in listed for target in variant.targets]
+    text = json.dumps({"figures": {name: figures[name] for name in order}}, indent=1) + "\n"
+    if arguments.write:
+        file.write_text(text)
     print(text)
 
 

@@ -10,9 +10,11 @@ import torch
 
 PRELOADED = ["egrc_mega.training.run"]
 """Imported once, by the process that ranks are forked from: megatron's import takes a rank five seconds."""
+HANG_LIMIT_S = 1500
+"""Of ranks and of their waits for each other: no verdict on how long a busy machine takes."""
 
 
-def run_on_gloo(worker: Callable[..., None], world_size: int, *args: Any, timeout_s: float = 120.0) -> None:
+def run_on_gloo(worker: Callable[..., None], world_size: int, *args: Any, timeout_s: float = HANG_LIMIT_S) -> None:
     """Call `worker(*args)` on every rank, with torchrun's environment set.
 
     The worker must be importable by name (not defined in a test module). Raises AssertionError when a rank fails or

@@ -9,10 +9,12 @@ from egrc_kernels.linear_logprob.in_forward import TokenLoss
 from egrc_kernels.policy_loss import LossSettings, policy_loss
 from egrc_kernels.registry import is_interpreting
 
+from egrc_mega.testing.gloo import HANG_LIMIT_S
+
 
 def compare_shards() -> None:
     """Sharded values and gradients against the unsharded ones: 11 real columns, the last shards padded or empty."""
-    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
+    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=HANG_LIMIT_S))
     rank, size = dist.get_rank(), dist.get_world_size()
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(9, 16, generator=generator)
@@ -90,7 +92,7 @@ def token_loss_of(rows: dict[str, torch.Tensor], settings: LossSettings) -> Toke
 
 def compare_token_loss_shards() -> None:
     """Gradients in forward, sharded against unsharded."""
-    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
+    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=HANG_LIMIT_S))
     rank, size = dist.get_rank(), dist.get_world_size()
     hidden, weight, targets, rows = token_loss_batch(9)
     loss_of = token_loss_of(rows, LossSettings(ratio="token", kl_coef=0.1))

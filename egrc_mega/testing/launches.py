@@ -27,6 +27,11 @@ class Launch:
         """The kernel's module below egrc_kernels and its function, e.g. `rmsnorm._forward_kernel`."""
         return f"{self.kernel.__module__.split('.')[-2]}.{self.kernel.__name__}"
 
+    @property
+    def constants(self) -> dict[str, Any]:
+        """The values of the kernel's compile-time parameters."""
+        return {p.name: self.values[p.name] for p in self.kernel.params if p.is_constexpr}
+
     def source(self, target: Any) -> tuple[Any, dict[str, Any]]:
         """Source and options for Triton's compiler on a `GPUTarget`; on AMD without what launchers leave out there."""
         from triton.compiler import ASTSource, make_backend

@@ -14,6 +14,7 @@ from egrc_mega.policy.engine import Policy
 from egrc_mega.policy.packing import Baselines
 from egrc_mega.sections.policy import MegatronSection, PolicySection
 from egrc_mega.sections.stage import LossSection
+from egrc_mega.testing.gloo import HANG_LIMIT_S
 from egrc_mega.testing.policy_worker import ragged_samples
 from egrc_mega.types import TrainSample
 
@@ -70,7 +71,7 @@ def with_forced_tokens(samples: list[TrainSample]) -> list[TrainSample]:
 
 def two_updates(model: Path, reference: Path, megatron: dict[str, Any], losses: list[LossSection], out: Path) -> None:
     """For each loss: losses and weights of two steps; `reference` has the weights that the KL term refers to."""
-    distributed.initialize(MegatronSection(**megatron), timeout_s=60)
+    distributed.initialize(MegatronSection(**megatron), timeout_s=HANG_LIMIT_S)
     section = MegatronSection(**megatron, **ADAM)
     samples = loss_batch()
     for number, loss in enumerate(losses):

@@ -19,6 +19,7 @@ from egrc_mega.policy.pass_sums import TokenStats
 from egrc_mega.policy.weights import gather_hf, local_parameters
 from egrc_mega.sections.policy import MegatronSection, PolicySection
 from egrc_mega.sections.stage import LossSection
+from egrc_mega.testing.gloo import HANG_LIMIT_S
 from egrc_mega.testing.samples import make_train_sample
 from egrc_mega.types import TrainSample
 
@@ -62,10 +63,10 @@ BATCHES = {"ragged": ragged_samples, "reversed": reversed_samples, "one positive
 
 def first_updates(model_path: Path, layouts: dict[str, tuple[dict[str, Any], int, str]], out: Path) -> None:
     """`first_update` at each layout (megatron section, budget, batch), in one world; writes `out`/<layout>."""
-    distributed.initialize(MegatronSection(), timeout_s=60)
+    distributed.initialize(MegatronSection(), timeout_s=HANG_LIMIT_S)
     for name, (megatron, budget, batch) in layouts.items():
         section = MegatronSection(**megatron)
-        distributed.split_world(section, timeout_s=60)
+        distributed.split_world(section, timeout_s=HANG_LIMIT_S)
         first_update(model_path, section, budget, BATCHES[batch](), out / f"{name}.safetensors")
     distributed.finalize()
 
@@ -89,7 +90,7 @@ def first_updates_with_gradients_in_forward(
 def resumed_updates(model_path: Path, megatron: dict[str, Any], out: Path) -> None:
     """Two updates, a commit, a third; the same third from the commit. Writes both ends, whole, to `out`."""
     section = MegatronSection(**megatron)
-    distributed.initialize(section, timeout_s=60)
+    distributed.initialize(section, timeout_s=HANG_LIMIT_S)
     store = CheckpointStore(out / "checkpoints", keep=1)
 
     def update(policy: Policy, times: int) -> dict[str, torch.Tensor]:
@@ -112,7 +113,7 @@ def resumed_updates(model_path: Path, megatron: dict[str, Any], out: Path) -> No
 
 def overlapping_updates(model_path: Path, out: Path) -> None:
     """What each reader of weights sees right after steps, in many small buckets, with overlap and without."""
-    distributed.initialize(MegatronSection(), timeout_s=60)
+    distributed.initialize(MegatronSection(), timeout_s=HANG_LIMIT_S)
     original = optimizer.DistributedDataParallelConfig
     vars(optimizer)["DistributedDataParallelConfig"] = partial(original, bucket_size=1000)
     for overlaps in (False, True):

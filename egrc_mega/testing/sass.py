@@ -25,15 +25,24 @@ class Loop:
     """Those of them that go to shared memory for a later round, while this one is computed."""
 
 
-def heaviest_loop(cubin: bytes) -> Loop | None:
-    """The innermost loop that reads most from global memory; None: no loop reads any."""
+def disassembled(cubin: bytes) -> str:
+    """The machine code of a kernel as text."""
     import triton
 
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
         command = [triton.knobs.nvidia.nvdisasm.path, "-c", file.name]
-        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def num_instructions(text: str) -> int:
+    """Of the whole kernel, each counted once."""
+    return sum(bool(INSTRUCTION.match(line.strip())) for line in text.splitlines())
+
+
+def heaviest_loop(text: str) -> Loop | None:
+    """The innermost loop that reads most from global memory; None: no loop reads any."""
     loops = [counted(body) for body in loop_bodies(text)]
     return max(
         (loop for loop in loops if loop.bytes_read),

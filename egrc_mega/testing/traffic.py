@@ -131,7 +131,7 @@ class _Counting(TorchDispatchMode):
             traffic.bytes[launch.name] += _bytes_of(launch)
             if launch.name == "linear_logprob._tiles_kernel":
                 hidden, weight = launch.values["hidden"], launch.values["weight"]
-                traffic.flop += 2.0 * hidden.numel() * len(weight)
+                traffic.flop += 2.0 * hidden.numel() * len(weight) * _share_of_columns(launch)
 
 
 def _bytes_of(launch: Launch) -> int:
@@ -141,8 +141,18 @@ def _bytes_of(launch: Launch) -> int:
     # of a tile's six numbers a row two are the same at temperature one
     tiles = {"_tiles_kernel": "partials", "_join_kernel": "tiles"}.get(launch.kernel.__name__)
     share = {tiles: 4 / 6} if launch.values.get("AT_ONE") else {}
+    if "first_tile" in launch.values:
+        columns = _share_of_columns(launch)
+        share |= {"weight": columns, "partials": columns * share.get("partials", 1)}
     read = {id(tensor): name for name, tensor in tensors.items() if name not in written}
     return int(sum(size(tensors[name]) * share.get(name, 1) for name in [*read.values(), *(written & set(tensors))]))
+
+
+def _share_of_columns(launch: Launch) -> float:
+    """Of a product that is taken in more than one launch: tiles with padding in them have one of their own."""
+    values = launch.values
+    first, end = (n * values["BLOCK_N"] for n in (values["first_tile"], values["first_tile"] + values["tiles_n"]))
+    return (min(end, values["num_columns"]) - first) / values["num_columns"]
 
 
 def size(tensor: torch.Tensor) -> int:

@@ -19,6 +19,9 @@ from egrc_mega.errors import ConfigError
 
 SIZES = Sizes(tokens=40, hidden=16, vocab=50, dtype=torch.float32)
 
+pytestmark = pytest.mark.timeout(3100)
+"""What hangs is ended; how long a busy machine takes is no verdict."""
+
 
 @pytest.mark.parametrize("op", BUILDERS)
 def test_every_op_passes_its_check_and_gets_its_figures(op: str) -> None:
@@ -112,7 +115,7 @@ def test_megatron_competes_and_who_cannot_is_named() -> None:
     command += ["--baseline", "megatron,liger"]
     # megatron's fusions would be compiled for this CPU first, which takes longer than all the rest
     environment = os.environ | {"TORCHDYNAMO_DISABLE": "1"}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=290)
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=3000)
     assert result.returncode == 0, result.stderr
     rows = {tuple(line.split()[:3]): line for line in result.stdout.splitlines() if line.startswith("logprob")}
     assert "GB/s" in rows["logprob", "megatron", "forward"]

@@ -1,18 +1,28 @@
 """What the compile gate is made of: noted launches, their specialisations, loops in machine code, and kept tables."""
 
+import importlib
 import json
+import pkgutil
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
+from typing import Literal
 
+import egrc_kernels
 import pytest
 import torch
+from egrc_kernels.linear_logprob import triton as fused
 from egrc_kernels.logprob import triton as rows
 from egrc_kernels.policy_loss import LossSettings
 from egrc_kernels.policy_loss import triton as loss
 from egrc_kernels.rmsnorm import triton as norm
+from pydantic import PositiveFloat
 from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction
 
-from egrc_mega.testing.compile_gate import TABLES, variants
+from egrc_mega.sections.stage import LossSection
+from egrc_mega.testing import compile_gate, losses
+from egrc_mega.testing.compile_gate import LOSS_KERNEL, TABLES, TILES_KERNEL, _loss, variants
 from egrc_mega.testing.launches import Launch, noted_launches
 from egrc_mega.testing.sass import Loop, counted, loop_bodies
 
@@ -76,6 +86,100 @@ def test_no_number_of_rows_real_columns_or_sequences_makes_another_kernel() -> N
             norm.rmsnorm_backward(x[:count], x[:count], x[0], empty(count))
         found.append([launch.source(H100)[0].hash() for launch in launches])
     assert found[0] == found[1] == found[2] and len(set(found[0])) == 3
+
+
+def test_only_tiles_with_padding_in_them_ask_which_columns_are_real() -> None:
+    hidden, weight = (empty(*s, dtype=torch.bfloat16) for s in ((300, 64), (1024, 64)))
+    targets = empty(300, dtype=torch.int64)
+    found = {}
+    for real in (1024, 700, 0):
+        with noted_launches() as launches:
+            fused.fused_partials(hidden, weight, targets, 0, real, 1.0, fused.TILES[9], num_programs=132)
+        tiles = [launch for launch in launches if launch.name == TILES_KERNEL]
+        found[real] = [(*(t.values[n] for n in ("first_tile", "tiles_n", "MASKED")), *t.grid) for t in tiles]
+    assert found == {1024: [(0, 4, False, 12)], 700: [(0, 2, False, 6), (2, 2, True, 6)], 0: [(0, 4, True, 12)]}
+
+
+def kernels() -> dict[str, JITFunction]:
+    """All of the repository, by the names that launches have."""
+    found = {}
+    for module in pkgutil.walk_packages(egrc_kernels.__path__, "egrc_kernels."):
+        for name, value in vars(importlib.import_module(module.name)).items():
+            if isinstance(value, JITFunction) and name.endswith("_kernel"):
+                found[f"{value.__module__.split('.')[-2]}.{name}"] = value
+    return found
+
+
+def test_every_kernel_is_compiled_with_each_constant_on_and_off() -> None:
+    launches = [variant.noted() for variant in variants()]
+    assert {launch.name for launch in launches} == set(kernels())
+    for name, kernel in kernels().items():
+        for parameter in (p.name for p in kernel.params if p.is_constexpr and p.name != "PTX"):
+            values = {launch.values[parameter] for launch in launches if launch.name == name}
+            assert not isinstance(next(iter(values)), bool) or values == {False, True}, (name, parameter)
+
+
+def constants(settings: LossSettings) -> tuple[object, ...]:
+    (launch,) = (x for x in launches_of(settings) if x.name == LOSS_KERNEL)
+    kept = launch.constants
+    return tuple(value for name, value in kept.items() if name != "KL" or kept["HAS_KL"])
+
+
+def launches_of(settings: LossSettings) -> list[Launch]:
+    with noted_launches() as launches:
+        _loss(settings)
+    return launches
+
+
+def test_every_loss_that_a_configuration_can_ask_for_is_among_the_variants() -> None:
+    compiled = {constants(v.launch.args[0]) for v in variants(every_loss=True) if v.kernel == LOSS_KERNEL}
+    asked = set()
+    for ratio, dual, tis, coef, kind in product(
+        *(OPTIONS[name] for name in ("ratio", "dual_clip", "tis_cap", "kl_coef", "kl_kind"))
+    ):
+        section = LossSection(ratio=ratio, dual_clip=dual, tis_cap=tis, kl_coef=coef, kl_kind=kind)
+        asked.add(constants(LossSettings(**section.model_dump(include=set(losses.DEFAULTS)))))
+    assert asked <= compiled and len(asked) >= 40
+
+
+OPTIONS = {
+    "ratio": ("none", "token", "sequence"),
+    "dual_clip": (None, 1.5),
+    "tis_cap": (None, 7.0),
+    "kl_coef": (0.0, 1e-3),
+    "kl_kind": ("k1", "k2", "k3"),
+}
+
+
+def test_where_losses_are_many_each_term_alone_and_all_together_are_compiled_every_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(compile_gate, "MANY", 0)
+    often, every = ([v.name for v in variants(every_loss=every)] for every in (False, True))
+    left_out = [name.split(", ") for name in every if name not in often]
+    assert left_out and set(often) < set(every)
+    for terms in left_out:
+        assert 2 <= sum(" " not in term.removeprefix("policy_loss/") for term in terms) < 3
+    assert "policy_loss/ratio none, tis_cap, kl_coef" in often, "all that there is without a ratio to clip"
+
+
+def test_a_new_option_of_the_loss_is_enumerated_without_being_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Section(LossSection):
+        new_cap: PositiveFloat | None = None
+        new_cap_kind: Literal["hard", "soft"] = "hard"
+
+    @dataclass(frozen=True)
+    class Settings(LossSettings):
+        new_cap: float | None = None
+        new_cap_kind: str = "hard"
+
+    before = list(map(losses.described, losses.all_losses()))
+    monkeypatch.setattr(losses, "LossSection", Section)
+    monkeypatch.setattr(losses, "LossSettings", Settings)
+    monkeypatch.setattr(losses, "DEFAULTS", losses.DEFAULTS | {"new_cap": None, "new_cap_kind": "hard"})
+    found = list(map(losses.described, losses.all_losses()))
+    assert len(set(found)) == len(found) == 3 * len(before) and set(before) < set(found)
+    assert "new_cap_kind soft, new_cap" in found and "new_cap_kind soft" not in found
 
 
 def test_an_innermost_loop_is_what_lies_between_a_branch_and_its_target() -> None:

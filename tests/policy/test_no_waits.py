@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from egrc_mega.policy import attention, engine, layer_spec, model
 from egrc_mega.policy.engine import Policy
+from egrc_mega.policy.packed import on_device
 from egrc_mega.policy.packing import Baselines
 from egrc_mega.sections.policy import MegatronSection, PolicySection
 from egrc_mega.sections.stage import LossSection
@@ -112,6 +114,39 @@ def test_no_layer_and_no_micro_batch_waits(
         # one a micro-batch, in every layer, forward and recomputed; the micro-batches are scored, then trained on
         assert len({id(tensor) for tensor in boundaries}) == 2 * len(policy._plan(ragged_samples()))
         assert len(boundaries) == 2 * 4 * (1 + 2) * len(policy._plan(ragged_samples()))
+
+
+def test_a_micro_batch_is_built_when_the_one_before_has_been_launched(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the device computes one, the host builds the next; so no more than one stands by."""
+    events: list[str] = []
+    build = engine.build_micro_batch
+
+    def built(*arguments: Any) -> Any:
+        events.append("built")
+        return build(*arguments)
+
+    monkeypatch.setattr(engine, "build_micro_batch", built)
+    for piece in policy.model:
+        piece.register_forward_hook(lambda *_: events.append("launched"))
+    samples = ragged_samples()
+    policy.update(samples, 0.7, LossSection(), 1e-3)
+    count = len(policy._plan(samples))
+    assert count > 1 and events == ["built", "launched"] * count
+
+
+def test_what_goes_to_a_gpu_goes_from_pinned_memory_and_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+
+    def to(tensor: torch.Tensor, device: torch.device, non_blocking: bool = False) -> torch.Tensor:
+        calls.append((device.type, non_blocking))
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: calls.append("pinned") or tensor)
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    on_device(np.arange(3), torch.device("cuda"))
+    assert calls == ["pinned", ("cuda", True)]
 
 
 def test_a_wait_would_be_seen(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:

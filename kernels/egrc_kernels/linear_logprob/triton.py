@@ -8,16 +8,35 @@ from left to right, some at a time. Tiles are read through tensor descriptors (T
 import contextvars
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import triton
 import triton.language as tl
 
-from egrc_kernels.exp2 import LOG2_E, exp2
+from egrc_kernels.exp2 import LN_2, LOG2_E, exp2
 from egrc_kernels.registry import launches_on_its_device, speaks_ptx
 
 
 @triton.jit
+def _tile_sums(x, maximum, exponent, PTX: tl.constexpr):
+    """Of e = 2^(exponent (x - maximum)) and of e times its natural logarithm, along the rows of a tile.
+
+    The product and the difference are one instruction, at the price of a rounded `exponent * maximum`. What that is off
+    by is the same for a whole row, known, and taken out of the sums.
+    """
+    # a row of padding only is 1e30 below: it keeps ones, as if the difference had been taken first
+    exponents = tl.where(maximum > -1e29, exponent, 0.0)
+    shift = maximum * exponents
+    off = tl.fma(maximum, exponents, -shift)
+    y = tl.fma(x, exponents[:, None], -shift[:, None])
+    e = exp2(y, PTX)
+    total, weighted = tl.sum(e, 1), tl.sum(e * y, 1)
+    scale = exp2(-off, PTX)
+    return scale * total, scale * (weighted - off * total) * LN_2
+
+
+@triton.jit(do_not_specialize=["first_tile", "tiles_n", "start", "num_real"])
 def _tiles_kernel(
     hidden,
     weight,
@@ -29,7 +48,10 @@ def _tiles_kernel(
     start,
     num_real,
     inverse_temperature,
+    first_tile,
+    tiles_n,
     AT_ONE: tl.constexpr,
+    MASKED: tl.constexpr,
     WARP_SPECIALIZE: tl.constexpr,
     PTX: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -39,38 +61,39 @@ def _tiles_kernel(
 ):
     hidden_tiles = tl.make_tensor_descriptor(hidden, [num_rows, hidden_size], [hidden_size, 1], [BLOCK_M, BLOCK_K])
     weight_tiles = tl.make_tensor_descriptor(weight, [num_columns, hidden_size], [hidden_size, 1], [BLOCK_N, BLOCK_K])
-    tiles_m, tiles_n = tl.cdiv(num_rows, BLOCK_M), tl.cdiv(num_columns, BLOCK_N)
+    tiles_m = tl.cdiv(num_rows, BLOCK_M)
     for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0), warp_specialize=WARP_SPECIALIZE):
         # programs that run together take few rows and few columns, which the second-level cache holds for all of them
         group = tile // (GROUP_M * tiles_n)
         group_rows = tl.minimum(tiles_m - group * GROUP_M, GROUP_M)
         place = tile - group * GROUP_M * tiles_n
-        tile_m, tile_n = group * GROUP_M + place % group_rows, place // group_rows
+        tile_m, tile_n = group * GROUP_M + place % group_rows, first_tile + place // group_rows
         x = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
         for k in tl.range(0, hidden_size, BLOCK_K):
             a, b = hidden_tiles.load([tile_m * BLOCK_M, k]), weight_tiles.load([tile_n * BLOCK_N, k])
             x = tl.dot(a, b.T, x)
-        rows, columns = tile_m * BLOCK_M + tl.arange(0, BLOCK_M), tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
-        is_row = rows < num_rows
+        rows, first = tile_m * BLOCK_M + tl.arange(0, BLOCK_M), tile_n * BLOCK_N
+        is_row, columns = rows < num_rows, first + tl.arange(0, BLOCK_N)
         target = (tl.load(targets + rows, mask=is_row, other=-1) - start).to(tl.int32)
-        # no column has the number -1: a target of the next shard must not meet this one's padding
-        target = tl.where(target < num_real, target, -1)
-        # padding lies 1e30 below: its exponential is zero, and so is the product
-        x = tl.where((columns < num_real)[None, :], x, -1e30)
+        if MASKED:
+            # padding lies 1e30 below: its exponential is zero, and so is the product
+            x = tl.where((columns < num_real)[None, :], x, -1e30)
+            # no column has the number -1: a target of the next shard must not meet this one's padding
+            target = tl.where(target < num_real, target, -1)
         maximum = tl.max(x, 1)
-        hit = tl.sum(tl.where(columns[None, :] == target[:, None], x, 0.0), 1)
+        hit = tl.zeros([BLOCK_M], tl.float32)
+        is_here = (target >= first) & (target < first + BLOCK_N)
+        # zero rounds or one: a condition would take the specialised warps away, and what does not look at the round's
+        # number would be taken out of the loop
+        for zero in tl.range(0, tl.max(is_here.to(tl.int32), 0)):
+            hit += tl.sum(tl.where(columns[None, :] == (target + zero)[:, None], x, 0.0), 1)
         out = partials + tl.cast(tile_n, tl.int64) * 6 * num_rows + rows
         tl.store(out, maximum, mask=is_row)
         tl.store(out + num_rows, hit, mask=is_row)
-        x = x - maximum[:, None]
-        e = exp2(x * (inverse_temperature * LOG2_E), PTX)
-        total = tl.sum(e, 1)
-        weighted = tl.sum(e * x, 1) * inverse_temperature
+        total, weighted = _tile_sums(x, maximum, inverse_temperature * LOG2_E, PTX)
         total_one, weighted_one = total, weighted
         if not AT_ONE:
-            e = exp2(x * LOG2_E, PTX)
-            total_one = tl.sum(e, 1)
-            weighted_one = tl.sum(e * x, 1)
+            total_one, weighted_one = _tile_sums(x, maximum, LOG2_E, PTX)
         # stores in between would keep more of the tile alive: 8 bytes of spills on sm_90
         tl.store(out + 2 * num_rows, total, mask=is_row)
         tl.store(out + 3 * num_rows, weighted, mask=is_row)
@@ -175,13 +198,15 @@ def fused_partials(
     """[6, T], see `logprob.reference.row_partials`."""
     (num_rows, hidden_size), num_columns = hidden_TH.shape, weight_VH.shape[0]
     device = hidden_TH.device
-    partials_6T = torch.empty(6, num_rows, dtype=torch.float32, device=device)
     num_tiles = triton.cdiv(num_columns, tiles.n)
     tiles_N6T = torch.empty(num_tiles, 6, num_rows, dtype=torch.float32, device=device)
-    num_programs = min(num_programs, triton.cdiv(num_rows, tiles.m) * num_tiles)
-    _with_scratch(
-        device,
-        lambda: _tiles_kernel[(num_programs,)](
+    whole = min(num_real // tiles.n, num_tiles)
+    for first, count, masked in ((0, whole, False), (whole, num_tiles - whole, True)):
+        if not count:
+            continue
+        grid = (min(num_programs, triton.cdiv(num_rows, tiles.m) * count),)
+        launch = partial(
+            _tiles_kernel[grid],
             hidden_TH,
             weight_VH,
             targets_T,
@@ -192,7 +217,10 @@ def fused_partials(
             start,
             num_real,
             1.0 / temperature,
+            first,
+            count,
             AT_ONE=temperature == 1,
+            MASKED=masked,
             WARP_SPECIALIZE=tiles.warp_specialize,
             PTX=speaks_ptx(),
             BLOCK_M=tiles.m,
@@ -201,8 +229,16 @@ def fused_partials(
             GROUP_M=GROUP_M,
             num_warps=tiles.num_warps,
             num_stages=tiles.num_stages,
-        ),
-    )
+        )
+        _with_scratch(device, launch)
+    return join_tiles(tiles_N6T, temperature)
+
+
+@launches_on_its_device
+def join_tiles(tiles_N6T: torch.Tensor, temperature: float) -> torch.Tensor:
+    """[6, T] of whole rows from [N, 6, T] of their tiles, from left to right."""
+    num_tiles, _, num_rows = tiles_N6T.shape
+    partials_6T = torch.empty(6, num_rows, dtype=torch.float32, device=tiles_N6T.device)
     _join_kernel[(triton.cdiv(num_rows, JOIN_ROWS),)](
         tiles_N6T,
         partials_6T,

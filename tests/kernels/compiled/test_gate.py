@@ -10,14 +10,15 @@ import triton
 
 from egrc_mega.testing.compile_gate import SHARED_LIMITS, compile_all, table_file, variants
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = pytest.mark.timeout(7200)
 """The first test compiles all variants: two minutes of a processor, and more where others use it too."""
 NAMES = [f"{variant.name} @ {target}" for variant in variants() for target in variant.targets]
 
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, dict]:
-    return compile_all()
+    often = {variant.name for variant in variants()}
+    return compile_all(often.__contains__)
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +36,17 @@ def test_a_variant_compiles_without_spills_and_no_worse_than_before(
     assert figures["shared"] <= SHARED_LIMITS[target]
     assert figures["registers"] <= before["registers"], (figures, before)
     assert figures["shared"] <= before["shared"], (figures, before)
+    assert figures.get("instructions", 0) <= before.get("instructions", 0), (figures, before)
     if target.startswith("sm_"):
         assert figures["spills"] == figures["stack"] == 0, figures
+
+
+@pytest.mark.full
+def test_no_loss_at_all_spills() -> None:
+    """Where there are more than `MANY`, the other tests leave out those with some terms of several."""
+    often = {variant.name for variant in variants()}
+    found = compile_all(lambda name: name not in often)
+    assert {name for name, figures in found.items() if figures["spills"] or figures["stack"]} == set()
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("linear_logprob/tiles")])
@@ -66,12 +76,12 @@ def test_a_row_of_logits_takes_few_instructions_an_element(
 
 
 @pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100"])
-@pytest.mark.parametrize(("hidden", "threads"), [(1536, 128), (3584, 256)])
+@pytest.mark.parametrize(("hidden", "threads", "programs"), [(1536, 128, 4), (3584, 256, 2)])
 def test_the_norms_backward_reads_its_next_row_while_it_computes_one(
-    hidden: int, threads: int, target: str, found: dict[str, dict]
+    hidden: int, threads: int, programs: int, target: str, found: dict[str, dict]
 ) -> None:
-    """And the registers leave room for two programs a processor."""
+    """And the registers leave room for so many programs a processor."""
     figures = found[f"rmsnorm/backward/{hidden} @ {target}"]
     row_bytes = 2 * 2 * (2048 if hidden == 1536 else 4096)
     assert figures["loop_bytes_ahead"] * threads >= row_bytes, figures
-    assert 2 * threads * figures["registers"] <= 65536, figures
+    assert programs * threads * figures["registers"] <= 65536, figures

@@ -3,6 +3,7 @@
 Not covered: bfloat16, races, speed (the interpreter has none of them); the compile gate and the GPU suite look there.
 """
 
+import numpy as np
 import pytest
 import torch
 from egrc_kernels.linear_logprob import fused, linear_logprob, linear_token_loss
@@ -201,6 +202,69 @@ def test_the_fused_forward_agrees_with_float64(num_rows: int, columns: int, size
     logits = hidden.double() @ weight.double().T
     for found, value in zip(stats, exact(logits, targets, temperature), strict=True):
         assert_close(found, value, 2 * float(logits.abs().max()) / temperature)
+
+
+@pytest.fixture
+def fused_multiply(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter rounds a product before it adds; a GPU does not."""
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    def fma(_self: object, x: TensorHandle, y: TensorHandle, z: TensorHandle) -> TensorHandle:
+        exact = x.data.astype(np.float64) * y.data + z.data
+        return TensorHandle(exact.astype(np.float32), z.dtype.scalar)
+
+    monkeypatch.setattr(InterpreterBuilder, "create_fma", fma)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_the_fused_forward_leaves_padding_out_and_joins_shards(temperature: float, fused_multiply: None) -> None:
+    """Of the whole's four tiles one is padding in part and one altogether; of the second shard every column is."""
+    generator = torch.Generator().manual_seed(8)
+    hidden, weight = torch.randn(37, 32, generator=generator), torch.randn(200, 32, generator=generator)
+    weight[150:] = 1e3
+    targets = torch.randint(150, (37,), generator=generator)
+    targets[:4] = torch.tensor([0, 127, 128, 149])
+    expected = exact((hidden.double() @ weight.double().T)[:, :150], targets, temperature)
+    whole = fused.fused_partials(hidden, weight, targets, Shard(0, 150), temperature)
+    parts = [
+        fused.fused_partials(hidden, weight[start : start + 50].contiguous(), targets, Shard(start, real), temperature)
+        for start, real in ((0, 50), (50, 50), (100, 50), (150, 0))
+    ]
+    for partials in (whole, shards.merge(parts, temperature)):
+        stats = row_stats(partials, targets, temperature, None)
+        for found, value in zip((stats.logprob_T, stats.entropy_T, stats.entropy_at_one_T), expected, strict=True):
+            assert_close(found, value, 80.0)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.3])
+@pytest.mark.parametrize("offset", [0, 3000, -3000])
+def test_one_multiply_before_the_exponential_costs_no_digits_far_from_zero(
+    offset: int, temperature: float, fused_multiply: None
+) -> None:
+    """Logits are whole numbers, exact in float32: what is off is the sums' alone."""
+    generator = torch.Generator().manual_seed(9)
+    hidden, weight = torch.zeros(5, 32), torch.zeros(100, 32)
+    hidden[:, 0], hidden[:, 1] = 1, torch.arange(1, 6)
+    weight[:, 0], weight[:, 1] = offset, torch.randint(-3, 4, (100,), generator=generator)
+    targets = torch.arange(5)
+    found = fused.fused_partials(hidden, weight, targets, Shard(0, 100), temperature).double()
+    logits = hidden.double() @ weight.double().T
+    assert torch.equal(found[0], logits.amax(1)) and torch.equal(found[1], logits.gather(1, targets[:, None])[:, 0])
+    d = logits - logits.amax(1, keepdim=True)
+    for place, t in ((2, temperature), (4, 1.0)):
+        e = (d / t).exp()
+        torch.testing.assert_close(found[place], e.sum(1), rtol=1e-6, atol=0)
+        torch.testing.assert_close(found[place + 1], (e * d / t).sum(1), rtol=2e-6, atol=0)
+
+
+def test_a_row_alone_finds_its_target_wherever_in_a_tile_it_lies() -> None:
+    """Beside others a row's tile is searched for the sake of any of them."""
+    generator = torch.Generator().manual_seed(10)
+    hidden, weight = torch.randn(1, 32, generator=generator), torch.randn(150, 32, generator=generator)
+    logits = hidden.double() @ weight.double().T
+    for target in (0, 63, 64, 127, 128, 149):
+        found = fused.fused_partials(hidden, weight, torch.tensor([target]), Shard(0, 150), 1.0)
+        torch.testing.assert_close(found[1].double(), logits[:, target], rtol=1e-5, atol=1e-5)
 
 
 def test_a_fused_row_does_not_depend_on_its_company() -> None:
