@@ -69,13 +69,11 @@ def build_table(settings: Sequence[str], reference: str, results: BySetting) -> 
     columns = _columns(everything)
     base = _base_row(columns, everything)
     rows = [_row(setting, END, columns, results.get(setting, ()), results.get(reference, ())) for setting in settings]
-    stages = stage_names(everything)
     stage_columns = [column for column in _columns(everything) if column.key not in ("wall_s", "steps")]
     stage_rows = [
         _row(setting, name, stage_columns, results.get(setting, ()), ())
         for setting in settings
-        for name in stages
-        if any(stage.name == name for result in results.get(setting, ()) for stage in result.stages)
+        for name in stage_names(results.get(setting, ()))
     ]
     has_several = any(len(result.stages) > 1 for result in everything)
     return Table(columns, [*base, *rows], stage_columns, stage_rows if has_several else ())

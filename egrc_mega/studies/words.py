@@ -29,7 +29,8 @@ def number(found: Estimate | None, scale: float, digits: int, sign: bool = False
     """Mean and standard error, e.g. `98.4 ± 0.3`; the error only where there is one."""
     if found is None:
         return NONE
-    mean = f"{scale * found.mean:{'+' if sign else ''}.{digits}f}"
+    rounded = round(scale * found.mean, digits) + 0.0  # which makes -0.0 a plain zero
+    mean = f"{rounded:{'+' if sign else ''}.{digits}f}"
     return mean if found.error is None else f"{mean} ± {scale * found.error:.{digits}f}"
 
 
