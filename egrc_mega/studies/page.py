@@ -17,9 +17,9 @@ from egrc_mega.studies.words import Listing, claims_listing, markdown, table_lis
 
 NOTE = (
     "Means over seeds ± standard errors (standard deviation over seeds, ddof 1, by the root of their number); in "
-    "brackets the difference to {reference}, taken seed by seed. Entropies and words are of the last five training "
-    "steps; the rest is of the evaluation. All seeds begin with one base model, which is measured once. Wall seconds "
-    "are of training and evaluation, without the start of the processes."
+    "brackets the difference to {reference}, taken seed by seed. Entropies, words and groups are of the last five "
+    "training steps; the rest is of the evaluation. All seeds begin with one base model, which is measured "
+    "once. Wall seconds are of training and evaluation, without the start of the processes."
 )
 STAGE_NOTE = "Evaluations after each stage; entropies and words are of the last five steps of the stage."
 PARETO_NOTE = "The line joins whoever no other beats in both; bars are one standard error over seeds; grey: the base."
@@ -66,6 +66,7 @@ def write_findings(study: Study) -> str:
         title=study.title,
         status=found.status,
         about=study.section.about,
+        findings=study.section.findings,
         listings=found.listings,
         plots=found.plots,
         command=_command(study),
@@ -132,8 +133,10 @@ def _status(study: Study, ended: Sequence[Result], results: Mapping[str, Result 
 
 def _markdown(study: Study, found: Findings) -> str:
     parts = [f"# {study.title}", f"`{_command(study)}`: {found.status}", *study.section.about]
-    for listing in found.listings:
+    for place, listing in enumerate(found.listings):
         parts += [f"## {listing.title}", markdown(listing), *([listing.note] if listing.note else [])]
+        if place == 0 and study.section.findings:
+            parts += ["## What was found", *study.section.findings]
     for plot in found.plots:
         parts += [f"## {plot.title}", f"![{plot.title}]({study.file.stem}_{plot.name}.svg)", plot.caption]
     return "\n\n".join(parts) + "\n"

@@ -11,6 +11,9 @@ from egrc_mega.studies.lookup import END, Figure, stage_names, temperatures
 from egrc_mega.studies.records import Result
 from egrc_mega.studies.statistics import Estimate, differences, estimate
 
+SELECTED = {"compressing_groups": "groups that compress", "exploring_groups": "groups that explore"}
+"""What only methods with both objectives record: how many groups of a step each of them was given (paper, fig. 3a)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -95,6 +98,11 @@ def _columns(results: Sequence[Result]) -> list[Column]:
     ]
     names = sorted({name for result in results for name in result.curves if name.startswith(PREFIX)}, reverse=True)
     columns += [Column(name, f"{name.removeprefix(PREFIX)} words", name, digits=2) for name in names]
+    columns += [
+        Column(name, heading, name, is_compared=False)
+        for name, heading in SELECTED.items()
+        if any(name in result.curves for result in results)
+    ]
     columns.append(Column("steps", "steps", "steps", digits=0, is_compared=False))
     return [*columns, Column("wall_s", "wall s", "wall_s", digits=0, is_compared=False)]
 

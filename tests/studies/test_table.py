@@ -55,6 +55,15 @@ def test_the_listing_writes_percent_tokens_and_signed_differences() -> None:
     assert "entropy at rollout T" not in listing.header  # nobody has measured it
 
 
+def test_selected_groups_have_columns_where_a_method_has_counted_them() -> None:
+    run = result("ee", 1, 0.6, 50.0)
+    counted = result("ee", 1, 0.6, 50.0, curves={**run.curves, "compressing_groups": [9, 9, 10, 10, 10, 14]})
+    with_them = build_table(["ee"], "ee", {"ee": [counted]})
+    assert with_them.rows[1].values["compressing_groups"].estimate == Estimate(pytest.approx(53 / 5), None, 1)
+    without = build_table(["ee"], "ee", {"ee": [run]})
+    assert "compressing_groups" not in without.rows[1].values
+
+
 def test_the_json_has_the_same_numbers_in_their_own_units() -> None:
     rows = plain(build_table(["eg", "ee"], "eg", RESULTS))
     ee = next(row for row in rows if row["setting"] == "ee")
