@@ -11,7 +11,7 @@ from egrc_mega.run_folder import is_held
 from egrc_mega.studies.claims import judge
 from egrc_mega.studies.drawings import curve_plot, pareto_plots
 from egrc_mega.studies.grid import Cell, Study
-from egrc_mega.studies.records import Result, read_result
+from egrc_mega.studies.records import Result, read_result, write_whole
 from egrc_mega.studies.table import Table, build_table, plain
 from egrc_mega.studies.words import Listing, claims_listing, markdown, table_listing
 
@@ -57,11 +57,10 @@ def write_findings(study: Study) -> str:
     folder, stem = study.section.dir, study.file.stem
     folder.mkdir(parents=True, exist_ok=True)
     for plot in found.plots:
-        _write(folder / f"{stem}_{plot.name}.svg", plot.svg)
-    text = _markdown(study, found)
-    _write(folder / f"{stem}.md", text)
+        write_whole(folder / f"{stem}_{plot.name}.svg", plot.svg.encode())
+    write_whole(folder / f"{stem}.md", _markdown(study, found).encode())
     content = orjson.dumps({"study": study.title, "rows": plain(found.table)}, option=orjson.OPT_INDENT_2)
-    _write(folder / f"{stem}.json", content.decode())
+    write_whole(folder / f"{stem}.json", content)
     page = template("study.html.j2").render(
         title=study.title,
         status=found.status,
@@ -72,7 +71,7 @@ def write_findings(study: Study) -> str:
         command=_command(study),
         config_text=study.file.read_text(encoding="utf-8"),
     )
-    _write(folder / f"{stem}.html", page)
+    write_whole(folder / f"{stem}.html", page.encode())
     return "\n\n".join(markdown(listing) for listing in found.listings)
 
 
@@ -146,9 +145,3 @@ def _command(study: Study) -> str:
     """As it is typed in the repository, or wherever the file is."""
     file = study.file.resolve()
     return f"egrc study {Path(*file.parts[-3:]) if file.parent.parent.name == 'configs' else file}"
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.tmp")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
