@@ -70,6 +70,8 @@ class StudySection(Section):
     """Heading of the page; empty: the file's name."""
     about: tuple[str, ...] = ()
     """Paragraphs at the head of the page."""
+    findings: tuple[str, ...] = ()
+    """Paragraphs behind the claims: what was found when the study was run, and why it is so."""
     dir: Path
     """Folder of the study: a folder for each cell, the table and the page. Hosts that share it share the work."""
     configs: Annotated[tuple[Path, ...], Field(min_length=1)]

@@ -11,15 +11,15 @@ from egrc_mega.run_folder import is_held
 from egrc_mega.studies.claims import judge
 from egrc_mega.studies.drawings import curve_plot, pareto_plots
 from egrc_mega.studies.grid import Cell, Study
-from egrc_mega.studies.records import Result, read_result
+from egrc_mega.studies.records import Result, read_result, write_whole
 from egrc_mega.studies.table import Table, build_table, plain
 from egrc_mega.studies.words import Listing, claims_listing, markdown, table_listing
 
 NOTE = (
     "Means over seeds ± standard errors (standard deviation over seeds, ddof 1, by the root of their number); in "
-    "brackets the difference to {reference}, taken seed by seed. Entropies and words are of the last five training "
-    "steps; the rest is of the evaluation. All seeds begin with one base model, which is measured once. Wall seconds "
-    "are of training and evaluation, without the start of the processes."
+    "brackets the difference to {reference}, taken seed by seed. Entropies, words and groups are of the last five "
+    "training steps; the rest is of the evaluation. All seeds begin with one base model, which is measured "
+    "once. Wall seconds are of training and evaluation, without the start of the processes."
 )
 STAGE_NOTE = "Evaluations after each stage; entropies and words are of the last five steps of the stage."
 PARETO_NOTE = "The line joins whoever no other beats in both; bars are one standard error over seeds; grey: the base."
@@ -57,21 +57,21 @@ def write_findings(study: Study) -> str:
     folder, stem = study.section.dir, study.file.stem
     folder.mkdir(parents=True, exist_ok=True)
     for plot in found.plots:
-        _write(folder / f"{stem}_{plot.name}.svg", plot.svg)
-    text = _markdown(study, found)
-    _write(folder / f"{stem}.md", text)
+        write_whole(folder / f"{stem}_{plot.name}.svg", plot.svg.encode())
+    write_whole(folder / f"{stem}.md", _markdown(study, found).encode())
     content = orjson.dumps({"study": study.title, "rows": plain(found.table)}, option=orjson.OPT_INDENT_2)
-    _write(folder / f"{stem}.json", content.decode())
+    write_whole(folder / f"{stem}.json", content)
     page = template("study.html.j2").render(
         title=study.title,
         status=found.status,
         about=study.section.about,
+        findings=study.section.findings,
         listings=found.listings,
         plots=found.plots,
         command=_command(study),
         config_text=study.file.read_text(encoding="utf-8"),
     )
-    _write(folder / f"{stem}.html", page)
+    write_whole(folder / f"{stem}.html", page.encode())
     return "\n\n".join(markdown(listing) for listing in found.listings)
 
 
@@ -132,8 +132,10 @@ def _status(study: Study, ended: Sequence[Result], results: Mapping[str, Result 
 
 def _markdown(study: Study, found: Findings) -> str:
     parts = [f"# {study.title}", f"`{_command(study)}`: {found.status}", *study.section.about]
-    for listing in found.listings:
+    for place, listing in enumerate(found.listings):
         parts += [f"## {listing.title}", markdown(listing), *([listing.note] if listing.note else [])]
+        if place == 0 and study.section.findings:
+            parts += ["## What was found", *study.section.findings]
     for plot in found.plots:
         parts += [f"## {plot.title}", f"![{plot.title}]({study.file.stem}_{plot.name}.svg)", plot.caption]
     return "\n\n".join(parts) + "\n"
@@ -143,9 +145,3 @@ def _command(study: Study) -> str:
     """As it is typed in the repository, or wherever the file is."""
     file = study.file.resolve()
     return f"egrc study {Path(*file.parts[-3:]) if file.parent.parent.name == 'configs' else file}"
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.tmp")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

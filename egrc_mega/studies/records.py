@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import orjson
 
-from egrc_mega.errors import RunError
+from egrc_mega.config.load import validated
+from egrc_mega.errors import ConfigError, RunError
 from egrc_mega.studies.grid import Cell, Study, first_difference
 
 CELL, RESULT = "cell.json", "result.json"
@@ -103,11 +105,11 @@ def _check(cell: Cell) -> None:
     if not path.exists():
         return
     try:
-        before = orjson.loads(path.read_bytes())["config"]
-    except (orjson.JSONDecodeError, TypeError, KeyError) as error:
+        # read as today's configurations are: a field that has come since then has its default
+        before = validated(orjson.loads(path.read_bytes())["config"]).to_dict()
+    except (orjson.JSONDecodeError, TypeError, KeyError, ConfigError) as error:
         raise RunError(f"{path} cannot be read ({error!r}); remove {cell.folder} to run the cell again") from error
-    now = orjson.loads(orjson.dumps(cell.config.to_dict()))
-    if difference := first_difference(before, now):
+    if difference := first_difference(before, cell.config.to_dict()):
         raise RunError(
             f"{cell.name}: {difference}; what was run by the first is not run or shown as the second: give the setting "
             f"another name, the study another dir, or remove {cell.folder}"
@@ -115,6 +117,11 @@ def _check(cell: Cell) -> None:
 
 
 def _write(path: Path, value: Any) -> None:
-    partial = path.with_name(f".{path.name}.tmp")
-    partial.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2))
+    write_whole(path, orjson.dumps(value, option=orjson.OPT_INDENT_2))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that is never seen in part, whoever else writes it at the same time."""
+    partial = path.with_name(f".{path.name}.{uuid4().hex}")
+    partial.write_bytes(content)
     partial.replace(path)

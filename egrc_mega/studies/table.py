@@ -11,6 +11,9 @@ from egrc_mega.studies.lookup import END, Figure, stage_names, temperatures
 from egrc_mega.studies.records import Result
 from egrc_mega.studies.statistics import Estimate, differences, estimate
 
+SELECTED = {"compressing_groups": "groups that compress", "exploring_groups": "groups that explore"}
+"""What only methods with both objectives record: how many groups of a step each of them was given (paper, fig. 3a)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -69,13 +72,11 @@ def build_table(settings: Sequence[str], reference: str, results: BySetting) -> 
     columns = _columns(everything)
     base = _base_row(columns, everything)
     rows = [_row(setting, END, columns, results.get(setting, ()), results.get(reference, ())) for setting in settings]
-    stages = stage_names(everything)
     stage_columns = [column for column in _columns(everything) if column.key not in ("wall_s", "steps")]
     stage_rows = [
         _row(setting, name, stage_columns, results.get(setting, ()), ())
         for setting in settings
-        for name in stages
-        if any(stage.name == name for result in results.get(setting, ()) for stage in result.stages)
+        for name in stage_names(results.get(setting, ()))
     ]
     has_several = any(len(result.stages) > 1 for result in everything)
     return Table(columns, [*base, *rows], stage_columns, stage_rows if has_several else ())
@@ -97,6 +98,11 @@ def _columns(results: Sequence[Result]) -> list[Column]:
     ]
     names = sorted({name for result in results for name in result.curves if name.startswith(PREFIX)}, reverse=True)
     columns += [Column(name, f"{name.removeprefix(PREFIX)} words", name, digits=2) for name in names]
+    columns += [
+        Column(name, heading, name, is_compared=False)
+        for name, heading in SELECTED.items()
+        if any(name in result.curves for result in results)
+    ]
     columns.append(Column("steps", "steps", "steps", digits=0, is_compared=False))
     return [*columns, Column("wall_s", "wall s", "wall_s", digits=0, is_compared=False)]
 

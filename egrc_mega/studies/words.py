@@ -29,7 +29,8 @@ def number(found: Estimate | None, scale: float, digits: int, sign: bool = False
     """Mean and standard error, e.g. `98.4 ± 0.3`; the error only where there is one."""
     if found is None:
         return NONE
-    mean = f"{scale * found.mean:{'+' if sign else ''}.{digits}f}"
+    rounded = round(scale * found.mean, digits) + 0.0  # which makes -0.0 a plain zero
+    mean = f"{rounded:{'+' if sign else ''}.{digits}f}"
     return mean if found.error is None else f"{mean} ± {scale * found.error:.{digits}f}"
 
 
@@ -64,7 +65,10 @@ def claims_listing(verdicts: Sequence[Verdict]) -> Listing:
         for verdict in verdicts
     ]
     header = ["expected", "number", "bound", "measured", "verdict"]
-    note = "Means over seeds with standard errors; differences are taken seed by seed. A verdict is about the mean."
+    note = (
+        "Means over seeds with standard errors; differences are taken seed by seed. A verdict is about the "
+        "mean; within its error: the bound is no further from it than one standard error."
+    )
     return Listing("What was expected", note, header, rows)
 
 
@@ -110,7 +114,13 @@ def _measured(verdict: Verdict) -> str:
 
 
 def _verdict(verdict: Verdict) -> str:
-    return {True: "holds", False: "does not hold", None: NONE}[verdict.holds]
+    """A bound that is nearer to the mean than its standard error is said to be so near."""
+    if verdict.measured is None:
+        return NONE
+    word = "holds" if verdict.holds else "does not hold"
+    bound = verdict.claim.at_most if verdict.claim.at_most is not None else verdict.claim.at_least
+    distance = abs(verdict.measured.mean - (bound or 0.0))
+    return f"{word}, but within its error" if distance < (verdict.measured.error or 0.0) else word
 
 
 def markdown(listing: Listing) -> str:

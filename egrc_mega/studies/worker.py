@@ -19,6 +19,7 @@ import yaml
 from egrc_mega.errors import EgrcError
 from egrc_mega.lock import Lock
 from egrc_mega.parent import die_with_parent
+from egrc_mega.run_folder import is_held
 from egrc_mega.studies.bases import keep_base, lend_base
 from egrc_mega.studies.grid import Cell, Study
 from egrc_mega.studies.measure import failure_of, measure
@@ -26,6 +27,7 @@ from egrc_mega.studies.records import RESULT, Result, read_result, take_folder, 
 
 CLAIM, LOG, CONFIG = "claim.lock", "log.txt", "config.yaml"
 POLL_S = 0.2
+FREE_TIMEOUT_S = 30.0
 INTERRUPTED = (130, 143)
 """Exit codes of a run that somebody has stopped."""
 
@@ -44,11 +46,13 @@ def run_cells(study: Study, jobs: int, say: Say) -> None:
     left, errors = deque(study.cells), list[BaseException]()
 
     def work() -> None:
-        while left and not errors:
+        while not errors:
             try:
-                _try_cell(left.popleft(), study, say)
-            except IndexError:  # another thread was faster
+                cell = left.popleft()
+            except IndexError:
                 return
+            try:
+                _try_cell(cell, study, say)
             except BaseException as error:
                 errors.append(error)
 
@@ -72,10 +76,24 @@ def _try_cell(cell: Cell, study: Study, say: Say) -> None:
         say(f"{cell.name}: somebody else runs it")
         return
     try:
-        if not (cell.folder / RESULT).exists():  # since then it may have come to its end elsewhere
-            _run_cell(cell, study, say)
+        if (cell.folder / RESULT).exists():  # since then it has come to its end elsewhere
+            return
+        if not _becomes_free(cell.folder / "run"):
+            say(f"{cell.name}: its run is still going on, though the study that started it is not")
+            return
+        _run_cell(cell, study, say)
     finally:
         lock.release()
+
+
+def _becomes_free(run_dir: Path) -> bool:
+    """Whether nobody holds the run's folder any more; a run ends a moment after the study that was killed."""
+    deadline = time.monotonic() + FREE_TIMEOUT_S
+    while is_held(run_dir):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_S)
+    return True
 
 
 def _run_cell(cell: Cell, study: Study, say: Say) -> None:
@@ -110,7 +128,7 @@ def _train(cell: Cell, resumes: bool, timeout_s: float) -> int | None:
     config = cell.folder / CONFIG
     config.write_text(yaml.safe_dump(cell.config.to_dict(), sort_keys=False))
     command = [sys.executable, "-P", "-m", "egrc_mega.cli.main", "train", "--config", str(config)]
-    with (cell.folder / LOG).open("ab") as log:
+    with (cell.folder / LOG).open("ab" if resumes else "wb") as log:
         process = subprocess.Popen(
             [*command, *(["--resume"] if resumes else [])],
             stdin=subprocess.DEVNULL,
@@ -153,4 +171,4 @@ def _restart(folder: Path) -> None:
         number += 1
     if run_dir.exists():
         run_dir.rename(aside)
-    (folder / RESULT).unlink()
+    (folder / RESULT).unlink(missing_ok=True)

@@ -62,6 +62,19 @@ def test_the_page_says_number_bound_measurement_and_verdict() -> None:
             "accuracy of ee minus accuracy of eg",
             "at most -25 points",
             "-20.0 ± 10.0 points (2 seeds)",
-            "does not hold",
+            "does not hold, but within its error",
         ]
     ]
+
+
+def test_a_bound_nearer_than_one_standard_error_is_said_to_be_so_near() -> None:
+    # -.2 with an error of .1
+    near = "but within its error"
+    for bound, expected in ((-0.15, f"holds, {near}"), (-0.25, f"does not hold, {near}"), (-0.05, "holds")):
+        verdicts = judge([claim(of={"setting": "ee"}, minus={"setting": "eg"}, at_most=bound)], RESULTS)
+        assert claims_listing(verdicts).rows[0][-1] == expected
+
+
+def test_a_number_has_a_sign_only_where_it_is_a_difference() -> None:
+    verdicts = judge([claim(of={"setting": "eg", "metric": "length"}, at_most=40.0)], RESULTS)
+    assert claims_listing(verdicts).rows[0][3] == "32.00 ± 2.00 (2 seeds)"

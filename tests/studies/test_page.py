@@ -25,7 +25,7 @@ def ended(setting: str, seed: int, accuracy: float) -> Result:
 
 def test_the_page_holds_tables_plots_claims_and_open_cells_in_one_file(write_study: WriteStudy) -> None:
     claim = {"says": EVIL, "of": {"setting": "long"}, "at_least": 0.5}
-    file = write_study(seeds=[1, 2], title=EVIL, about=[EVIL], claims=[claim])
+    file = write_study(seeds=[1, 2], title=EVIL, about=[EVIL], findings=[EVIL], claims=[claim])
     study = read_study(file)
     for cell in study.cells[:3]:
         take_folder(cell)
@@ -36,6 +36,7 @@ def test_the_page_holds_tables_plots_claims_and_open_cells_in_one_file(write_stu
     folder = study.section.dir
     page = (folder / "small.html").read_text()
     assert "1 of 4 cells ended" in page and "1 failed" in page
+    assert page.count("&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt; a|b</p>") == 2  # about and findings
     assert "stopped before its end" in page and "not run yet" in page
     assert "<script" not in page and "&lt;script&gt;" in page
     assert not re.search(r'(src|href)="(?!#)', page) and "@import" not in page
@@ -72,3 +73,13 @@ def test_a_study_of_which_nothing_has_run_has_a_page_too(write_study: WriteStudy
     text = write_findings(study)
     assert text.count("not run yet") == 2
     assert "0 of 2 cells ended" in (study.section.dir / "small.html").read_text()
+
+
+def test_every_study_of_the_repository_has_its_page_and_the_page_its_plots(root: Path) -> None:
+    for file in sorted((root / "configs/studies").glob("*.yaml")):
+        page = root / "docs/studies" / f"{file.stem}.md"
+        text = page.read_text()
+        assert f"`egrc study configs/studies/{file.name}`" in text
+        plots = re.findall(r"!\[.*?\]\((.+?)\)", text)
+        assert plots or re.search(r": 0 of \d+ cells ended", text)
+        assert all((page.parent / plot).is_file() for plot in plots)

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import orjson
 import pytest
 
 from egrc_mega.errors import RunError
 from egrc_mega.studies.grid import read_study
 from egrc_mega.studies.measure import failure_of, training_seconds
-from egrc_mega.studies.records import RESULT, check_folders, read_result, take_folder, write_result
+from egrc_mega.studies.records import CELL, RESULT, check_folders, read_result, take_folder, write_result
 from egrc_mega.testing.results import result
 
 WriteStudy = Callable[..., Path]
@@ -27,6 +28,21 @@ def test_another_configuration_of_the_same_name_is_refused_by_field(write_study:
     assert len(lines) == 1 and "short-seed1: stages.0.clip_len was 40 and is 41" in lines[0]
     with pytest.raises(RunError, match="short-seed1"):
         take_folder(changed.cells[1])
+
+
+def test_a_field_that_has_come_since_then_has_its_default_and_is_no_difference(write_study: WriteStudy) -> None:
+    study = read_study(write_study())
+    for cell in study.cells:
+        take_folder(cell)
+    path = study.cells[0].folder / CELL
+    stored = orjson.loads(path.read_bytes())
+    del stored["config"]["observe"], stored["config"]["stages"][0]["shape"]["r"]
+    path.write_bytes(orjson.dumps(stored))
+    check_folders(study)
+    del stored["config"]["stages"][0]["clip_len"]  # its default is another than the study's
+    path.write_bytes(orjson.dumps(stored))
+    with pytest.raises(RunError, match=r"stages\.0\.clip_len was 4096 and is 72"):
+        check_folders(study)
 
 
 def test_more_settings_and_seeds_are_new_cells(write_study: WriteStudy) -> None:

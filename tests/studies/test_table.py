@@ -6,7 +6,7 @@ import pytest
 
 from egrc_mega.studies.statistics import Estimate
 from egrc_mega.studies.table import build_table, plain
-from egrc_mega.studies.words import Listing, markdown, table_listing
+from egrc_mega.studies.words import Listing, markdown, number, table_listing
 from egrc_mega.testing.results import point, result
 
 RESULTS = {
@@ -55,6 +55,15 @@ def test_the_listing_writes_percent_tokens_and_signed_differences() -> None:
     assert "entropy at rollout T" not in listing.header  # nobody has measured it
 
 
+def test_selected_groups_have_columns_where_a_method_has_counted_them() -> None:
+    run = result("ee", 1, 0.6, 50.0)
+    counted = result("ee", 1, 0.6, 50.0, curves={**run.curves, "compressing_groups": [9, 9, 10, 10, 10, 14]})
+    with_them = build_table(["ee"], "ee", {"ee": [counted]})
+    assert with_them.rows[1].values["compressing_groups"].estimate == Estimate(pytest.approx(53 / 5), None, 1)
+    without = build_table(["ee"], "ee", {"ee": [run]})
+    assert "compressing_groups" not in without.rows[1].values
+
+
 def test_the_json_has_the_same_numbers_in_their_own_units() -> None:
     rows = plain(build_table(["eg", "ee"], "eg", RESULTS))
     ee = next(row for row in rows if row["setting"] == "ee")
@@ -63,6 +72,22 @@ def test_the_json_has_the_same_numbers_in_their_own_units() -> None:
         "error": pytest.approx(0.1),
         "n": 2,
     }
+
+
+def test_a_difference_that_rounds_to_nothing_has_no_minus() -> None:
+    assert number(Estimate(-0.0001, 0.2, 3), 100, 1, sign=True) == "+0.0 ± 20.0"
+
+
+def test_stages_stand_in_the_order_in_which_a_setting_has_passed_them() -> None:
+    run = result("back", 1, 0.9, 30.0)
+    stages = [type(run.stages[0])(name=n, method=n, steps=2, reason="") for n in ("explore", "compress")]
+    back = result("back", 1, 0.9, 30.0, stages=stages)
+    table = build_table(["there", "back"], "there", {"there": [run], "back": [back]})
+    assert [(row.setting, row.point) for row in table.stage_rows] == [
+        ("there", "compress"),
+        ("back", "explore"),
+        ("back", "compress"),
+    ]
 
 
 def test_markdown_lines_up_and_keeps_text_out_of_its_grammar() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from egrc_mega.lock import Lock
+from egrc_mega.studies import worker
 from egrc_mega.studies.grid import read_study
 from egrc_mega.studies.records import RESULT, read_result
 from egrc_mega.studies.worker import CLAIM
@@ -18,6 +19,16 @@ from egrc_mega.testing.runs import assert_same_weights, events
 
 pytestmark = pytest.mark.long_file
 WriteStudy = Callable[..., Path]
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from egrc_mega.lock import Lock
+lock = Lock.take(Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+"""
 
 
 def start(file: Path, *options: str) -> "subprocess.Popen[str]":
@@ -63,6 +74,25 @@ def test_a_cell_that_somebody_else_holds_is_left_to_them(write_study: WriteStudy
         lock.release()
     assert f"{held.name}: somebody else runs it" in output
     assert "short-seed1: ended" in output and not (held.folder / RESULT).exists()
+
+
+def test_a_run_that_goes_on_without_its_study_is_left_alone(
+    write_study: WriteStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "FREE_TIMEOUT_S", 0.3)
+    study = read_study(write_study({"clip": {"long": {}}}))
+    (cell,) = study.cells
+    run = cell.folder / "run"
+    run.mkdir(parents=True)
+    holder = popen([sys.executable, "-c", HOLD, str(run / ".lock")], stdout=subprocess.PIPE, stdin=subprocess.PIPE)
+    assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+    said: list[str] = []
+    try:
+        worker.run_cells(study, 1, said.append)
+    finally:
+        holder.communicate()
+    assert said == [f"{cell.name}: its run is still going on, though the study that started it is not"]
+    assert not (cell.folder / RESULT).exists()
 
 
 def test_a_killed_study_goes_on_where_it_was_and_runs_nothing_twice(write_study: WriteStudy, tmp_path: Path) -> None:
