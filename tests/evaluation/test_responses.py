@@ -101,6 +101,8 @@ def test_a_rollout_file_is_read_with_its_tokens(run: Path) -> None:
     assert (right.text, right.verdict, right.length, right.truncated) == ("a", Grade.RIGHT, 3, False)
     assert (wrong.text, wrong.verdict, wrong.length, wrong.truncated) == ("b", Grade.WRONG, 5, True)
     assert right.output_ids is not None
+    assert right.sampled is not None
+    assert right.sampled.tolist() == [True, False, True]
     assert np.array_equal(right.output_ids, np.arange(3) + 100_000)
     assert right.problem_id == wrong.problem_id == "train.jsonl:7"
 
