@@ -10,7 +10,7 @@ from egrc_mega.diagnosis.bars import Bars, paired
 from egrc_mega.diagnosis.correlation import P_BOUNDS
 from egrc_mega.diagnosis.question import Question
 from egrc_mega.diagnosis.text_part import diagnose_texts
-from egrc_mega.errors import ConfigError
+from egrc_mega.errors import ConfigError, ModelError
 
 RESULT, ROWS, HEATMAP = "diagnosis.json", "responses.jsonl", "heatmap.jsonl"
 Note = Callable[[str], None]
@@ -27,6 +27,8 @@ def diagnose(question: Question, note: Note = lambda _line: None) -> dict[str, A
     """
     if not question.step_mark:
         raise ConfigError("--step-mark: is empty; give the text between two steps, e.g. ';'")
+    if question.model and not question.model.is_dir():  # before a long file is read
+        raise ModelError(f"{question.model} is not a folder; give a local Hugging Face model folder")
     result = _of_texts(question, note)
     from egrc_mega.diagnosis.model_part import of_model  # after the texts: it imports torch
 

@@ -45,7 +45,8 @@ def of_model(question: Question, note: Note, heatmap: Write) -> dict[str, Any]:
     from egrc_mega.diagnosis.token_part import TokenPart
     from egrc_mega.diagnosis.token_words import clouds
 
-    note(f"tokens, as {question.model} sees them")
+    many = " (of a run's folder, so sampled by other weights, too)" if len(files) > 1 else ""
+    note(f"tokens, as {question.model} sees them{many}")
     instruction = config.data.instruction if question.instruction is None and config else question.instruction or ""
     part = TokenPart(question.model, question.tokens, instruction)
     for number, response in enumerate(sampled_responses(question.rollouts)):

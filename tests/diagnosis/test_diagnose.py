@@ -20,7 +20,7 @@ from egrc_mega.diagnosis.diagnosis import diagnose
 from egrc_mega.diagnosis.question import Question, TokenSettings
 from egrc_mega.embedded.batch import DecodingBatch, Request
 from egrc_mega.embedded.sampling import SamplingParams
-from egrc_mega.errors import ConfigError
+from egrc_mega.errors import ConfigError, ModelError
 from egrc_mega.miniature.dataset import eval_problems
 from egrc_mega.observe.rollout_file import StoredGroup
 from egrc_mega.observe.rollouts import RolloutLog, step_path
@@ -104,6 +104,11 @@ def test_what_cannot_be_diagnosed_is_refused_in_one_line(
 def test_a_mark_that_is_empty_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--step-mark"):
         diagnose(Question(rollouts=tmp_path / "nowhere", step_mark=""))
+
+
+def test_a_model_that_is_not_there_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="is not a folder"):
+        diagnose(Question(rollouts=tmp_path / "nowhere.json", model=tmp_path / "no_model"))
 
 
 def sampled(model_path: Path, renderer: Renderer, num: int) -> list[tuple[str, list[list[int]]]]:
