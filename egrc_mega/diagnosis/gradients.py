@@ -41,7 +41,7 @@ def only_these_learn(model: HfModel, parameters: Sequence[torch.nn.Parameter]) -
 def output_logprobs(
     model: HfModel, prompt_ids: IntArray, output_ids: IntArray, places: Sequence[int] | None = None
 ) -> torch.Tensor:
-    """log p of the output tokens at these places (None: of all), with the graph that leads to them."""
+    """The log-probs of the output tokens at these places (None: of all), with the graph that leads to them."""
     ids_T = torch.from_numpy(np.concatenate([prompt_ids, output_ids]).astype(np.int64))
     wanted = torch.arange(len(output_ids)) if places is None else torch.tensor(list(places))
     # what follows the last token that is wanted has no part in it

@@ -24,7 +24,7 @@ class TextTotals:
         self.loops: list[dict[str, Any]] = []
 
     def add(self, facts: TextFacts) -> None:
-        """Count one response."""
+        """Count one more response."""
         for name in (ALL, facts.verdict or NOT_JUDGED):
             self.by_verdict.setdefault(name, _Sums()).add(facts)
         if facts.loop and len(self.loops) < MAX_LOOPS:

@@ -44,7 +44,7 @@ class TokenPart:
         return self.table.num_tokens >= self.settings.max_tokens
 
     def take(self, response: SampledResponse) -> Measured:
-        """Measure a response.
+        """Measure one more response.
 
         Raises:
             DataError: its tokens are not of this model's tokenizer.

@@ -1,7 +1,5 @@
 """Draws a diagnosis: the bars of the paper's fig. 4, its word clouds, and entropy beside gradient size (fig. 3d)."""
 
-import io
-import re
 import warnings
 from collections.abc import Sequence
 from itertools import pairwise
@@ -17,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from egrc_mega.report.figures import COLOURS, GREY, STYLE
+from egrc_mega.report.svg import inline_svg
 
 SYMBOLS = {"right": "✓", "wrong": "✗"}
 """Over a bar, under its number of steps; a response without a verdict has none."""
@@ -44,7 +43,7 @@ def draw_bars(rows: Sequence[dict[str, Any]], path: Path) -> None:
         axes.set_xticks(range(len(rows)), [str(i + 1) for i in range(len(rows))], fontsize=7)
         axes.set_xlabel("problem", color=GREY)
         axes.set_ylabel("output tokens" if measure == "length" else "words and signs", color=GREY)
-        axes.margins(y=0.12)
+        axes.margins(x=0.01, y=0.12)
         if len(sides) > 1:
             axes.legend(frameon=False, labelcolor=GREY, fontsize=8, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
         _plain(axes)
@@ -61,16 +60,17 @@ def _annotate(axes: Axes, place: float, height: float, bar: dict[str, Any]) -> N
         textcoords="offset points",
         ha="center",
         va="bottom",
-        fontsize=4.5,
+        fontsize=5,
         color=colour,
     )
 
 
 def draw_words(words: Sequence[dict[str, Any]], title: str, path: Path) -> None:
-    """A word cloud in rows, in the order given: the higher a word's mean entropy, the larger it is (fig. 3e).
+    """A word cloud in rows (fig. 3e): the nearer a word's mean entropy is to that of the first word, the larger it is.
 
     Args:
-        words: each with `text`, `entropy` (nats) and `count`; what the figure has no room for is left out.
+        words: sorted by entropy, either way, each with `text`, `entropy` (nats) and `count`; what the figure has no
+            room for is left out.
     """
     with pyplot.rc_context(STYLE):
         figure = pyplot.figure(figsize=(5.2, 3.0))
@@ -78,8 +78,8 @@ def draw_words(words: Sequence[dict[str, Any]], title: str, path: Path) -> None:
         axes = figure.add_axes((0.02, 0.02, 0.96, 0.86))
         axes.set_axis_off()
         values = [word["entropy"] for word in words]
-        low, high = min(values, default=0.0), max(values, default=1.0)
-        sizes = [7 + 14 * ((value - low) / (high - low) if high > low else 0.5) for value in values]
+        first, last = (values[0], values[-1]) if values else (0.0, 0.0)
+        sizes = [7 + 14 * ((value - last) / (first - last) if first != last else 0.5) for value in values]
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing")  # a box is drawn in its place
             _lay_out(axes, [_shown(word["text"]) for word in words], sizes)
@@ -137,9 +137,5 @@ def _shown(text: str) -> str:
 
 
 def _save(figure: Figure, path: Path, name: str) -> None:
-    """The figure as SVG, the same bytes every time, with a name for screen readers."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    pyplot.close(figure)
-    svg = re.sub(r"<svg ", f'<svg role="img" aria-label="{name}" ', buffer.getvalue(), count=1)
-    path.write_text(svg, encoding="utf-8")
+    """The figure as a file of its own, the same bytes every time."""
+    path.write_text(f'<?xml version="1.0" encoding="utf-8"?>\n{inline_svg(figure, name)}', encoding="utf-8")

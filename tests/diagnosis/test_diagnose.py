@@ -275,3 +275,17 @@ def test_a_word_that_no_font_has_and_one_that_is_markup_are_drawn(tmp_path: Path
     content = (tmp_path / "w.svg").read_text()
     ElementTree.fromstring(content)
     assert "<script" not in content
+
+
+def test_in_a_cloud_the_first_word_is_the_largest_whichever_end_it_is_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from egrc_mega.report import diagnosis_figures
+
+    seen: list[Any] = []
+    monkeypatch.setattr(diagnosis_figures, "_lay_out", lambda axes, texts, sizes: seen.append(sizes))
+    words = [{"text": text, "entropy": entropy, "count": 9} for text, entropy in (("a", 0.1), ("b", 0.5), ("c", 1.1))]
+    for each in (words, words[::-1], words[:1], []):
+        diagnosis_figures.draw_words(each, "w", tmp_path / "w.svg")
+    low, high, single, none = seen
+    assert (low[0], low[-1], high[0], high[-1], single, none) == (21, 7, 21, 7, [14], [])
