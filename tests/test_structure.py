@@ -33,7 +33,7 @@ LAYERS = [
     {"data", "convert", "egrc_kernels", "miniature"},
     {"rollout", "embedded", "policy", "sync", "checkpoint"},
     {"evaluation", "report", "miniature.base_model", "bench"},
-    {"training", "train"},
+    {"training", "train", "diagnosis"},
     {"launch", "studies"},
     {"cli"},
 ]

@@ -12,6 +12,7 @@ from egrc_mega.cli import (
     convert,
     credit,
     data,
+    diagnose,
     doctor,
     evaluate,
     grade,
@@ -37,6 +38,7 @@ app.command("eval")(evaluate.evaluate)
 app.command("grade")(grade.grade)
 app.command("report")(report.report)
 app.command("rollouts")(rollouts.rollouts)
+app.command("diagnose")(diagnose.diagnose)
 app.command("credit")(credit.credit)
 app.command("study")(study.study)
 app.command("doctor")(doctor.doctor)

@@ -12,11 +12,10 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
-from egrc_mega.convert.families.registry import read_architecture
 from egrc_mega.convert.hf_folder import HfReader
-from egrc_mega.convert.weight_files import weight_files
+from egrc_mega.convert.hf_model import load_hf_model
 from egrc_mega.embedded.batch import DecodingBatch, Request
 from egrc_mega.embedded.tensors import hf_tensors
 from egrc_mega.errors import ModelError
@@ -38,7 +37,7 @@ class Engine:
 
     def __init__(self, model_path: Path, weight_version: str, max_batch_size: int) -> None:
         self.model_path, self.version, self.max_batch_size = model_path, weight_version, max_batch_size
-        self.model = _load_model(model_path)
+        self.model = load_hf_model(model_path)
         self.vocab_size = int(self.model.config.vocab_size)
         self.max_length = int(self.model.config.max_position_embeddings)
         self.eos_ids = _eos_ids(self.model)
@@ -205,16 +204,6 @@ class Engine:
                 request = self._waiting.popleft()
                 by_width.setdefault(request.width, []).append(request)
         self._batches += [DecodingBatch(self.model, by_width[width]) for width in sorted(by_width)]
-
-
-def _load_model(model_path: Path) -> PreTrainedModel:
-    # a folder that other readers would read otherwise is refused here, too
-    read_architecture(model_path)
-    weight_files(model_path)
-    model = AutoModelForCausalLM.from_pretrained(
-        model_path, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True, trust_remote_code=False
-    )
-    return model.eval()
 
 
 def _eos_ids(model: PreTrainedModel) -> frozenset[int]:

@@ -93,4 +93,5 @@ def of_rollouts(run: Path, step: int) -> Iterator[SampledResponse]:
                 length=len(sample.output_ids),
                 truncated=sample.truncated,
                 output_ids=sample.output_ids,
+                sampled=sample.sampled,
             )

@@ -14,7 +14,7 @@ from egrc_mega.data.answer import answer_of
 from egrc_mega.data.row import Numeral, RowError, parsed
 from egrc_mega.errors import DataError
 from egrc_mega.evaluation.json_stream import stream_rows
-from egrc_mega.types import Grade, IntArray
+from egrc_mega.types import BoolArray, Grade, IntArray
 
 Row = Mapping[str, Any]
 """A parsed JSON object; numbers are `data.row.Numeral`, which keep their digits."""
@@ -49,6 +49,8 @@ class SampledResponse:
     """The rendered prompt ended within an open `<think>`; None: not stated."""
     output_ids: IntArray | None = None
     """int32[O]; None: only the text was kept."""
+    sampled: BoolArray | None = None
+    """bool[O], False where the method forced the token or an environment wrote it; None: not stated."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,15 +6,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from egrc_mega.convert.hf_model import load_hf_model
 from egrc_mega.embedded.batch import DecodingBatch, Request
-from egrc_mega.embedded.engine import _eos_ids, _load_model
+from egrc_mega.embedded.engine import _eos_ids
 from egrc_mega.embedded.sampling import SamplingParams
 from egrc_mega.testing.tiny_model import FAMILIES, write_tiny_model
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_responses_of_every_family_have_the_log_probs_that_transformers_computes(family: str, tmp_path: Path) -> None:
-    model = _load_model(write_tiny_model(family, tmp_path / "model"))
+    model = load_hf_model(write_tiny_model(family, tmp_path / "model"))
     params = SamplingParams(max_new_tokens=6, temperature=1.0)
     requests = [Request("r", prompt, params, frozenset()) for prompt in ([3, 4, 5], [7] * 20)]
     for request in requests:

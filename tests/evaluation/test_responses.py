@@ -61,6 +61,18 @@ def test_rows_are_the_same_in_every_form_and_at_every_cut(
     assert [json.loads(each.content) for each in stream_rows(path)] == rows
 
 
+def test_a_cut_may_fall_on_every_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An escape, a letter of several bytes and a byte order mark may be cut in two."""
+    path = tmp_path / "rows.json"
+    for content in (json.dumps([{"a": "{\\"}, {"b": '["木'}], ensure_ascii=False), '{"a": "\\\\"}\n\ufeff{"b": "]"}'):
+        path.write_text(content)
+        whole = [json.loads(each.content) for each in stream_rows(path)]
+        assert len(whole) == 2
+        for size in range(1, len(content.encode()) + 1):
+            monkeypatch.setattr(json_stream, "CHUNK_BYTES", size)
+            assert [json.loads(each.content) for each in stream_rows(path)] == whole, size
+
+
 def test_a_row_knows_its_number_and_its_line(tmp_path: Path) -> None:
     path = written(tmp_path / "rows.json", [row(), row()], "array")
     assert [(each.number, each.line) for each in stream_rows(path)] == [(1, 2), (2, 9)]
@@ -101,6 +113,8 @@ def test_a_rollout_file_is_read_with_its_tokens(run: Path) -> None:
     assert (right.text, right.verdict, right.length, right.truncated) == ("a", Grade.RIGHT, 3, False)
     assert (wrong.text, wrong.verdict, wrong.length, wrong.truncated) == ("b", Grade.WRONG, 5, True)
     assert right.output_ids is not None
+    assert right.sampled is not None
+    assert right.sampled.tolist() == [True, False, True]
     assert np.array_equal(right.output_ids, np.arange(3) + 100_000)
     assert right.problem_id == wrong.problem_id == "train.jsonl:7"
 

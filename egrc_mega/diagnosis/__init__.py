@@ -1,0 +1,1 @@
+"""What responses are made of: steps, connectors and loops from their texts; entropy and gradients with a model."""
