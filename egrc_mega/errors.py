@@ -4,11 +4,17 @@ Every message names the field or file, the value found and the remedy; the comma
 exits with the class's `exit_code`. Invariants of our own code use `assert` instead.
 """
 
+from egrc_mega.plain_text import plain
+
 
 class EgrcError(ValueError):
     """Base of every error a user can cause or mend."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """The message; what it quotes of models, servers and files acts on no terminal."""
+        return plain(super().__str__())
 
 
 class ConfigError(EgrcError):

@@ -11,6 +11,7 @@ from pathlib import Path
 from egrc_mega.config.config import Config
 from egrc_mega.config.load import load_config
 from egrc_mega.errors import EgrcError, RelayedError, StorageError, storage_error
+from egrc_mega.observe.streams import bear_lost_streams
 from egrc_mega.parent import die_with_parent
 from egrc_mega.relay import report_error
 from egrc_mega.report.build import build_report
@@ -43,6 +44,7 @@ def train(config: Config, *, resume: bool) -> None:
 def main() -> None:
     """The entry of every rank under torchrun."""
     die_with_parent()
+    bear_lost_streams()
     parser = argparse.ArgumentParser(prog="python -m egrc_mega.train", description=__doc__)
     parser.add_argument("--config", type=Path, action="append", required=True, metavar="FILE")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")

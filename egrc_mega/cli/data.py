@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from egrc_mega.cli.options import MaybeConfigFiles, Overrides
+from egrc_mega.plain_text import plain
 
 app = typer.Typer(no_args_is_help=True, help="Look at data files.")
 
@@ -41,7 +42,7 @@ def inspect(
     keys = {"prompt_key": prompt_key, "answer_key": answer_key, "answer_type": answer_type}
     stated = {name: value for name, value in keys.items() if value is not None}
     census = inspect_data(file, config or [], overrides or [], model=model, stated=stated, profile=profile)
-    print("\n".join(census.lines()))
+    print(plain("\n".join(census.lines())))
     if out is not None:
         set_aside(census.reading.bad, out)
     census.refuse_bad()

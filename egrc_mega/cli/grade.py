@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from egrc_mega.plain_text import plain
+
 
 def grade(
     file: Annotated[Path | None, typer.Argument(help="JSONL or JSON array of responses, gzip too.")] = None,
@@ -35,8 +37,8 @@ def grade(
     if file is None:
         if gold is None or response is None:
             raise ConfigError("egrc grade: give a FILE, or --gold and --response")
-        print(grade_one(question, gold, response))
+        print(plain(grade_one(question, gold, response)))
         return
     if gold is not None or response is not None:
         raise ConfigError("egrc grade: --gold and --response are for one response, without a FILE")
-    print(grade_file(question, file, gold_key, response_key, verdict_key, out))
+    print(plain(grade_file(question, file, gold_key, response_key, verdict_key, out)))

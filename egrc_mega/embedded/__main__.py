@@ -9,7 +9,11 @@ from pathlib import Path
 
 from aiohttp import web
 
+from egrc_mega.embedded.connections import bear_a_flood
 from egrc_mega.errors import RolloutError
+
+KEEP_ALIVE_S = 5.0
+"""As SGLang's: without a whole head of a request for so long, a connection is closed. Our clients close after 2."""
 
 
 def main() -> None:
@@ -40,6 +44,7 @@ def _serve(arguments: argparse.Namespace) -> None:
 
     engine = Engine(arguments.model_path, arguments.weight_version, arguments.max_batch_size)
     app = EmbeddedServer(engine).application()
+    app.on_startup.append(bear_a_flood)
     if arguments.port_file:
         port = listener.getsockname()[1]
 
@@ -49,7 +54,9 @@ def _serve(arguments: argparse.Namespace) -> None:
             partial.replace(arguments.port_file)
 
         app.on_startup.append(announce)
-    web.run_app(app, sock=listener, print=None, access_log=None, handler_cancellation=True)
+    web.run_app(
+        app, sock=listener, print=None, access_log=None, handler_cancellation=True, keepalive_timeout=KEEP_ALIVE_S
+    )
 
 
 def _bind(host: str, port: int) -> socket.socket:

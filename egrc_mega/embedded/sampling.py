@@ -36,6 +36,8 @@ class SamplingParams:
         Raises:
             ValueError: an unknown key or a value out of range.
         """
+        if not isinstance(raw, dict):
+            raise TypeError(f"sampling_params is {raw!r:.40}; give an object")
         unknown = raw.keys() - set(cls.__slots__)
         if unknown:
             raise ValueError(f"unknown sampling parameter {sorted(unknown)[0]!r}, known are {sorted(cls.__slots__)}")
@@ -93,7 +95,7 @@ def _kept(weight_BV: torch.Tensor, params: list[SamplingParams]) -> torch.Tensor
     """The nucleus and the top-k of each row, as a boolean mask; the likeliest token is always kept."""
     vocab_size = weight_BV.shape[1]
     top_p_B = torch.tensor([p.top_p for p in params], dtype=torch.float64)
-    top_k_B = torch.tensor([vocab_size if p.top_k == -1 else p.top_k for p in params])
+    top_k_B = torch.tensor([vocab_size if p.top_k == -1 else min(p.top_k, vocab_size) for p in params])
     sorted_BV, order_BV = weight_BV.sort(dim=-1, descending=True, stable=True)
     before_BV = sorted_BV.cumsum(-1) - sorted_BV
     kept_BV = (before_BV < top_p_B[:, None]) | (top_p_B[:, None] == 1)

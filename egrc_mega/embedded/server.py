@@ -5,20 +5,25 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from aiohttp import web
+from pydantic import ValidationError
 
 from egrc_mega import __version__
 from egrc_mega.embedded.batch import Request
 from egrc_mega.embedded.engine import Engine, WeightUpdateError
 from egrc_mega.embedded.sampling import SamplingParams
+from egrc_mega.embedded.weight_bodies import BucketBody, GroupBody, LeaveBody
 from egrc_mega.embedded.weights import WeightReceiver
 from egrc_mega.rollout.keys import Keys
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Body = TypeVar("Body", GroupBody, LeaveBody, BucketBody)
 MAX_BODY_BYTES = 64 * 2**20
+BODY_TIMEOUT_S = 60.0
+"""From the head of a request to the end of its body: whoever sends slower is not one of ours."""
 
 
 class EmbeddedServer:
@@ -74,6 +79,8 @@ class EmbeddedServer:
         is_batch = isinstance(ids[0], list)
         prompts = ids if is_batch else [ids]
         for prompt in prompts:
+            if not isinstance(prompt, list):
+                raise _semantic(f"input_ids has {prompt!r:.40} where a list of token ids is expected")
             bad = [i for i in prompt if not (isinstance(i, int) and 0 <= i < self.engine.vocab_size)]
             if not prompt or bad:
                 raise _semantic(f"input id {bad[:1]} is not in [0, {self.engine.vocab_size}), or the prompt is empty")
@@ -82,6 +89,8 @@ class EmbeddedServer:
     def _request(self, ids: list[int], raw: dict[str, Any], rid: str) -> Request:
         try:
             params = SamplingParams.parse(raw)
+            if not isinstance(rid, str):
+                raise TypeError(f"rid is {rid!r:.40}; give a text, or leave it out")
         except (ValueError, TypeError) as error:
             # SGLang answers contract errors with a bare string
             raise _bad_request({"error": str(error)}) from error
@@ -160,11 +169,14 @@ class EmbeddedServer:
         """Take the weights of a folder; 400 leaves the old ones in place."""
         body = await _json(http)
         path = body.get("model_path")
-        if not isinstance(path, str):
-            raise _bad_request({"object": "error", "message": "model_path is required", "type": "Bad Request"})
+        version = body.get("weight_version")
+        if not isinstance(path, str) or "\0" in path:
+            raise _malformed("model_path is required, the path of a folder")
+        if not isinstance(version, str | None):
+            raise _malformed(f"weight_version is {version!r:.40}; give a text")
 
         def update() -> bool:
-            self.engine.update_weights(Path(path), body.get("weight_version"))
+            self.engine.update_weights(Path(path), version)
             return self.engine.holds_cache
 
         if body.get("abort_all_requests"):
@@ -180,13 +192,13 @@ class EmbeddedServer:
 
     async def init_weights_update_group(self, http: web.Request) -> web.Response:
         """Join a gloo group; blocks until all members are there."""
-        body = await _json(http)
+        body = await _body(http, GroupBody)
         return await _success(asyncio.to_thread(self.receiver.join, body))
 
     async def destroy_weights_update_group(self, http: web.Request) -> web.Response:
         """Leave a process group that weights came by."""
-        name = (await _json(http)).get("group_name", "weight_update_group")
-        return await _success(asyncio.to_thread(self.receiver.leave, name))
+        body = await _body(http, LeaveBody)
+        return await _success(asyncio.to_thread(self.receiver.leave, body.group_name))
 
     async def begin_weight_update(self, _http: web.Request) -> web.Response:
         """Open the session that buckets need."""
@@ -198,11 +210,11 @@ class EmbeddedServer:
 
     async def update_weights_from_distributed(self, http: web.Request) -> web.Response:
         """Receive one bucket of weights by broadcast."""
-        body = await _json(http)
+        body = await _body(http, BucketBody)
 
         def receive() -> None:
             self.receiver.receive(body)
-            if self.engine.holds_cache and body.get("flush_cache", True):
+            if self.engine.holds_cache and body.flush_cache:
                 raise WeightUpdateError("Weights were updated, but the cache was not flushed: requests are running")
 
         return await _success(asyncio.wrap_future(self.engine.run(receive, when_idle=True)))
@@ -218,7 +230,7 @@ class EmbeddedServer:
         """Modes abort, retract, in_place."""
         mode = (await _json(http)).get("mode", "abort")
         if mode not in ("abort", "retract", "in_place"):
-            raise _bad_request({"object": "error", "message": f"unknown mode {mode!r}", "type": "Bad Request"})
+            raise _malformed(f"unknown mode {mode!r:.40}")
         await self._run(lambda: self.engine.pause(mode))
         return _reply({"message": "Generation paused successfully.", "status": "ok"})
 
@@ -250,8 +262,6 @@ async def _success(work: Awaitable[Any]) -> web.Response:
         await work
     except WeightUpdateError as error:
         return _reply({"success": False, "message": str(error)}, status=400)
-    except KeyError as error:
-        raise _bad_request({"object": "error", "message": f"{error} is required", "type": "Bad Request"}) from error
     return _reply({"success": True, "message": "Success"})
 
 
@@ -292,14 +302,30 @@ def _one_per_prompt(value: Any, count: int, name: str) -> list[Any]:
 
 
 async def _json(http: web.Request) -> dict[str, Any]:
-    raw = await http.read()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            raw = await http.read()
+    except TimeoutError as error:
+        raise web.HTTPRequestTimeout(text=f"no whole body within {BODY_TIMEOUT_S:g} s") from error
     try:
         body = orjson.loads(raw) if raw else {}
     except orjson.JSONDecodeError as error:
         raise _bad_request({"object": "error", "message": str(error), "type": "Bad Request", "code": 400}) from error
     if not isinstance(body, dict):
-        raise _bad_request({"object": "error", "message": "a JSON object is expected", "type": "Bad Request"})
+        raise _malformed("a JSON object is expected")
     return body
+
+
+async def _body(http: web.Request, kind: type[Body]) -> Body:
+    try:
+        return kind.model_validate(await _json(http))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise _malformed(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+def _malformed(message: str) -> web.HTTPBadRequest:
+    return _bad_request({"object": "error", "message": message, "type": "Bad Request"})
 
 
 def _semantic(message: str) -> web.HTTPBadRequest:

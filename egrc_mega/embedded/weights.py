@@ -1,13 +1,13 @@
 """New weights for the engine that arrive over a process group, as SGLang takes them: groups, a session, buckets."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from egrc_mega.embedded.engine import Engine, WeightUpdateError
 from egrc_mega.embedded.tensors import hf_tensors
+from egrc_mega.embedded.weight_bodies import BucketBody, GroupBody
 from egrc_mega.sync import group
 
 DEADLINE_S = 600.0
@@ -22,19 +22,18 @@ class WeightReceiver:
         self.groups: dict[str, dist.ProcessGroup] = {}
         self.in_session = False
 
-    def join(self, body: dict[str, Any]) -> None:
+    def join(self, body: GroupBody) -> None:
         """Blocks until all members are there.
 
         Raises:
             WeightUpdateError: the group exists, is not of gloo, or somebody does not come.
         """
-        name = body["group_name"]
-        if name in self.groups or body["backend"] != "gloo":
-            raise WeightUpdateError(f"group {name} exists already, or its backend {body['backend']} is not gloo")
+        name = body.group_name
+        if name in self.groups or body.backend != "gloo":
+            raise WeightUpdateError(f"group {name} exists already, or its backend {body.backend} is not gloo")
         try:
-            store = group.find_store(body["master_address"], body["master_port"])
-            rank, world_size = body["rank_offset"], body["world_size"]
-            self.groups[name] = group.join(store, rank, world_size, name, "gloo", DEADLINE_S)
+            store = group.find_store(body.master_address, body.master_port)
+            self.groups[name] = group.join(store, body.rank_offset, body.world_size, name, "gloo", DEADLINE_S)
         except RuntimeError as error:
             raise WeightUpdateError(f"Failed to join group {name}: {error}") from error
 
@@ -68,7 +67,7 @@ class WeightReceiver:
             raise WeightUpdateError("no weight-update session is open; call begin_weight_update() first")
         self.in_session = False
 
-    def receive(self, body: dict[str, Any]) -> None:
+    def receive(self, body: BucketBody) -> None:
         """Take one bucket, straight into the model where types allow.
 
         Raises:
@@ -79,19 +78,19 @@ class WeightReceiver:
             raise WeightUpdateError(
                 "update_weights_from_distributed must run between begin_weight_update() and end_weight_update()"
             )
-        members = self.groups.get(body["group_name"])
+        members = self.groups.get(body.group_name)
         if members is None:
-            raise WeightUpdateError(f"Group {body['group_name']} is not in {list(self.groups)}")
-        targets = self._targets(body["names"], body["shapes"])
-        dtypes = [getattr(torch, name) for name in body["dtypes"]]
+            raise WeightUpdateError(f"Group {body.group_name} is not in {list(self.groups)}")
+        targets = self._targets(body.names, body.shapes)
+        dtypes = [getattr(torch, name) for name in body.dtypes]
         try:
-            if body.get("load_format") == "flattened_bucket":
+            if body.load_format == "flattened_bucket":
                 _receive_flat(members, targets, dtypes)
             else:
                 _receive_each(members, targets, dtypes)
         except RuntimeError as error:
             raise WeightUpdateError(f"Failed to receive weights: {error}") from error
-        self.engine.version = body.get("weight_version") or self.engine.version
+        self.engine.version = body.weight_version or self.engine.version
 
     def _targets(self, names: Sequence[str], shapes: Sequence[list[int]]) -> list[torch.Tensor]:
         state = hf_tensors(self.engine.model)

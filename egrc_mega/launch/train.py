@@ -12,6 +12,7 @@ from types import FrameType
 
 from egrc_mega import relay
 from egrc_mega.config.load import load_config
+from egrc_mega.observe.streams import bear_lost_streams
 from egrc_mega.parent import die_with_parent
 from egrc_mega.run_folder import check as check_folder
 from egrc_mega.run_folder import move_aside
@@ -31,6 +32,7 @@ def launch(
     if fresh and (aside := move_aside(config.run.dir)):
         print(f"the earlier run is now {aside}", flush=True)
     check_folder(config.run.dir, resume=resume)
+    bear_lost_streams()
     if num_processes > 1:
         return _run_torchrun(config_files, overrides, resume, num_processes)
     from egrc_mega.train import train

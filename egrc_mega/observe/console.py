@@ -8,6 +8,8 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from egrc_mega.plain_text import plain
+
 
 class StepPrinter:
     """Shows step records. Use as a context manager: it owns the progress bar."""
@@ -23,7 +25,7 @@ class StepPrinter:
 
     def note(self, text: str) -> None:
         """Print a line that is no step."""
-        self.console.print(text, markup=False)
+        self.console.print(plain(text), markup=False)
 
     def show(self, record: dict[str, Any]) -> None:
         """Print the line of a step and move the bar."""

@@ -14,6 +14,7 @@ from rich.text import Text
 from egrc_mega.errors import RunError
 from egrc_mega.observe.rollout_file import StoredGroup, StoredSample, StoredStep
 from egrc_mega.observe.rollouts import FOLDER, in_words, require_steps
+from egrc_mega.plain_text import plain
 
 COLOURS = {"right": "green", "wrong": "red", "ungraded": "yellow"}
 
@@ -37,8 +38,8 @@ def step_view(stored: StoredStep) -> RenderableType:
         rewards = [sample.reward for sample in samples if sample.reward is not None]
         table.add_row(
             str(number),
-            Text(group.key),
-            Text(group.answer),
+            Text(plain(group.key)),
+            Text(plain(group.answer)),
             f"{sum(sample.grade == 'right' for sample in samples)}/{len(samples)}",
             f"{fmean(rewards):.3g}" if rewards else "-",
             f"{fmean(len(sample.output_ids) for sample in samples):.1f}" if samples else "-",
@@ -56,16 +57,16 @@ def group_view(stored: StoredStep, number: int) -> RenderableType:
     if not 0 <= number < len(stored.groups):
         raise RunError(f"--group: step {stored.step} has no group {number}; it has 0 to {len(stored.groups) - 1}")
     group = stored.groups[number]
-    return Stack(Text(f"{_title(stored)}, group {number}: {group.key}", style="bold"), *_group_parts(group))
+    return Stack(Text(f"{_title(stored)}, group {number}: {plain(group.key)}", style="bold"), *_group_parts(group))
 
 
 def _group_parts(group: StoredGroup) -> Iterator[RenderableType]:
-    yield Panel(Text(group.prompt), title="prompt", title_align="left")
-    yield Text(f"answer: {group.answer}")
+    yield Panel(Text(plain(group.prompt)), title="prompt", title_align="left")
+    yield Text(f"answer: {plain(group.answer)}")
     for number, sample in enumerate(group.samples):
         # above its text, since a panel's own title is cut at the width of the terminal
         yield _sample_title(number, sample)
-        yield Panel(Text(sample.text))
+        yield Panel(Text(plain(sample.text)))
 
 
 def _sample_title(number: int, sample: StoredSample) -> Text:

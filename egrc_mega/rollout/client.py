@@ -19,6 +19,10 @@ CONTROL_TIMEOUT_S = 30.0
 BUSY = (408, 425, 429)
 QUEUE_IS_FULL = b"queue is full"
 """With 503, SGLang's word for it (sglang 0.5.23, srt/managers/scheduler.py)."""
+REPLY_BYTES = 64 * 2**20
+"""No reply to a control call is longer: checksums of ten thousand parameters are 1 MB."""
+GENERATION_BYTES, TOKEN_BYTES = 2**20, 512
+"""A completion is at most so long, and so much for each of its tokens: an id, a log-prob, a text (about 60 bytes)."""
 KEEP_ALIVE_S = 2.0
 """Shorter than any server's (uvicorn's: 5): a connection that the server has just closed must not be taken again."""
 
@@ -49,7 +53,8 @@ class ServerClient:
             ServerBusy: it may be asked again.
         """
         body, what = generation_body(request), f"request {request.rid}"
-        call = self._call("POST", "/generate", body, self.request_timeout_s, what, read=read_generation)
+        limit = GENERATION_BYTES + TOKEN_BYTES * request.sampling.max_new_tokens
+        call = self._call("POST", "/generate", body, self.request_timeout_s, what, read_generation, limit)
         reply = await self._wait_for(call, request.rid)
         self.replied_at = asyncio.get_running_loop().time()
         completion, usage = parse_generation(reply, request, self.url, self.vocab_size)
@@ -207,10 +212,13 @@ class ServerClient:
         timeout_s: float,
         what: str,
         read: Callable[[bytes], Any] = orjson.loads,
+        max_bytes: int | None = None,
     ) -> Any:
         """Send, wait at most `timeout_s` in all, return what `read` makes of the body (None when it is empty)."""
         data = None if body is None else orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
         headers = self.keys.headers(path) | ({"Content-Type": "application/json"} if data else {})
+        # a compressed reply may unpack to any size
+        headers["Accept-Encoding"] = "identity"
         try:
             async with (
                 asyncio.timeout(timeout_s),
@@ -219,7 +227,7 @@ class ServerClient:
                     method, self.url + path, data=data, headers=headers, allow_redirects=False
                 ) as response,
             ):
-                raw = await response.read()
+                raw = await _read_at_most(response, max_bytes or REPLY_BYTES, f"{self.url} answered {what}")
         except TimeoutError as error:
             raise ServerLost(f"{self.url} did not answer {what} within {timeout_s:g} s") from error
         except aiohttp.ClientError as error:
@@ -241,6 +249,23 @@ class ServerClient:
             raise ServerLost(f"{self.url} answered {what} with something that is not JSON: {error}") from error
 
 
+async def _read_at_most(response: aiohttp.ClientResponse, max_bytes: int, answer: str) -> bytes:
+    """The body as it was sent.
+
+    Raises:
+        ServerLost: it is compressed, which nobody has asked for, or longer than `max_bytes`; nothing more is read then.
+    """
+    if encoding := response.headers.get("Content-Encoding"):
+        raise ServerLost(f"{answer} in the encoding {encoding!r:.40}, which was not asked for")
+    chunks, num_bytes = [], 0
+    async for chunk in response.content.iter_any():
+        num_bytes += len(chunk)
+        if num_bytes > max_bytes:
+            raise ServerLost(f"{answer} with more than {max_bytes} bytes")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
 async def open_session() -> aiohttp.ClientSession:
     """A session of the running loop, without a limit on connections: the servers queue, not we.
 
@@ -250,4 +275,5 @@ async def open_session() -> aiohttp.ClientSession:
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, keepalive_timeout=KEEP_ALIVE_S)
-    return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None))
+    no_end = aiohttp.ClientTimeout(total=None)
+    return aiohttp.ClientSession(connector=connector, timeout=no_end, auto_decompress=False)

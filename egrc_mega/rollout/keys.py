@@ -39,7 +39,9 @@ class Keys:
     def admits(self, path: str, authorization: str) -> bool:
         """Whether a request may pass; compares in constant time."""
         key = self.for_path(path)
-        return key is None or hmac.compare_digest(authorization.encode(), f"Bearer {key}".encode())
+        # bytes that are no UTF-8 arrive as surrogates
+        given = authorization.encode(errors="surrogateescape")
+        return key is None or hmac.compare_digest(given, f"Bearer {key}".encode())
 
     def redact(self, text: str) -> str:
         """`text` without the keys."""

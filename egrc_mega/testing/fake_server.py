@@ -1,6 +1,7 @@
 """A scripted rollout server: answers right, or misbehaves in the way it is told for as many requests as it is told."""
 
 import asyncio
+import gzip
 import threading
 from collections.abc import Callable
 from typing import Any, Self
@@ -47,10 +48,28 @@ class CutOff(web.StreamResponse):
         request.transport.close()
 
 
+class Endless(web.StreamResponse):
+    """Sends as long as somebody reads."""
+
+    async def prepare(self, request: web.BaseRequest) -> Any:
+        """Send without end."""
+        await super().prepare(request)
+        while True:
+            await self.write(b"[" * 2**16)
+
+
+def bomb(_reply: Reply) -> web.Response:
+    """A thousand times as long once it is unpacked."""
+    headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+    return web.Response(body=gzip.compress(b" " * 2**24), headers=headers)
+
+
 GARBAGE: dict[str, Callable[[Reply], Any]] = {
     "not JSON": lambda reply: web.Response(body=b"{", content_type="application/json"),
     "a body shorter than its length": lambda reply: CutOff(**{"Content-Length": "400"}),
     "a chunk and no more": lambda reply: CutOff(),
+    "a body without end": lambda reply: Endless(headers={"Content-Type": "application/json"}),
+    "a bomb": bomb,
     "a page": lambda reply: web.Response(text="<html>Welcome</html>", content_type="text/html"),
     "an id beyond the vocabulary": lambda reply: right_reply(
         {"rid": reply["meta_info"]["id"], "input_ids": [], "sampling_params": {"max_new_tokens": 4}},

@@ -191,6 +191,24 @@ def test_a_server_that_always_talks_nonsense_stops_the_run_with_the_request_and_
             fleet.generate(requests(4))
 
 
+@pytest.mark.parametrize(
+    ("kind", "said"), [("a body without end", r"with more than 1050624 bytes"), ("a bomb", "in the encoding 'gzip'")]
+)
+def test_a_reply_too_long_for_its_request_is_not_read_to_its_end(kind: str, said: str, tmp_path: Path) -> None:
+    with FakeServer() as fake, attach([fake], tmp_path, max_attempts=1) as fleet:
+        fake.faults = [GARBAGE[kind]]
+        with pytest.raises(RolloutError, match=said):
+            fleet.generate(requests(1))
+
+
+def test_a_server_that_never_ends_speaking_of_itself_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("egrc_mega.rollout.client.REPLY_BYTES", 10**6)
+    with FakeServer() as fake, attach([fake], tmp_path, max_restarts=0, start_timeout_s=0.5) as fleet:
+        fake.info = {"weight_version": "v1", "more": "x" * 10**6}
+        with pytest.raises(RolloutError, match=rf"{fake.url} answered model info with more than 1000000 bytes"):
+            fleet.update_weights(FolderWeights(tmp_path, "v1"))
+
+
 def test_a_request_that_is_refused_is_not_sent_again(tmp_path: Path) -> None:
     with FakeServer() as fake, attach([fake], tmp_path) as fleet:
         fake.faults = [lambda _reply: web.json_response({"error": {"message": "too long"}}, status=400)]

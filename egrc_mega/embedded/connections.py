@@ -1,0 +1,37 @@
+"""What a server does when more connections come than it may have open files."""
+
+import asyncio
+import errno
+import resource
+import sys
+import time
+from typing import Any
+
+from aiohttp import web
+
+QUIET_S = 60.0
+"""Between two lines about connections that were not accepted; asyncio has one for each try, thousands a second."""
+OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)
+
+
+async def bear_a_flood(_app: web.Application) -> None:
+    """Take as many files as the system lets us have; say rarely when those are used up. For `on_startup`."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    asyncio.get_running_loop().set_exception_handler(_Complaints())
+
+
+class _Complaints:
+    """An exception handler of an event loop."""
+
+    def __init__(self) -> None:
+        self.said_at = -QUIET_S
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if not (isinstance(error, OSError) and error.errno in OUT_OF_FILES):
+            loop.default_exception_handler(context)
+        elif time.monotonic() - self.said_at >= QUIET_S:
+            self.said_at = time.monotonic()
+            limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+            print(f"egrc server: no file is left of {limit} (ulimit -n): connections wait", file=sys.stderr, flush=True)

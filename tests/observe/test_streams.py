@@ -1,0 +1,53 @@
+"""A run goes on when nobody reads what it prints."""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from egrc_mega.observe.streams import Bearing
+from egrc_mega.testing.forked import popen
+from egrc_mega.testing.runs import SMALL_RUN, events
+
+
+def test_what_can_be_written_is_written() -> None:
+    stream = io.StringIO()
+    bearing = Bearing(stream)
+    assert bearing.write("a line\n") == 7
+    bearing.flush()
+    assert stream.getvalue() == "a line\n" and not bearing.isatty()
+
+
+@pytest.mark.parametrize("place", ["a closed pipe", "a full disk"])
+def test_a_process_whose_output_goes_nowhere_ends_well(place: str) -> None:
+    program = (
+        "import sys\nfrom egrc_mega.observe.streams import bear_lost_streams\nbear_lost_streams()\n"
+        "for number in range(5000):\n    print('x' * 100, flush=number % 2 == 0)\n"
+        "print('done', file=sys.stderr)"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    output = writer if place == "a closed pipe" else os.open("/dev/full", os.O_WRONLY)
+    ended = subprocess.run(
+        [sys.executable, "-P", "-c", program], stdout=output, stderr=subprocess.PIPE, timeout=120, check=False
+    )
+    os.close(output)
+    assert (ended.returncode, ended.stderr) == (0, b"done\n")
+
+
+@pytest.mark.timeout(300)
+def test_a_run_whose_reader_goes_away_runs_to_its_end(root: Path, tmp_path: Path) -> None:
+    stage = '[{"method":"compress","steps":2,"clip_len":72,"rollout":{"n":4,"max_new_tokens":60}}]'
+    command = [sys.executable, "-P", "-m", "egrc_mega.cli.main", "train", "-c", str(root / "configs/quickstart.yaml")]
+    for override in (*SMALL_RUN, f"stages={stage}", f"run.dir={tmp_path / 'run'}"):
+        command += ["--set", override]
+    run = popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert run.stdout is not None
+    run.stdout.readline()
+    run.stdout.close()
+    assert run.wait(timeout=240) == 0
+    assert [step["step"] for step in events(tmp_path / "run", "step")] == [1, 2]
+    assert (tmp_path / "run" / "export" / "model.safetensors").exists()
