@@ -21,6 +21,7 @@ BASE = {
     "manifest",
     "json_file",
     "parent",
+    "plain_text",
     "__init__",
 }
 LAYERS = [
@@ -32,7 +33,7 @@ LAYERS = [
     {"config"},
     {"data", "convert", "egrc_kernels", "miniature"},
     {"rollout", "embedded", "policy", "sync", "checkpoint"},
-    {"evaluation", "report", "miniature.base_model", "bench"},
+    {"evaluation", "report", "trackers", "miniature.base_model", "bench"},
     {"training", "train", "diagnosis"},
     {"launch", "studies"},
     {"cli"},
@@ -47,6 +48,9 @@ SEAMS = {
     "math_verify": ("grading",),
     "matplotlib": ("report", "bench"),
     "typer": ("cli",),
+    "tensorboardX": ("trackers",),
+    "wandb": ("trackers",),
+    "trackio": ("trackers",),
     "sglang": (),
 }
 """Third-party package -> the folders of egrc_mega that may import it."""

@@ -22,6 +22,7 @@ from egrc_mega.cli import (
     serve,
     stages,
     study,
+    track,
     train,
 )
 from egrc_mega.errors import EgrcError, storage_error
@@ -37,6 +38,7 @@ app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("grade")(grade.grade)
 app.command("report")(report.report)
+app.command("track")(track.track)
 app.command("rollouts")(rollouts.rollouts)
 app.command("diagnose")(diagnose.diagnose)
 app.command("credit")(credit.credit)

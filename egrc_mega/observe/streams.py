@@ -13,7 +13,7 @@ class Bearing:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write, or forget."""
+        """Write the text, or forget it."""
         try:
             return self._stream.write(text)
         except (OSError, ValueError):
@@ -21,7 +21,7 @@ class Bearing:
             return len(text)
 
     def flush(self) -> None:
-        """Flush, or forget."""
+        """Flush what is buffered, or forget it."""
         try:
             self._stream.flush()
         except (OSError, ValueError):

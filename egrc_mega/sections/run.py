@@ -1,6 +1,7 @@
 """Where a run lives, its model and its commits."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -27,8 +28,17 @@ class ModelSection(Section):
     """Fields that config.json must have with these values: a recipe says which model it is for."""
 
 
+TrackerName = Literal["tensorboard", "wandb", "trackio"]
+
+
 class ObserveSection(Section):
-    """What a run keeps to be looked at."""
+    """What a run keeps to be looked at, and who is told."""
+
+    trackers: tuple[TrackerName, ...] = ()
+    """Who gets the numbers of metrics.jsonl while the run goes on, each in a process of its own: tensorboard, wandb,
+    trackio (`pip install 'egrc-mega[trackers]'`). Files and logs are in RUN/trackers."""
+    project: str = "egrc_mega"
+    """Under which project wandb and trackio list the run; it is called by its folder's name."""
 
     rollouts_gib: NonNegativeFloat = 10.0
     """Disk space for every response of the newest steps, in GiB (`egrc rollouts`); the oldest go first. 0: none."""

@@ -39,6 +39,7 @@ from egrc_mega.training.serving import Serving, open_renderer
 from egrc_mega.training.stored import stored_groups
 from egrc_mega.training.turn import Turn
 from egrc_mega.training.update import UpdateMetrics
+from egrc_mega.trackers.children import Trackers
 from egrc_mega.types import FloatArray, Group
 
 
@@ -86,6 +87,7 @@ class Lead:
         self.folder.write_config(config.to_dict())
         self.events = stack.enter_context(EventLog(self.folder.metrics))
         self.events.write("resume" if resume else "run", seed=config.run.seed, version=__version__)
+        self.trackers = stack.enter_context(Trackers(config.observe.trackers, folder.path, self.printer.note))
         self.events.write("template", **asdict(template.proof), date=template.today.isoformat())
         budget_bytes = int(config.observe.rollouts_gib * 2**30)
         self.rollouts = stack.enter_context(RolloutLog(self.folder.path / FOLDER, budget_bytes))
@@ -136,6 +138,7 @@ class Lead:
         self.events.write("step", **record)
         self.rollouts.write(turn.step + 1, turn.stage.name, stored_groups(self.lesson.groups, self.lesson.credits))
         self.printer.show(record)
+        self.trackers.check()
         for warning in self.gate_watch.warnings(record):
             self.events.write("warning", step=turn.step + 1, text=warning)
             self.printer.note(warning)

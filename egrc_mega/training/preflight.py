@@ -14,6 +14,7 @@ from egrc_mega.convert.parallel import ParallelLayout, layout_problems
 from egrc_mega.convert.weight_files import has_weights, weight_files
 from egrc_mega.errors import ConfigError, EgrcError, ModelError
 from egrc_mega.sections.policy import MegatronSection
+from egrc_mega.trackers.tracker import require_installed
 
 
 def preflight(config: Config, world_size: int, local_world_size: int) -> None:
@@ -22,9 +23,21 @@ def preflight(config: Config, world_size: int, local_world_size: int) -> None:
     Raises:
         EgrcError: of the class of the first problem, with one line for each.
     """
-    found = [*_model_problems(config), *problems(config, world_size, local_world_size)]
+    found = [
+        *_model_problems(config),
+        *_tracker_problems(config),
+        *problems(config, world_size, local_world_size),
+    ]
     if found:
         raise type(found[0])("\n".join(map(str, found)))
+
+
+def _tracker_problems(config: Config) -> Iterator[EgrcError]:
+    for name in config.observe.trackers:
+        try:
+            require_installed(name, "observe.trackers")
+        except ConfigError as error:
+            yield error
 
 
 def _model_problems(config: Config) -> Iterator[EgrcError]:

@@ -1,0 +1,1 @@
+"""What a run tells TensorBoard, Weights & Biases and trackio: everything comes from `metrics.jsonl`."""
