@@ -4,6 +4,8 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+TRACKERS = ["tensorboardX>=2.6", "trackio>=0.30", "wandb>=0.20"]
+
 setup(
     name="egrc-mega",
     version="0.1.0",
@@ -37,6 +39,7 @@ setup(
     ],
     extras_require={
         "parquet": ["pyarrow"],
+        "trackers": TRACKERS,
         "dev": [
             "build",
             "hypothesis",
@@ -47,6 +50,7 @@ setup(
             "pytest-xdist",
             "ruff",
             "types-PyYAML",
+            *TRACKERS,
         ],
     },
     entry_points={"console_scripts": ["egrc = egrc_mega.cli.main:main"]},

@@ -52,7 +52,7 @@ class Endless(web.StreamResponse):
     """Sends as long as somebody reads."""
 
     async def prepare(self, request: web.BaseRequest) -> Any:
-        """Send without end."""
+        """Send for as long as somebody reads."""
         await super().prepare(request)
         while True:
             await self.write(b"[" * 2**16)

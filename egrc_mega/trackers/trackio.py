@@ -1,4 +1,4 @@
-"""trackio: a local database and page, or a Space of Hugging Face. Its files go where TRACKIO_DIR says."""
+"""The tracker trackio: a local database and page, or a Space. Its files go where TRACKIO_DIR says."""
 
 import os
 from collections.abc import Mapping

@@ -28,6 +28,7 @@ from egrc_mega.run_folder import RunFolder
 from egrc_mega.stages.progress import Switch
 from egrc_mega.stages.state import Position
 from egrc_mega.sync.transport import build_transport, check_transport
+from egrc_mega.trackers.children import Trackers
 from egrc_mega.training.ahead import Ahead
 from egrc_mega.training.asks import prove_asks
 from egrc_mega.training.batch import Batch, build_batch, scored_only
@@ -39,7 +40,6 @@ from egrc_mega.training.serving import Serving, open_renderer
 from egrc_mega.training.stored import stored_groups
 from egrc_mega.training.turn import Turn
 from egrc_mega.training.update import UpdateMetrics
-from egrc_mega.trackers.children import Trackers
 from egrc_mega.types import FloatArray, Group
 
 

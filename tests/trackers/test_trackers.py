@@ -82,21 +82,33 @@ def read_tensorboard(run: Path) -> Numbers:
     return found
 
 
+def wandb_records(content: bytes) -> Iterator[bytes]:
+    """What an offline run holds: a header, then LevelDB's log, whose records may go over several blocks."""
+    block, head, place, record = 2**15, 7, 7, b""
+    while place + head <= len(content):
+        if block - place % block < head:  # the rest of a block that is too short is filled up
+            place += block - place % block
+            continue
+        _check, size, kind = struct.unpack("<IHB", content[place : place + head])
+        record += content[place + head : place + head + size]
+        place += head + size
+        if kind in (1, 4):  # whole, or its last part
+            yield record
+            record = b""
+
+
 def read_wandb(run: Path) -> Numbers:
     from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
 
     found: Numbers = {}
     for path in sorted((run / FOLDER / "wandb").rglob("*.wandb")):
-        store = DataStore()
-        store.open_for_scan(str(path))
-        while (data := store.scan_data()) is not None:
+        for data in wandb_records(path.read_bytes()):
             record = Record.FromString(data)
             if record.HasField("history"):
-                row = {
-                    "/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item
-                }
-                found |= {(name, row["_step"]): value for name, value in row.items() if not name.startswith("_")}
+                items = record.history.item
+                row = {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in items}
+                step = row.get("_step", record.history.step.num)
+                found |= {(name, step): value for name, value in row.items() if not name.startswith("_")}
     return found
 
 

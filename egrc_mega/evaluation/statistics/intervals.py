@@ -20,7 +20,7 @@ class Estimate:
     high: float
 
     def times(self, factor: float) -> "Estimate":
-        """In another unit."""
+        """The same estimate in another unit."""
         return Estimate(self.value * factor, self.low * factor, self.high * factor)
 
 
