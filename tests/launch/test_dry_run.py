@@ -100,6 +100,7 @@ def test_an_impossible_layout_is_told_with_everything_else(root: Path, settings:
         assert part in str(error.value)
 
 
+@pytest.mark.timeout(600)
 def test_two_launchers_train_the_miniature_through_the_launch_script(
     root: Path, tmp_path: Path, free_port: int
 ) -> None:
@@ -129,7 +130,7 @@ def test_two_launchers_train_the_miniature_through_the_launch_script(
         )
         for rank in range(2)
     ]
-    outputs = [node.communicate(timeout=150)[0] for node in nodes]
+    outputs = [node.communicate(timeout=400)[0] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], "\n".join(outputs)
     assert (tmp_path / "run/export/model.safetensors").exists()
     assert "2/2 explore" in outputs[0]

@@ -1,6 +1,7 @@
 """What rank 0 hands from part to part: measurements to their samples, one lesson to batch, record and rollouts."""
 
 from dataclasses import asdict, fields, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +22,7 @@ from egrc_mega.training.collection import StepGroups
 from egrc_mega.training.gate import GateWatch
 from egrc_mega.training.lead import Lead
 from egrc_mega.training.stored import stored_groups
+from egrc_mega.trackers.children import Trackers
 from egrc_mega.training.turn import Turn
 from egrc_mega.training.update import UpdateMetrics
 from egrc_mega.types import Ask, FinishReason, Grade, Group, Problem, VersionSpan
@@ -97,6 +99,7 @@ def test_the_method_is_asked_once_and_batch_record_and_rollouts_have_its_answer(
     batch = lead.credit(turn)
     assert [[s.output_ids.tolist() for s in update] for update in batch.updates] == [[[0, 1], [2, 3, 4], [5], [10, 11]]]
     lead.gate_watch = GateWatch(PolicySection(), torch.float32)
+    lead.trackers = Trackers((), Path(), print)
     lead.serving = SimpleNamespace(fleet=SimpleNamespace(take_stats=lambda: {"lost_requests": 2}))  # type: ignore[assignment]
     lead.events = SimpleNamespace(write=lambda kind, **facts: written.update({kind: facts}))  # type: ignore[assignment]
     lead.rollouts = SimpleNamespace(write=lambda step, stage, rows: written.update(rows=(step, stage, rows)))  # type: ignore[assignment]
@@ -126,6 +129,7 @@ def noting(lead: Any) -> list[tuple[Any, ...]]:
 
 
 def test_a_gate_that_falls_silent_is_an_event_of_its_step_and_a_line_after_the_step(lead: Any) -> None:
+    lead.trackers = Trackers((), Path(), print)
     lead.gate_watch = SimpleNamespace(warnings=lambda record: (f"silent in {record['step']}",))
     turn, notes = turn_of(), noting(lead)
     lead.credit(turn)
