@@ -1,7 +1,7 @@
 """Finds responses that repeat themselves word by word, and says how much of a text has been said before.
 
-A loop is a unit of up to MAX_PERIOD words and signs that stands at least MIN_REPEATS times in a row, over at least
-MIN_SPAN words and signs. Enumerations, tables and a refrain change a number or a word from line to line, or end sooner.
+A loop is a unit of words and signs that stands at least MIN_REPEATS times in a row, over at least MIN_SPAN words and
+signs. Enumerations, tables and a refrain change a number or a word from line to line, or end sooner.
 Of 120 public responses to AIME24 (docs/diagnosis.md) the shortest loop spans 1,967 words and signs, and the longest
 repetition in a row beside the loops 90.
 """
@@ -9,12 +9,13 @@ repetition in a row beside the loops 90.
 import re
 from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-MIN_SPAN, MIN_REPEATS, MAX_PERIOD = 200, 4, 1000
-"""In words and signs, in repeats, in words and signs."""
+MIN_SPAN, MIN_REPEATS = 200, 4
+"""In words and signs, and in repeats."""
 MAX_WORDS = 2**18
 """Words and signs of a text that are looked at: eight times the longest response of the models in use."""
 SHOWN = 80
@@ -49,33 +50,51 @@ def words_of(text: str) -> Words:
 
 def find_loop(text: str, words_W: Words) -> Loop | None:
     """The longest loop of a text whose words are `words_W`, by the shortest unit; None: it has none."""
-    best: tuple[int, int, int] | None = None
-    for period in range(1, min(MAX_PERIOD, len(words_W) // MIN_REPEATS) + 1):
-        begin, run = _longest_run(words_W, period)
-        span = run + period
-        if run and span >= max(MIN_SPAN, MIN_REPEATS * period) and (best is None or span > best[0]):
-            best = span, period, begin
+    best: _Run | None = None
+    for period in range(1, len(words_W) // MIN_REPEATS + 1):
+        run = _longest_run(words_W, period, best)
+        if run and (best is None or run.span > best.span):
+            best = run
     if best is None:
         return None
-    span, period, begin = best
-    places = [found.span() for found in islice(WORD_OR_SIGN.finditer(text), begin, begin + period)]
-    unit = text[places[0][0] : places[-1][1]]
-    return Loop(begin=places[0][0], period=period, repeats=span / period, span=span, unit=unit[:SHOWN])
+    places = [found.span() for found in islice(WORD_OR_SIGN.finditer(text), best.begin, best.begin + best.period)]
+    return Loop(
+        begin=places[0][0],
+        period=best.period,
+        repeats=best.span / best.period,
+        span=best.span,
+        unit=text[places[0][0] : places[-1][1]][:SHOWN],
+    )
 
 
-def _longest_run(words_W: Words, period: int) -> tuple[int, int]:
-    """Where the words first agree longest with those a period later, and over how many; (0, 0) where too few do."""
+class _Run(NamedTuple):
+    """Words that come again a period later; all in words."""
+
+    begin: int
+    period: int
+    span: int
+
+
+def _longest_run(words_W: Words, period: int, best: _Run | None) -> _Run | None:
+    """The longest loop of this period; None where there is none, or none but the best once more."""
     needed = max(MIN_SPAN, MIN_REPEATS * period) - period
     stride = needed // 4
-    # a run that is long enough holds at least three probes in a row: most periods are ruled out by a few comparisons
+    # a run that is long enough holds at least three probes in a row: most periods are ruled out by a few comparisons,
+    # the fewer the longer they are
     probe = words_W[:-period:stride] == words_W[period::stride]
-    if not np.any(probe[:-2] & probe[1:-1] & probe[2:]):
-        return 0, 0
+    hits = stride * np.flatnonzero(probe[:-2] & probe[1:-1] & probe[2:])
+    if not len(hits) or (best and period % best.period == 0 and _lie_within(hits, best)):
+        return None
     breaks = np.flatnonzero(words_W[:-period] != words_W[period:])
     edges = np.concatenate([[-1], breaks, [len(words_W) - period]])
-    runs = np.diff(edges) - 1
-    longest = int(np.argmax(runs))
-    return int(edges[longest]) + 1, int(runs[longest])
+    lengths = np.diff(edges) - 1
+    longest = int(np.argmax(lengths))
+    length = int(lengths[longest])
+    return _Run(int(edges[longest]) + 1, period, length + period) if length >= needed else None
+
+
+def _lie_within(hits: NDArray[np.intp], run: _Run) -> bool:
+    return bool(run.begin <= hits[0] and hits[-1] < run.begin + run.span)
 
 
 def repetition(words_W: Words, n: int = 4) -> float:

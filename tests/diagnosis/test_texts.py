@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from egrc_mega.diagnosis import loops
 from egrc_mega.diagnosis.bars import MAX_PROBLEMS, Bars, paired
 from egrc_mega.diagnosis.connectors import CONNECTORS, connectors_in
-from egrc_mega.diagnosis.loops import MAX_WORDS, MIN_SPAN, find_loop, repetition, words_of
+from egrc_mega.diagnosis.loops import MIN_SPAN, find_loop, repetition, words_of
 from egrc_mega.diagnosis.text_totals import TextTotals
 from egrc_mega.diagnosis.texts import facts_of, num_steps
 from egrc_mega.evaluation.responses import SampledResponse
@@ -91,6 +92,25 @@ def test_a_loop_is_told_by_its_shortest_unit_and_its_text() -> None:
     assert loop.unit == "a b a c."
 
 
+def test_a_unit_of_any_length_is_found() -> None:
+    unit = " ".join(f"word{i}" for i in range(3000))
+    loop = loop_of(f"{PROSE} {f'{unit} ' * 4}")
+    assert (loop.period, loop.span) == (3000, 12_000)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_of_two_loops_the_longer_one_is_told(before: bool) -> None:
+    """Every period is a multiple of the first one's."""
+    dots, again = "." * 300, "Wait, that is not right. Let me try again. " * 40
+    loop = loop_of(f"{dots} and {again}" if before else f"{again} and {dots}")
+    assert (loop.period, loop.span // 12) == (12, 40)
+
+
+def test_of_periods_that_all_fit_the_shortest_is_told_however_often_it_stands() -> None:
+    loop = loop_of("And so on. " + "no, " * 9000 + "yes")
+    assert (loop.period, loop.span) == (2, 18_000)
+
+
 def near_loops() -> dict[str, str]:
     rng = random.Random(0)
     waits = " ".join(rng.choice(["wait", "no", "okay", "so", "that", "is", "not"]) for _ in range(2000))
@@ -123,15 +143,17 @@ def test_repetition_is_the_share_of_runs_that_stood_before() -> None:
     assert repetition(words) == pytest.approx(1 - len(set(runs)) / len(runs))
 
 
-def test_of_a_huge_text_only_the_first_words_are_looked_at() -> None:
-    text = "no, " * MAX_WORDS
+def test_of_a_huge_text_only_the_first_words_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is held beside the text is less than a copy of it."""
+    monkeypatch.setattr(loops, "MAX_WORDS", 2**14)
+    text = "no, " * 2**19
     tracemalloc.start()
     facts = facts_of(response(text))
     _now, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert facts.words == MAX_WORDS
+    assert facts.words == 2**14
     assert facts.loop is not None
-    assert peak < 60_000_000
+    assert peak < len(text)
 
 
 def test_a_response_gives_its_figures_and_keeps_what_was_stated() -> None:
