@@ -219,10 +219,10 @@ def test_bars_pair_the_first_response_to_each_problem_of_the_base() -> None:
     for i in range(MAX_PROBLEMS + 5):
         base.add(facts_of(response("a\n\nb", problem_id=f"p{i}", length=100 + i)))
     own = Bars(base.found.keys())
-    for i in (2, 1, 1, 99):
-        own.add(facts_of(response("a", problem_id=f"p{i}", length=i, verdict=Grade.RIGHT)))
+    for i, length in ((2, 20), (1, 10), (1, 11), (99, 9)):
+        own.add(facts_of(response("a", problem_id=f"p{i}", length=length, verdict=Grade.RIGHT)))
     rows = paired(own, base)
     assert [row["problem"] for row in rows] == [f"p{i}" for i in range(MAX_PROBLEMS)]
     assert rows[0]["own"] is None
-    assert rows[1]["own"] == {"length": 1, "words": 1, "steps": 1, "verdict": "right", "loops": False}
+    assert rows[1]["own"] == {"length": 10, "words": 1, "steps": 1, "verdict": "right", "loops": False}
     assert rows[1]["base"]["steps"] == 2
