@@ -18,11 +18,11 @@ from egrc_mega.sections.policy import PolicySection
 from egrc_mega.stages.state import Position
 from egrc_mega.testing.points import make_point, make_protocol, make_subject
 from egrc_mega.testing.samples import make_group, make_sample
+from egrc_mega.trackers.children import Trackers
 from egrc_mega.training.collection import StepGroups
 from egrc_mega.training.gate import GateWatch
 from egrc_mega.training.lead import Lead
 from egrc_mega.training.stored import stored_groups
-from egrc_mega.trackers.children import Trackers
 from egrc_mega.training.turn import Turn
 from egrc_mega.training.update import UpdateMetrics
 from egrc_mega.types import Ask, FinishReason, Grade, Group, Problem, VersionSpan
