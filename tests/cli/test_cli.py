@@ -54,6 +54,8 @@ def test_the_options_are_the_documented_ones() -> None:
     assert found == {
         "egrc train": ["--config", "--dry-run", "--fresh", "--nnodes", "--nproc-per-node", "--resume", "--set"],
         "egrc eval": ["--config", "--out", "--set"],
+        "egrc study": ["--jobs", "--report", "--retry-failed"],
+        "egrc track": ["--to"],
         "egrc convert hf-to-megatron": [
             "--dtype",
             "--ep",
