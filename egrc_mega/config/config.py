@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from egrc_mega.config.walk import rebuild
 from egrc_mega.data.source import SOURCES
@@ -19,6 +19,14 @@ from egrc_mega.sections.registry import OneOf
 from egrc_mega.sections.rollout import RolloutSection, SyncSection
 from egrc_mega.sections.run import CheckpointSection, ModelSection, ObserveSection, RunSection
 from egrc_mega.sections.stage import StageSection
+
+MOST_CYCLES = 100
+
+
+def _in_cycle(stage: Any, number: int) -> Any:
+    """A stage as it stands in the list, under its name of that cycle."""
+    name = (stage.get("label") or stage.get("method")) if isinstance(stage, dict) else None
+    return stage if number == 1 or not isinstance(name, str) else stage | {"label": f"{name}.{number}"}
 
 
 class Config(Section):
@@ -44,12 +52,24 @@ class Config(Section):
     """Update step."""
     stages: Annotated[tuple[Annotated[StageSection, OneOf(METHODS)], ...], Field(min_length=1)]
     """In order; the same method may stand there twice, under two labels."""
+    cycles: Annotated[int, Field(ge=1, le=MOST_CYCLES)] = 1
+    """Times that the list of stages is gone through. From the second on a stage is called `compress.2` and so on."""
     checkpoint: CheckpointSection = CheckpointSection()
     """Commits."""
     evaluation: EvaluationSection
     """Evaluation."""
     observe: ObserveSection = ObserveSection()
     """What is kept to be looked at."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _write_out_cycles(cls, given: Any) -> Any:
+        """The stages as they will be run, one by one: nothing else needs to know of cycles."""
+        cycles = given.get("cycles", 1) if isinstance(given, dict) else 1
+        stages = given.get("stages") if isinstance(given, dict) else None
+        if type(cycles) is not int or not 1 < cycles <= MOST_CYCLES or not isinstance(stages, list):
+            return given
+        return given | {"cycles": 1, "stages": [_in_cycle(s, n) for n in range(1, cycles + 1) for s in stages]}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, for config.yaml, the checkpoint and the report."""

@@ -53,7 +53,20 @@ def load_config(
         keys, value = _parse_override(override, raw)
         _assign(raw, keys, value, override)
         provenance[".".join(map(str, keys))] = "--set"
-    return LoadedConfig(validated(raw), provenance)
+    config = validated(raw)
+    return LoadedConfig(config, _of_every_cycle(provenance, len(raw["stages"]), len(config.stages)))
+
+
+def _of_every_cycle(provenance: dict[str, str], listed: int, run: int) -> dict[str, str]:
+    """Where the values come from of stages that are gone through more than once (`cycles`)."""
+    if run == listed:
+        return provenance
+    origin = provenance.pop("cycles", "default")
+    for place in range(listed, run):
+        prefix, own = f"stages.{place % listed}.", f"stages.{place}."
+        provenance |= {own + name.removeprefix(prefix): o for name, o in provenance.items() if name.startswith(prefix)}
+        provenance[f"{own}label"] = origin
+    return provenance
 
 
 def validated(raw: dict[str, Any]) -> Config:

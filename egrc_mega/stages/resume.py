@@ -68,7 +68,7 @@ def resumed(state: RunState, config: Mapping[str, Any]) -> RunState:
     problems = [*_problems_outside_stages(state.config, config), *_problems_in_stages(state, config)]
     if problems:
         raise RunError("\n".join(problems))
-    return state.model_copy(update={"progress": _reopened(state, config), "config": dict(config)})
+    return state.model_copy(update={**_reopened(state, config), "config": dict(config)})
 
 
 def _problems_outside_stages(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
@@ -98,12 +98,16 @@ def _problems_in_stages(state: RunState, config: Mapping[str, Any]) -> Iterator[
             )
 
 
-def _reopened(state: RunState, config: Mapping[str, Any]) -> Progress:
-    """A run that was over goes on where its last stage has been given more steps."""
+def _reopened(state: RunState, config: Mapping[str, Any]) -> dict[str, Any]:
+    """A run that was over goes on where its last stage has been given more steps, else with stages that were added."""
     progress, last = state.progress, len(state.config["stages"]) - 1
-    if progress.stage == last + 1 and config["stages"][last]["steps"] > state.config["stages"][last]["steps"]:
-        return progress.model_copy(update={"stage": last})
-    return progress
+    if progress.stage <= last:
+        return {}
+    if config["stages"][last]["steps"] > state.config["stages"][last]["steps"]:
+        return {"progress": progress.model_copy(update={"stage": last})}
+    if len(config["stages"]) > last + 1:  # what the last stage has seen and remembers is not theirs
+        return {"progress": Progress(step=progress.step, stage=progress.stage), "method": None}
+    return {}
 
 
 def _is_among(names: Iterable[str], name: str) -> bool:

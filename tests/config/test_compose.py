@@ -7,7 +7,7 @@ import yaml
 
 from egrc_mega.config.catalogue import catalogue
 from egrc_mega.config.config import FAMILIES
-from egrc_mega.config.load import load_config
+from egrc_mega.config.load import load_config, validated
 from egrc_mega.config.show import render
 from egrc_mega.errors import ConfigError
 from egrc_mega.methods.method import METHODS
@@ -143,6 +143,37 @@ def test_the_same_method_may_stand_twice_under_two_labels(quickstart: Path) -> N
     twice = "stages=[{method: explore, label: first, steps: 2}, {method: explore, label: second, steps: 3}]"
     loaded = load_config(quickstart, [twice, "stages.second.steps=4"])
     assert [(stage.name, stage.steps) for stage in loaded.config.stages] == [("first", 2), ("second", 4)]
+
+
+def test_cycles_go_through_the_list_again_under_names_of_their_own(quickstart: Path) -> None:
+    stages = "stages=[{method: compress, steps: 3}, {method: explore, label: back}]"
+    loaded = load_config(quickstart, [stages, "cycles=3", "stages.back.steps=7"])
+    assert [(stage.name, stage.steps) for stage in loaded.config.stages] == [
+        ("compress", 3),
+        ("back", 7),
+        ("compress.2", 3),
+        ("back.2", 7),
+        ("compress.3", 3),
+        ("back.3", 7),
+    ]
+    # what has been written out is what a run keeps, and it loads to itself
+    assert validated(loaded.config.to_dict()) == loaded.config
+    assert loaded.config.cycles == 1
+    origins = [loaded.provenance[f"stages.{place}.steps"] for place in (1, 3, 5)]
+    assert origins == ["--set"] * 3
+    assert "stages.0.label" not in loaded.provenance and loaded.provenance["stages.4.label"] == "--set"
+
+
+@pytest.mark.parametrize("cycles", ["0", "101", "2.5", "many"])
+def test_a_number_of_cycles_that_is_none_is_refused_by_name(quickstart: Path, cycles: str) -> None:
+    with pytest.raises(ConfigError, match="cycles"):
+        load_config(quickstart, [f"cycles={cycles}"])
+
+
+def test_the_configuration_there_and_back_ends_every_stage_by_its_curves(quickstart: Path, root: Path) -> None:
+    config = load_config([quickstart, root / "configs/methods/egrc_cycles.yaml"]).config
+    assert [stage.name for stage in config.stages] == ["compress", "explore", "compress.2", "explore.2"]
+    assert all(stage.plateau for stage in config.stages)
 
 
 def test_a_section_given_in_part_keeps_its_methods_defaults_for_the_rest(quickstart: Path) -> None:

@@ -163,6 +163,29 @@ def test_the_next_stage_begins_with_curves_of_its_own() -> None:
     assert progress.curves == Progress().curves
 
 
+def test_compress_and_explore_follow_each_other_in_cycles_each_ended_by_its_curves() -> None:
+    kinds = {"compress": CompressSection, "explore": ExploreSection}
+    names = ("compress", "explore", "compress.2", "explore.2")
+    stages = [kinds[name.partition(".")[0]](label=name, steps=200, plateau=RULES) for name in names]
+    progress, switches = Progress(), []
+    while progress.stage < len(stages):
+        # every stage moves for ten steps and stands still from then on; a place may be written down and read again
+        moving = max(0, 10 - progress.step_in_stage)
+        record = {"entropy": 0.3 + 0.05 * moving, "length": 40.0 + 6 * moving, "accuracy": 0.5}
+        progress, switch = advance(Progress.model_validate_json(progress.model_dump_json()), stages, record)
+        if switch:
+            switches.append(switch)
+    assert [(s.ended, s.opens) for s in switches] == [
+        ("compress", "explore"),
+        ("explore", "compress.2"),
+        ("compress.2", "explore.2"),
+        ("explore.2", None),
+    ]
+    assert all("stand still" in s.reason for s in switches)
+    # each with curves of its own: all four take as long
+    assert len({s.steps_in_stage for s in switches}) == 1 and switches[0].steps_in_stage > 10
+
+
 def test_points_are_named_by_stage_and_number() -> None:
     rules = [CompressSection(steps=1, label="a"), CompressSection(steps=1, label="b")]
     points, progress = [], Progress()

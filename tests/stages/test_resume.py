@@ -106,7 +106,25 @@ def test_a_run_that_was_over_goes_on_with_a_stage_that_is_added(quickstart: Path
     four = THREE.replace("]", ", {method: explore, label: more, steps: 2}]").replace("}}, ", "}}, ")
     before = load_config(quickstart, [THREE]).config.to_dict()
     now = load_config(quickstart, [four]).config.to_dict()
-    assert resumed(RunState(progress=OVER, config=before), now).progress == OVER
+    state = resumed(RunState(progress=OVER, method={"seen": 1}, config=before), now)
+    # the added stage has had no step yet, and knows nothing of what the last one remembered
+    assert (state.progress, state.method) == (Progress(step=15, stage=3), None)
+
+
+def test_a_run_may_be_given_more_cycles_while_it_goes_and_after_it_was_over(quickstart: Path) -> None:
+    under_way = resume(quickstart, "cycles=2")
+    assert under_way.progress == UNDER_WAY
+    names = ["compress", "explore", "dapo", "compress.2", "explore.2", "dapo.2"]
+    assert [stage["label"] or stage["method"] for stage in under_way.config["stages"]] == names
+    assert resume(quickstart, "cycles=2", progress=OVER).progress == Progress(step=15, stage=3)
+
+
+def test_a_cycle_that_has_begun_may_not_be_left_out(quickstart: Path) -> None:
+    before = load_config(quickstart, [THREE, "cycles=2"]).config.to_dict()
+    now = load_config(quickstart, [THREE]).config.to_dict()
+    in_the_second = Progress(step=17, stage=3, step_in_stage=2)
+    with pytest.raises(RunError, match=r"stages: stage compress\.2 has begun and is left out at its place"):
+        resumed(RunState(progress=in_the_second, config=before), now)
 
 
 def test_a_plateau_that_ended_the_last_stage_is_not_reopened(quickstart: Path) -> None:
