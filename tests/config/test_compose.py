@@ -1,5 +1,6 @@
 """Configurations that are composed of files, and methods, rewards, graders and sources that come from plugins."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -170,8 +171,12 @@ def test_a_number_of_cycles_that_is_none_is_refused_by_name(quickstart: Path, cy
         load_config(quickstart, [f"cycles={cycles}"])
 
 
-def test_the_configuration_there_and_back_ends_every_stage_by_its_curves(quickstart: Path, root: Path) -> None:
-    config = load_config([quickstart, root / "configs/methods/egrc_cycles.yaml"]).config
+def test_egrc_there_and_back_ends_every_stage_by_its_curves_as_the_page_writes_it(quickstart: Path, root: Path) -> None:
+    page = (root / "docs/configuration.md").read_text()
+    [written] = re.findall(
+        r"--set (cycles=\d) --set '(stages\.compress\.plateau=.*?)' --set '(stages\.explore.*?)'", page
+    )
+    config = load_config([quickstart, root / "configs/methods/egrc.yaml"], written).config
     assert [stage.name for stage in config.stages] == ["compress", "explore", "compress.2", "explore.2"]
     assert all(stage.plateau for stage in config.stages)
 
