@@ -133,6 +133,29 @@ def test_ungraded_samples_teach_nothing_and_change_nobody(
             assert all(close(*pair) for pair in zip(row, long[: len(row)], strict=True)), name
 
 
+WHOLE_BATCH = {"arora:code", "autothink", "dler", "dler:code", "grpo_lambda", "laser_d", "laser_de", "o1_pruner"}
+WHOLE_BATCH |= {"reinforce_pp", "short_rl"}
+"""Methods with a statistic of the whole batch, in which every verdict counts."""
+
+
+@given(groups=batches(), data=st.data())
+@few
+def test_a_sample_that_loses_its_verdict_changes_nobody_outside_its_group(
+    every: dict[str, Method[Any, Any]], groups: list[Group], data: Any
+) -> None:
+    i = data.draw(st.integers(0, len(groups) - 1))
+    j = data.draw(st.integers(0, len(groups[i].samples) - 1))
+    lost = [replace(s, grade=Grade.UNGRADED) if k == j else s for k, s in enumerate(groups[i].samples)]
+    poorer = [replace(group, samples=tuple(lost)) if k == i else group for k, group in enumerate(groups)]
+    for name, method in every.items():
+        if name in WHOLE_BATCH:
+            continue
+        before, after = (method.credit(each, view_of(method)) for each in (groups, poorer))
+        assert plain(after[i][j]) == (None, False, [0.0], None), name
+        for k in set(range(len(groups))) - {i}:
+            assert [plain(credit) for credit in before[k]] == [plain(credit) for credit in after[k]], name
+
+
 @given(groups=batches())
 @few
 def test_two_calls_give_the_same_credit_of_finite_numbers_that_add_up(
@@ -174,6 +197,17 @@ def test_positive_only_never_pushes_down(kind: str, groups: list[Group], r: floa
             is_paid = sample.right and sample.well_formed and sample.length <= 200
             assert credit.kept == is_paid
             assert credit.advantage > 0 if is_paid else credit.advantage == 0
+
+
+@given(groups=batches(), threshold=st.sampled_from([0.0, 0.5, 1.0]))
+@few
+def test_the_groups_that_compress_in_the_entangled_control_push_nothing_down(
+    groups: list[Group], threshold: float
+) -> None:
+    method = build_method(METHODS["entangled"].Config(threshold=threshold, compress={"clip_len": 200}))
+    for group, row in zip(groups, method.credit(groups, view_of(method)), strict=True):
+        if group.accuracy >= threshold:
+            assert all(credit.advantage >= 0 for credit in row)
 
 
 @pytest.mark.parametrize("kind", ["exp", "linear", "cosine"])
