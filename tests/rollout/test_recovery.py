@@ -35,6 +35,8 @@ class Server:
 
     async def _resume(self) -> None:
         self.done.append("resume")
+        for _ in range(5):  # it takes its time
+            await asyncio.sleep(0)
         self.at_resume()
         if self.refuses_to_resume:
             self.refuses_to_resume = False

@@ -36,7 +36,7 @@ def wait_until_asked(fakes: list[FakeServer], count: int) -> None:
 def test_an_abort_ends_what_is_under_way_on_every_server_and_every_response_comes_back(tmp_path: Path) -> None:
     with FakeServer() as one, FakeServer() as two, attach([one, two], tmp_path) as fleet, fleet.stream() as stream:
         for fake in (one, two):
-            fake.holds = lambda body: True
+            fake.holds, fake.hold_s = lambda body: True, 30.0  # whoever is not told answers whole after that
         stream.add(requests(6))
         wait_until_asked([one, two], 6)
         ended = stream.abort()

@@ -5,7 +5,7 @@ import base64
 import itertools
 import pickle
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -137,7 +137,17 @@ def test_a_group_stays_while_its_servers_are_the_same_and_is_left_and_named_anew
     assert one.left == names[:3] and two.left == names[:1] and three.left == names[1:3]
 
 
-def test_after_a_disconnect_the_group_is_left_and_the_next_one_is_new(sent: list[Any]) -> None:
+class AtOnce:
+    """A thread that has run when it is started."""
+
+    def __init__(self, target: Callable[..., None], args: Sequence[Any] = (), **_more: Any) -> None:
+        self.start = lambda: target(*args)
+
+
+def test_after_a_disconnect_the_group_is_left_once_and_the_next_one_is_new(
+    sent: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distributed.threading, "Thread", AtOnce)
     carrier, client = Broadcast("gloo", flatten=False), Client(1)
 
     async def work() -> list[bool]:
@@ -146,6 +156,7 @@ def test_after_a_disconnect_the_group_is_left_and_the_next_one_is_new(sent: list
         return [first, await carrier.connect([client], 5.0)]  # type: ignore[list-item]
 
     assert run(work) == [True, True]
+    assert [told[:2] for told in sent] == [(0, 2), ("leave", 0), (0, 2)]
     # nobody is told to leave: who failed may not answer
     assert client.left == []
 

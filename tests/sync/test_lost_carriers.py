@@ -85,6 +85,20 @@ def test_what_a_new_connection_loses_is_the_error_and_of_several_a_refusal_may_b
     assert carrier.said == [*(["old", "send", "leave"] if is_connected else []), "new", "send", "leave"]
 
 
+def test_a_server_that_does_not_even_join_is_not_asked_to_join_again() -> None:
+    """Whoever recovers it asks; here the others would wait for it once more."""
+
+    class Unreachable(Carrier):
+        async def connect(self, clients: Sequence[Any], timeout_s: float) -> bool:
+            self.said.append("connect")
+            raise LOST
+
+    carrier = Unreachable(is_connected=False)
+    with pytest.raises(ServerLost, match="gone"):
+        load(carrier, [Client(), Client()])
+    assert carrier.said == ["connect", "leave"]
+
+
 def test_after_any_other_error_no_connection_is_trusted_either() -> None:
     carrier = Carrier(KeyError("a mistake of ours"), is_connected=True)
     with pytest.raises(KeyError, match="a mistake of ours"):

@@ -1,0 +1,14 @@
+"""How long a weight-update group waits: for its members to join one time, for each broadcast from then on another."""
+
+from datetime import timedelta
+
+import torch
+
+from egrc_mega.sync import group
+
+
+def test_each_broadcast_has_the_groups_own_deadline_and_not_that_of_joining() -> None:
+    own = group.join(group.open_store("127.0.0.1"), 0, 1, "test-deadline", "gloo", 7.0)
+    assert group.JOIN_TIMEOUT_S != 7.0
+    assert own._get_backend(torch.device("cpu")).options._timeout == timedelta(seconds=7)
+    group.leave(own)
