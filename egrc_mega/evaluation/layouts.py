@@ -1,16 +1,17 @@
 """Which files of responses are understood: the layouts of JSON rows, and this software's own rollout files."""
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from egrc_mega.errors import DataError, RunError
+from egrc_mega.evaluation.foreign_layouts import FOREIGN
 from egrc_mega.evaluation.responses import (
     Row,
     RowLayout,
     SampledResponse,
     count_in,
     gold_in,
+    id_of_text,
     of_rows,
     text_in,
     verdict_in,
@@ -37,13 +38,8 @@ def _shorterbetter(row: Row, place: str) -> Iterator[SampledResponse]:
 SHORTERBETTER = RowLayout("shorterbetter", frozenset({"problem", "completion", "pass_or_fail"}), _shorterbetter)
 """JingyangYi/ShorterBetter, eval_data/outputs/sample."""
 
-ROW_LAYOUTS: tuple[RowLayout, ...] = (SHORTERBETTER,)
+ROW_LAYOUTS: tuple[RowLayout, ...] = (SHORTERBETTER, *FOREIGN)
 """In the order in which they are tried: those that ask for more fields stand first."""
-
-
-def id_of_text(prompt: str) -> str:
-    """A problem's id by its text, for layouts that have none."""
-    return hashlib.sha256(prompt.strip().encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def sampled_responses(path: Path) -> Iterator[SampledResponse]:

@@ -5,6 +5,7 @@ into `evaluation.layouts.ROW_LAYOUTS`. Readers are iterators and hold one row at
 memory. What a layout does not state is None, never a guess: who needs it computes it and says so.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,13 @@ class RowLayout:
     """Fields by which the first row of a file tells that it is of this kind."""
     responses: Callable[[Row, str], Iterator[SampledResponse]]
     """The responses of a row, whose place is the second argument. Raises RowError for what cannot be used."""
+    repeats_by: str | None = None
+    """Field by which rows repeat the same responses: those that differ in it from the first row are left out."""
+
+
+def id_of_text(prompt: str) -> str:
+    """A problem's id by its text, for layouts that have none."""
+    return hashlib.sha256(prompt.strip().encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def of_rows(path: Path, layouts: tuple[RowLayout, ...]) -> Iterator[SampledResponse]:
@@ -72,12 +80,16 @@ def of_rows(path: Path, layouts: tuple[RowLayout, ...]) -> Iterator[SampledRespo
             names the row, the field and the remedy.
     """
     layout: RowLayout | None = None
+    kept: Any = None
     for raw in stream_rows(path):
         place = f"{path}, row {raw.number}"
         try:
             row = parsed(raw.content)
-            layout = layout or layout_of(row, layouts)
-            yield from layout.responses(row, place)
+            if layout is None:
+                layout = layout_of(row, layouts)
+                kept = row.get(layout.repeats_by or "")
+            if row.get(layout.repeats_by or "") == kept:
+                yield from layout.responses(row, place)
         except RowError as error:
             raise DataError(f"{place} (line {raw.line}): {error}; mend the row or leave it out") from error
     if layout is None:
@@ -93,7 +105,8 @@ def layout_of(row: Row, layouts: tuple[RowLayout, ...]) -> RowLayout:
     for layout in layouts:
         if layout.fields <= row.keys():
             return layout
-    known = "; ".join(f"{layout.name} by {sorted(layout.fields)}" for layout in layouts)
+    examples = {layout.name: layout for layout in reversed(layouts)}
+    known = "; ".join(f"{name} by {sorted(layout.fields)}" for name, layout in reversed(examples.items()))
     raise RowError(f"its fields {sorted(row)!r:.200} are of no known layout ({known})")
 
 

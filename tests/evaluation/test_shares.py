@@ -131,3 +131,9 @@ def test_lengths_of_right_and_wrong_are_told_apart() -> None:
 def test_lengths_that_never_vary_have_an_interval_without_width() -> None:
     even = mean_length(outcomes("+-", "+-", "--", lengths=[7] * 6))
     assert even is not None and (even.low, even.value, even.high) == (7, 7, 7)
+
+
+def test_one_outlier_among_equal_lengths_does_not_make_the_interval_boundless() -> None:
+    found = mean_length(outcomes(*"-" * 20, lengths=[15_000] * 19 + [10_000]))
+    assert found is not None
+    assert 13_500 < found.low < found.value < found.high < 15_500

@@ -17,6 +17,9 @@ Figure = Callable[[Floats], Floats]
 BATCH_ELEMENTS = 2**22
 """Of the counts that are held at once: 32 MB."""
 RELATIVE_STEP = 1e-6
+LEAST_ERROR = 0.3
+"""Of a resample, as a share of the whole sample's standard error: one that has missed the only outlier has next to
+none, and its deviation in such errors says nothing. In 1,000 runs of a long tail it moved the coverage by nothing."""
 
 
 def studentised_interval(columns: Floats, figure: Figure, seed: int = 0, resamples: int = 2000) -> tuple[float, float]:
@@ -31,16 +34,26 @@ def studentised_interval(columns: Floats, figure: Figure, seed: int = 0, resampl
     error = float(_standard_errors(figure, means[None], squares.mean(axis=0)[None], len(columns))[0])
     if not error > 0:
         return value, value
-    deviations = _deviations(columns, squares, figure, value, np.random.default_rng(seed), resamples)
+    rng = np.random.default_rng(seed)
+    deviations = _deviations(columns, squares, figure, (value, error), rng, resamples)
     low, high = np.quantile(deviations, [0.975, 0.025])
     return value - float(low) * error, value - float(high) * error
 
 
 def _deviations(
-    columns: Floats, squares: Floats, figure: Figure, value: float, rng: np.random.Generator, resamples: int
+    columns: Floats,
+    squares: Floats,
+    figure: Figure,
+    whole: tuple[float, float],
+    rng: np.random.Generator,
+    resamples: int,
 ) -> Floats:
-    """[B] Each resample's deviation from the figure, in its own standard errors; those without one are left out."""
-    num = len(columns)
+    """[B] Each resample's deviation from the figure in its own standard errors; those without a figure are left out.
+
+    Args:
+        whole: the figure of the whole sample and its standard error.
+    """
+    num, (value, error) = len(columns), whole
     flat = squares.reshape(num, -1)
     found = []
     batch = max(1, BATCH_ELEMENTS // num)
@@ -48,7 +61,7 @@ def _deviations(
         counts = rng.multinomial(num, np.full(num, 1 / num), size=min(batch, resamples - start)) / num
         means = counts @ columns
         seconds = (counts @ flat).reshape(-1, *squares.shape[1:])
-        errors = _standard_errors(figure, means, seconds, num)
+        errors = np.maximum(_standard_errors(figure, means, seconds, num), LEAST_ERROR * error)
         with np.errstate(divide="ignore", invalid="ignore"):
             found.append((figure(means) - value) / errors)
     deviations = np.concatenate(found)

@@ -67,12 +67,12 @@ def l_acc_against(
     columns = _columns(pairing)
     if not len(columns):
         return None
-    accuracy, length, base_length = columns.mean(axis=0)
-    is_longer = bool(length >= base_length)
+    accuracy, length, base_length = map(float, columns.mean(axis=0))
+    is_longer = length >= base_length
     value = l_acc(accuracy, length, base_length)
     low, high = (0.0, 0.0) if is_longer else studentised_interval(columns, _l_acc)
     estimate = Estimate(value, max(0.0, low), min(1.0, high))
-    return LengthAccuracy(estimate=estimate, base=base_measured, base_length=float(base_length), is_longer=is_longer)
+    return LengthAccuracy(estimate=estimate, base=base_measured, base_length=base_length, is_longer=is_longer)
 
 
 def _columns(pairing: Pairing) -> Floats:
