@@ -37,13 +37,13 @@ def start(file: Path, *options: str) -> "subprocess.Popen[str]":
 
 
 def finish(process: "subprocess.Popen[str]", expected: int = 0) -> str:
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == expected, output
     return output
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < deadline, f"never came: {what}"
         time.sleep(0.02)
