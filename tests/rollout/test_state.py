@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -175,6 +176,18 @@ def test_a_server_that_is_being_brought_back_takes_new_weights_by_its_recovery_a
             fleet.update_weights(FolderWeights(tmp_path, "v1"), produce=until_the_other_has_them)
             assert (two.version, two.num_updates) == ("v1", 1)
             assert all(server.is_serving for server in fleet.servers)
+
+
+def test_leaving_a_fleet_stops_what_it_has_started_once(tmp_path: Path) -> None:
+    stopped: list[str] = []
+    with FakeServer() as fake:
+        with attach(fake, tmp_path) as fleet:
+            process: Any = SimpleNamespace(stop=lambda: stopped.append("stopped"))
+            fleet.servers[0].process = process
+            assert not stopped
+        assert stopped == ["stopped"]
+        fleet.close()
+    assert stopped == ["stopped"]
 
 
 def test_colocated_servers_go_through_pause_and_freedom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
