@@ -3,11 +3,13 @@
 Not covered: loading under another parallel layout, which is megatron-core's own promise.
 """
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
 from safetensors.torch import load_file
 
 from egrc_mega.checkpoint.store import CheckpointStore, load, load_model, read_state, save_model
@@ -187,6 +189,72 @@ def test_a_step_that_cannot_be_written_is_an_error_with_its_cause(
         store.save(1, build(model_path), {})
     assert "\n" not in str(found.value)
     assert store.newest() is None
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_one_file_of_several_that_cannot_be_written_is_enough(
+    number: int, model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, files = FileSystemWriterAsync.write_preloaded_data, []
+
+    def fail_once(transforms: object, bucket: int, *more: object) -> None:
+        files.append(bucket)
+        if bucket == number:
+            *_rest, outcomes, _unfinished, _use_fsync = more
+            outcomes.put((bucket, OSError(28, "No space left on device")))  # type: ignore[attr-defined]
+        else:
+            write(transforms, bucket, *more)
+
+    monkeypatch.setattr(FileSystemWriterAsync, "write_preloaded_data", staticmethod(fail_once))
+    store = CheckpointStore(tmp_path / "checkpoints", keep=2)
+    with pytest.raises(CheckpointError, match="No space left"):
+        store.save(1, build(model_path), {})
+    assert len(files) > 1 and store.newest() is None
+
+
+def test_a_step_that_was_passed_over_is_written_anew(
+    saved: tuple[Path, dict[str, bytes]], model_path: Path, tmp_path: Path
+) -> None:
+    store = CheckpointStore(tmp_path / "checkpoints", keep=2)
+    altered = copy_of(saved[0], store.folder / "step_000002")
+    (altered / "common.pt").write_bytes(b"x")
+    (altered / "left over").write_text("")
+    store.save(2, build(model_path), {"seed": 8})
+    assert store.newest() == altered and read_state(altered)["seed"] == 8
+    assert not (altered / "left over").exists()
+
+
+def test_the_disk_has_a_step_before_it_has_its_name_and_the_name_before_anything_is_pruned(
+    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is promised to survive a loss of power: the order in which things reach the disk."""
+    done: list[str] = []
+    fsync, rename, rmtree = os.fsync, Path.rename, shutil.rmtree
+
+    def noting_fsync(number: int) -> None:
+        done.append(f"sync {Path(os.readlink(f'/proc/self/fd/{number}')).relative_to(tmp_path)}")
+        fsync(number)
+
+    def noting_rename(path: Path, target: Path) -> Path:
+        done.append(f"rename {path.relative_to(tmp_path)}")
+        return rename(path, target)
+
+    def noting_rmtree(path: Path, **more: bool) -> None:
+        done.append(f"remove {Path(path).relative_to(tmp_path)}")
+        rmtree(path, **more)
+
+    store = CheckpointStore(tmp_path / "checkpoints", keep=1)
+    policy = build(model_path)
+    store.save(1, policy, {})
+    monkeypatch.setattr(os, "fsync", noting_fsync)
+    monkeypatch.setattr(Path, "rename", noting_rename)
+    monkeypatch.setattr(shutil, "rmtree", noting_rmtree)
+    store.save(2, policy, {})
+    partial = "checkpoints/step_000002.tmp"
+    renamed, pruned = done.index(f"rename {partial}"), done.index("remove checkpoints/step_000001")
+    files = {file.name for file in (store.folder / "step_000002").iterdir() if file.is_file()}
+    assert {f"sync {partial}/{name}" for name in files} <= set(done[:renamed])
+    assert "sync checkpoints" in done[renamed:pruned]
 
 
 def test_weights_alone_round_trip(model_path: Path, tmp_path: Path) -> None:

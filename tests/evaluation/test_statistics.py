@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from egrc_mega.evaluation.statistics.intervals import bootstrap_interval, wilson_interval
+from egrc_mega.evaluation.statistics.intervals import Estimate, bootstrap_interval, wilson_interval
 from egrc_mega.evaluation.statistics.l_acc import l_acc
 
 
@@ -40,3 +40,7 @@ def test_l_acc_is_the_papers() -> None:
     assert l_acc(36.7, 3634, 16927) == pytest.approx(32.5, abs=0.05)
     assert l_acc(0.9, 100, 100) == 0.0
     assert l_acc(0.9, 120, 100) == 0.0
+
+
+def test_an_estimate_in_another_unit_has_its_interval_in_that_unit() -> None:
+    assert Estimate(0.5, 0.25, 0.875).times(100) == Estimate(50.0, 25.0, 87.5)

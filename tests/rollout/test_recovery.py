@@ -222,6 +222,16 @@ def test_a_start_that_fails_is_tried_again_where_it_is_ours_and_an_external_serv
     assert len(starts) == case.recovery.stats.num_restarts == (3 if process else 1)
 
 
+def test_an_error_that_nobody_thought_of_ends_the_fleet_with_its_cause(case: Case) -> None:
+    async def broken(_version: str) -> bool:
+        raise TypeError("not iterable")
+
+    case.server.serves = broken  # type: ignore[method-assign]
+    with pytest.raises(RolloutError, match=r"http://0 could not be brought back: TypeError.*not iterable") as caught:
+        case.lose()
+    assert isinstance(caught.value.__cause__, TypeError)
+
+
 def test_all_are_asked_and_the_lost_ones_again_once_they_are_back(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case(monkeypatch, 3)
     losses = {1: 2}

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -148,6 +149,45 @@ def test_a_server_that_did_not_take_its_weights_is_waited_for(tmp_path: Path, mo
         monkeypatch.setattr(RestartBudget, "backoff_s", mend)
         fleet.update_weights(FolderWeights(tmp_path, "v1"))
         assert seen == [State.LOADING, State.LOST, State.LOADING, State.STARTING, State.LOADING, State.SERVING]
+
+
+def test_a_server_that_is_being_brought_back_takes_new_weights_by_its_recovery_alone(tmp_path: Path) -> None:
+    with FakeServer() as one, FakeServer() as two:
+        section = RolloutSection(server="external", urls=(one.url, two.url))
+        with Fleet.start(section, tmp_path, "v0", tmp_path) as fleet:
+            lost, may_begin = fleet.servers[1], asyncio.Event()
+
+            async def cure() -> None:
+                await may_begin.wait()
+                await fleet.recovery._recover(lost)
+
+            async def fence() -> None:
+                fleet.recovery.fence(lost, RolloutError("lost"), cure())
+
+            def until_the_other_has_them() -> None:
+                deadline = time.monotonic() + 60
+                while one.version != "v1":
+                    assert time.monotonic() < deadline
+                    time.sleep(0.01)
+                assert two.calls == []
+                fleet.loop.call_soon_threadsafe(may_begin.set)
+
+            fleet.run(fence())
+            fleet.update_weights(FolderWeights(tmp_path, "v1"), produce=until_the_other_has_them)
+            assert (two.version, two.num_updates) == ("v1", 1)
+            assert all(server.is_serving for server in fleet.servers)
+
+
+def test_leaving_a_fleet_stops_what_it_has_started_once(tmp_path: Path) -> None:
+    stopped: list[str] = []
+    with FakeServer() as fake:
+        with attach(fake, tmp_path) as fleet:
+            process: Any = SimpleNamespace(stop=lambda: stopped.append("stopped"))
+            fleet.servers[0].process = process
+            assert not stopped
+        assert stopped == ["stopped"]
+        fleet.close()
+    assert stopped == ["stopped"]
 
 
 def test_colocated_servers_go_through_pause_and_freedom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,6 +105,7 @@ def test_the_method_is_asked_once_and_batch_record_and_rollouts_have_its_answer(
     lead.rollouts = SimpleNamespace(write=lambda step, stage, rows: written.update(rows=(step, stage, rows)))  # type: ignore[assignment]
     lead.printer = SimpleNamespace(show=lambda record: written.update(shown=record))  # type: ignore[assignment]
     lead.gate_watch = SimpleNamespace(warnings=lambda record: ())  # type: ignore[assignment]
+    lead.trackers = SimpleNamespace(check=lambda: None)  # type: ignore[assignment]
     update = UpdateMetrics(**{field.name: None for field in fields(UpdateMetrics)} | {"num_updates": 1})  # type: ignore[arg-type]
     record = lead.record(turn, update, {"time_step_s": 2.0}, 9)
     assert turn.method.num_asked == 1
@@ -131,6 +132,7 @@ def noting(lead: Any) -> list[tuple[Any, ...]]:
 def test_a_gate_that_falls_silent_is_an_event_of_its_step_and_a_line_after_the_step(lead: Any) -> None:
     lead.trackers = Trackers((), Path(), print)
     lead.gate_watch = SimpleNamespace(warnings=lambda record: (f"silent in {record['step']}",))
+    lead.trackers = SimpleNamespace(check=lambda: None)
     turn, notes = turn_of(), noting(lead)
     lead.credit(turn)
     update = UpdateMetrics(**{field.name: None for field in fields(UpdateMetrics)} | {"num_updates": 1})  # type: ignore[arg-type]

@@ -282,6 +282,7 @@ def event(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     lead.rollouts = SimpleNamespace(write=lambda *_rows: None)
     lead.printer = SimpleNamespace(show=lambda _record: None)
     lead.gate_watch = SimpleNamespace(warnings=lambda _record: ())
+    lead.trackers = SimpleNamespace(check=lambda: None)
     lead.record(turn_of(), UPDATE, of_the_clock(monkeypatch), 20)
     return written["step"]
 
