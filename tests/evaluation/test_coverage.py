@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from egrc_mega.evaluation.statistics.budgets import accuracy_at_budgets
-from egrc_mega.evaluation.statistics.comparison import compared, sign_flip_p
+from egrc_mega.evaluation.statistics.comparison import accuracy_difference, length_ratio, sign_flip_p
 from egrc_mega.evaluation.statistics.intervals import Estimate, bootstrap_interval
 from egrc_mega.evaluation.statistics.l_acc import Measured, l_acc, l_acc_against
 from egrc_mega.evaluation.statistics.lengths import mean_length, mean_length_of_right, mean_length_of_wrong
@@ -44,6 +44,10 @@ def _l_acc(run: Outcomes, base: Outcomes) -> Estimate | None:
     return found.estimate if found else None
 
 
+def _by_problem(run: Outcomes, base: Outcomes, column: str) -> np.ndarray:
+    return np.stack([each.mean_by_problem(getattr(each, column)) for each in (run, base)], axis=1)
+
+
 CHEAP: dict[str, Measure] = {
     "pass@1": lambda run, _base: _share(pass_at_1(run)),
     "pass@2": lambda run, _base: _share(pass_at_k(run, 2)),
@@ -53,8 +57,8 @@ BOOTSTRAPPED: dict[str, Measure] = {
     "mean length": lambda run, _base: mean_length(run),
     "length of right": lambda run, _base: mean_length_of_right(run),
     "length of wrong": lambda run, _base: mean_length_of_wrong(run),
-    "length ratio": lambda run, base: compared(run, "run", base, "base").length_ratio,
-    "accuracy difference": lambda run, base: compared(run, "run", base, "base").accuracy_difference,
+    "length ratio": lambda run, base: length_ratio(_by_problem(run, base, "length")),
+    "accuracy difference": lambda run, base: accuracy_difference(run, base, _by_problem(run, base, "right")),
     "L-Acc": _l_acc,
 }
 

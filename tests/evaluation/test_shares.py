@@ -61,6 +61,13 @@ def test_samples_that_know_nothing_of_their_problem_are_worth_their_number_and_n
     assert (even.estimate.low, even.estimate.high) == pytest.approx(wilson_interval(20, 40, t_quantile(9)))
 
 
+def test_samples_that_agree_across_problems_by_chance_are_worth_no_more_than_their_number() -> None:
+    nearly = pass_at_1(outcomes(*["+-+-"] * 19, "+---"))
+    assert nearly is not None
+    low, high = wilson_interval(39, 80, t_quantile(19))
+    assert (nearly.estimate.low, nearly.estimate.high) == pytest.approx((low, high))
+
+
 def test_with_one_sample_a_problem_the_interval_is_wilsons() -> None:
     share = pass_at_1(outcomes(*"+++---+-+-"))
     assert share is not None and share.sampling_error is None

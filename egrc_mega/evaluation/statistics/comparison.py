@@ -47,7 +47,7 @@ def compared(first: Outcomes, first_label: str, second: Outcomes, second_label: 
     differences = right[:, 0] - right[:, 1]
     return Comparison(
         num_problems=len(first.keys),
-        accuracy_difference=_difference(first, second, right) if len(right) else None,
+        accuracy_difference=accuracy_difference(first, second, right) if len(right) else None,
         accuracy_p=sign_flip_p(differences) if len(right) else None,
         num_better=int((differences > 0).sum()),
         num_worse=int((differences < 0).sum()),
@@ -62,10 +62,13 @@ def _known(first: FloatColumn, second: FloatColumn) -> Floats:
     return both[np.isfinite(both).all(axis=1)]
 
 
-def _difference(first: Outcomes, second: Outcomes, right: Floats) -> Estimate | None:
-    """With an interval from those of the two shares and their correlation (Newcombe 1998, method 10).
+def accuracy_difference(first: Outcomes, second: Outcomes, right: Floats) -> Estimate | None:
+    """The difference of two shares, its interval made of theirs and their correlation (Newcombe 1998, method 10).
 
     Unlike the plain interval of a mean it has a width also where both runs solved the very same problems.
+
+    Args:
+        right: [M, 2] share of right samples of each problem, of both runs.
     """
     shares = [pass_at_1(outcomes) for outcomes in (first, second)]
     if shares[0] is None or shares[1] is None:
