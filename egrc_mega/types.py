@@ -222,6 +222,9 @@ class Sample:
     """float32[O]: the trainer's token entropies at temperature 1 (nats); None unless the method needs them."""
     reference_logprobs: FloatArray | None = None
     """float32[O]: of the model that the run began with; None unless the method needs them."""
+    reference_kl: FloatArray | None = None
+    """float32[O]: log pi - log ref, pi the trainer's policy and ref the model that the run began with; 0 for tokens
+    that the policy did not sample. None unless the method needs it."""
 
     @property
     def length(self) -> int:

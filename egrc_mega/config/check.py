@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Iterator
 
+from egrc_mega.config.check_loss import loss_problems
 from egrc_mega.config.config import Config
 from egrc_mega.errors import ConfigError, DataError, EgrcError
 from egrc_mega.methods.method import build_method
@@ -54,11 +55,7 @@ def _layout_problems(config: Config, world_size: int) -> Iterator[EgrcError]:
             "megatron.recompute_method, recompute_num_layers: only for recompute_granularity full; leave them out"
         )
     for stage in config.stages:
-        if megatron.context_parallel_size > 1 and stage.loss.ratio == "sequence":
-            yield ConfigError(
-                f"stages.{stage.name}.loss.ratio: sequence needs whole responses on a rank; set "
-                f"megatron.context_parallel_size to 1"
-            )
+        yield from loss_problems(stage, megatron.context_parallel_size)
 
 
 def _optional_parts_problems(config: Config) -> Iterator[EgrcError]:

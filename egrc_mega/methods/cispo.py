@@ -2,10 +2,8 @@
 
 R = 1 if right, else 0        A = (R - mean R) / (std R + eps)        loss = - min(1 + eps_high, r) A log pi, r detached
 
-Expressible with one update a rollout batch: then r = pi / pi_server is what `loss.tis_cap` caps. With more of them the
-ratio to the trainer's own old log-probs would have to be capped, which the loss does not offer: refused.
-
-Source: arXiv 2506.13585 (MiniMax-M1, eq. 4 and 5): no lower bound; eps_high is tuned and not given.
+Source: arXiv 2506.13585 (MiniMax-M1, eq. 4 and 5; 16 updates a rollout batch): no lower bound; eps_high is tuned and
+not given.
 """
 
 from collections.abc import Iterator
@@ -21,8 +19,8 @@ class CispoSection(SumSection):
 
     method: Literal["cispo"] = "cispo"
     """Which method the stage trains with."""
-    loss: LossSection = LossSection(agg="token-mean", ratio="none", tis_cap=5.0)
-    """A mean over tokens; `tis_cap` is 1 + eps_high."""
+    loss: LossSection = LossSection(agg="token-mean", ratio="capped", eps_clip_high=4.0)
+    """A mean over tokens; eps_clip_high is eps_high, which is unverified."""
 
 
 class Cispo(Summing[CispoSection, NoState]):
@@ -32,10 +30,7 @@ class Cispo(Summing[CispoSection, NoState]):
     source = "CISPO, arXiv 2506.13585"
 
     def problems(self) -> Iterator[str]:
-        """Statistics need a group, and the cap is one on the ratio to the servers' weights."""
+        """Statistics need a group, and the ratio is capped."""
         yield from super().problems()
-        updates, loss = self.section.optim.num_updates_per_rollout, self.section.loss
-        if updates > 1:
-            yield f"optim.num_updates_per_rollout: {updates}, but only the ratio to the servers is capped; set 1"
-        if loss.tis_cap is None or loss.ratio != "none":
-            yield f"loss: ratio {loss.ratio} and tis_cap {loss.tis_cap}, but tis_cap is the cap; set none and 5.0"
+        if self.section.loss.ratio != "capped":
+            yield f"loss.ratio: {self.section.loss.ratio}, but the ratio's cap is what makes CISPO; set capped"

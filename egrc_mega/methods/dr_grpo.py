@@ -1,9 +1,6 @@
 """Dr.GRPO: GRPO without its two biases: no division by the deviation, none by the length of the response.
 
-R = 1 if right, else 0        A = R - mean R        loss = sum over tokens / constant (3000 in the code)
-
-The constant is the number of tokens of the batch here: within a batch all tokens weigh the same, as in the paper; the
-scale moves with the batch's mean length, which Adam hardly sees.
+R = 1 if right, else 0        A = R - mean R        loss = mean over responses of (sum over tokens / 3000)
 
 Source: arXiv 2503.20783 (eq. 3); sail-sg/understand-r1-zero dfca49d, train_zero_math.py: 286-308.
 """
@@ -23,8 +20,8 @@ class DrGrpoSection(SumSection):
     """Which method the stage trains with."""
     advantage_normalisation: Normalisation = "mean_only"
     """`mean_only`: A = R - mean, in units of the reward (Dr.GRPO). `std`: A = (R - mean) / std (GRPO)."""
-    loss: LossSection = LossSection(agg="token-mean", ratio="token", eps_clip_high=0.2)
-    """All tokens of the batch weigh the same."""
+    loss: LossSection = LossSection(agg="seq-mean-token-sum", sum_divisor=3000, ratio="token", eps_clip_high=0.2)
+    """All tokens weigh the same, in this batch and the next; the constant is the code's generation cap."""
 
 
 class DrGrpo(Summing[DrGrpoSection, NoState]):

@@ -5,7 +5,7 @@ R = 1 + .005 sum over t of r_t if right, -1 otherwise        A = (R - mean R) / 
 
 A step ends with a token that contains an empty line; what follows the last one is the answer, and no step. The code
 measures the entropy of the five likeliest tokens as a share of ln 5, on the server; here it is the trainer's over the
-whole vocabulary, over the same ln 5. The loss has no entropy bonus, of which the script has 1e-4.
+whole vocabulary, over the same ln 5. The script rewards the entropy in the loss as well (`loss.entropy_coef` 1e-4).
 
 Source: arXiv 2604.05355 (ACL 2026); Xuan1030/ETR d31ccfe, deepmath.py: 46-95 (alpha .4, beta .8, gamma .99, weight
 .005), vllm_rollout_spmd.py: 416-465, deepmath.sh (KL .005, groups of 5, 32 prompts, lr 1e-5 of a LoRA of rank 32).

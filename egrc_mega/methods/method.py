@@ -18,9 +18,12 @@ from egrc_mega.sections.registry import Registry
 from egrc_mega.sections.stage import IS_FACT, StageSection
 from egrc_mega.types import Ask, Drawn, Grade, Group, Problem, Sample
 
-Need = Literal["entropies", "reference_logprobs", "token_ends"]
-"""What a method may ask to find on its samples: the trainer's token entropies, the reference model's log-probs, and
-where in the text each token ends."""
+Need = Literal["entropies", "reference_logprobs", "reference_kl", "token_ends"]
+"""What a method may ask to find on its samples: the trainer's token entropies, the reference model's log-probs, the
+KL of each token to that model, and where in the text each token ends."""
+
+OF_THE_REFERENCE: frozenset[Need] = frozenset({"reference_logprobs", "reference_kl"})
+"""Of them what the model that the run began with is asked for."""
 
 Judge = Callable[[Sequence[Drawn], frozenset[Need]], list[Sample]]
 """Grades completions, in order, and measures on them what is needed of their text."""
@@ -102,6 +105,11 @@ class Method(Generic[C, S]):
         """Names of the facts that the method asks of problems: what its section's fields of type `FactName` say."""
         fields = type(self.section).model_fields
         return frozenset(getattr(self.section, name) for name, field in fields.items() if IS_FACT in field.metadata)
+
+    @property
+    def measures(self) -> frozenset[Need]:
+        """What is measured in this stage before `credit`: `needs`, and what the section's fields ask for."""
+        return self.needs
 
     @property
     def longest(self) -> int:

@@ -3,8 +3,8 @@
 W = clip((l_ref - |y|) / |y| + alpha (c - c_ref), -2, 4)        A = (W - mean W) / std W, population, over the batch
 
 The authors train offline, on two of twelve responses of the reference model to a problem, with the ratio to its
-log-probs, and normalise over that data set. Here responses are the policy's, the batch takes the data set's place, and
-the ratio is to the policy's own old log-probs, for the loss knows no others.
+log-probs, and normalise over that data set. Here responses are the policy's and the batch takes the data set's place;
+the ratio is to the reference model's log-probs as there, so that its clip holds the policy near that model.
 
 Source: arXiv 2501.12570; StarDewXXX/O1-Pruner 04c0863, o1_scripts/construct_dataset.py: 65-113 (alpha 5: its README),
 src/llamafactory/train/wsft/trainer.py (one ratio a response, clip .2).
@@ -36,8 +36,8 @@ class O1PrunerSection(StageSection):
     """The fact of a problem (see data.facts) that holds the reference model's accuracy on it."""
     reference_length: str = "reference_length"
     """The fact of a problem that holds the mean length of the reference model's responses, in tokens."""
-    loss: LossSection = LossSection(ratio="sequence", eps_clip_high=0.2)
-    """One clipped ratio a response."""
+    loss: LossSection = LossSection(ratio="sequence", eps_clip_high=0.2, old_logprobs="reference")
+    """One clipped ratio a response, to the reference model."""
 
 
 class O1Pruner(Method[O1PrunerSection, NoState]):

@@ -1,6 +1,7 @@
 """Token weights that make the sum of token losses the mean the configuration asks for.
 
     seq-mean-token-mean (paper 3.1):  w = 1 / (|o| N)        token-mean:  w = 1 / (all tokens)
+    seq-mean-token-sum (Dr.GRPO):     w = 1 / (sum_divisor N)
 
 |o| counts the tokens that are trained: those an environment wrote have weight 0 and do not dilute the rest. N and the
 token count are over every graded rollout of the update ("all": the indicator of positive-only stays inside the mean) or
@@ -53,5 +54,8 @@ def _shares(members: Sequence[BoolArray], is_kept: Sequence[bool], loss: LossSec
     sizes = [int(member.sum()) for member in members]
     counted = [size for size, kept in zip(sizes, is_kept, strict=True) if kept or loss.denominator == "all"]
     num_sequences, num_tokens = len(counted), sum(counted)
-    totals = [size * num_sequences if loss.agg == "seq-mean-token-mean" else num_tokens for size in sizes]
+    totals: list[float] = [size * num_sequences for size in sizes]
+    if loss.agg != "seq-mean-token-mean":
+        total = num_tokens if loss.agg == "token-mean" else loss.sum_divisor * num_sequences
+        totals = [total] * len(sizes)
     return [1 / total if total else 0.0 for total in totals]

@@ -7,9 +7,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from egrc_mega.methods.method import is_graded
 from egrc_mega.methods.records import Credit
-from egrc_mega.types import Group
+from egrc_mega.types import Group, Sample
 
 
 def whitened_over_tokens(
@@ -21,10 +23,16 @@ def whitened_over_tokens(
     are 0. Ungraded samples stay as they are and count in no statistic.
 
     Args:
-        rows: credits with one number as advantage.
+        rows: credits whose advantage is one number, or one for each token.
     """
     sizes = [[int(s.completion.sampled.sum()) if is_graded(s) else 0 for s in group.samples] for group in groups]
-    pairs = [(n, float(c.advantage)) for ns, row in zip(sizes, rows, strict=True) for n, c in zip(ns, row, strict=True)]
+    pairs = [
+        pair
+        for group, row in zip(groups, rows, strict=True)
+        for sample, credit in zip(group.samples, row, strict=True)
+        if is_graded(sample)
+        for pair in _counted(credit, sample)
+    ]
     total = sum(n for n, _a in pairs)
     if total < 2 or len({a for n, a in pairs if n}) < 2:
         return [[replace(credit, advantage=0.0, kept=False) for credit in row] for row in rows]
@@ -37,6 +45,14 @@ def whitened_over_tokens(
     ]
 
 
+def _counted(credit: Credit, sample: Sample) -> list[tuple[int, float]]:
+    """How many of the sampled tokens have which advantage."""
+    sampled = sample.completion.sampled
+    if isinstance(credit.advantage, np.ndarray):
+        return [(1, float(advantage)) for advantage in credit.advantage[sampled]]
+    return [(int(sampled.sum()), float(credit.advantage))]
+
+
 def _moved(credit: Credit, mean: float, scale: float) -> Credit:
-    advantage = (float(credit.advantage) - mean) * scale
-    return replace(credit, advantage=advantage, kept=advantage != 0.0)
+    advantage = (credit.advantage - mean) * scale
+    return replace(credit, advantage=advantage, kept=bool(np.any(advantage)))

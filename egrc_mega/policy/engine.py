@@ -38,7 +38,7 @@ from egrc_mega.policy.overlap import gather_weight, gather_weights
 from egrc_mega.policy.packing import Baselines, MicroBatch, build_micro_batch, flat_offsets, packed_length
 from egrc_mega.policy.pass_sums import PassSums, TokenStats
 from egrc_mega.policy.reference import Reference
-from egrc_mega.policy.token_loss import TokenLoss, takes_gradient_in_forward
+from egrc_mega.policy.token_loss import TokenLoss, entropy_slopes, takes_gradient_in_forward
 from egrc_mega.policy.weights import export_hf, import_hf
 from egrc_mega.types import TrainSample
 
@@ -129,7 +129,7 @@ class Policy:
         """One optimizer step on all samples; their token weights must already normalise the loss over the batch.
 
         Args:
-            baselines: log-probs before the batch's first update, and the reference model's for a KL term.
+            baselines: log-probs before the batch's first update, and the reference model's where `loss` needs them.
             inspect: sees the statistics before any weight moves, and may raise.
 
         Raises:
@@ -246,12 +246,15 @@ class Policy:
         }
         if pass_.loss is not None and takes_gradient_in_forward(pass_.loss, hidden_RH.device):
             token_loss = TokenLoss(batch.rows, pass_.loss)
-            scalar, stats = linear_token_loss(hidden_RH, weight_VH, batch.targets_R, token_loss, **how)
+            slopes_R = entropy_slopes(batch.rows, pass_.loss)
+            scalar, stats = linear_token_loss(
+                hidden_RH, weight_VH, batch.targets_R, token_loss, entropy_slopes_T=slopes_R, **how
+            )
             metrics = token_loss.metrics()
         else:
             stats = linear_logprob(hidden_RH, weight_VH, batch.targets_R, **how)
             if pass_.loss is not None:
-                scalar, metrics = policy_loss(stats.logprob_T, batch.rows, pass_.loss)
+                scalar, metrics = policy_loss(stats.logprob_T, batch.rows, pass_.loss, stats.entropy_T)
         sums.add(batch, stats)
         if metrics is not None:
             sums.add_loss(scalar, metrics)

@@ -5,10 +5,14 @@ With A the advantage, w the token weight, lp the log-prob, and d = lp - old:
     none       -w A lp                                       the paper's compression (3.3.2)
     token      -w min(r A, clip(r) A), r = exp(d)            PPO, GRPO, the paper's exploration (3.4)
     sequence   the same with r = exp(mean of d over the response's chosen tokens)      GSPO, arXiv 2507.18071
+    capped     -w A min(r, 1 + eps_clip_high) lp, the capped ratio detached                CISPO, arXiv 2506.13585
     dual clip  for A < 0 the objective is at least c A       arXiv 1912.09729
     TIS        times min(cap, exp(old - rollout)), detached  truncated importance sampling for servers that differ
+    masks      the term is 0 where exp(old - rollout) is outside of [low, high]: of a token, or of a whole response
+               (its geometric mean, or any one token's)      IcePop, arXiv 2510.18855: with a TIS cap of `high`
     KL         + coef w k(lp - ref)    k1 = x    k2 = x^2 / 2    k3 = exp(-x) - 1 + x      joschu.net/blog/kl-approx
                                         gradient, over samples of pi: k1 zero, k2 that of KL(pi||ref), k3 of KL(ref||pi)
+    entropy    - coef w H, H the token's entropy at the sampling temperature
 """
 
 from dataclasses import dataclass, fields
@@ -36,7 +40,7 @@ class LossRows:
     stated_old_logprobs_R: torch.Tensor | None = None
     """Old log-probs that the method states itself: they go before all others. NaN where it states none."""
     reference_logprobs_R: torch.Tensor | None = None
-    """The reference model's, for the KL term."""
+    """The reference model's, for the KL term and for `old_logprobs: reference`."""
 
     def part(self, place: slice, boundaries_S: torch.Tensor) -> "LossRows":
         """The rows at `place`, in sequences at `boundaries_S`."""
@@ -49,8 +53,10 @@ _OF_THE_KERNEL = {field.name for field in fields(LossSettings)}
 """The section names them as the kernel does; what else it has is about weights and about which log-probs are old."""
 
 
-def policy_loss(logprobs_R: torch.Tensor, rows: LossRows, loss: LossSection) -> PolicyLoss:
-    """Scalar loss of [R] log-probs with gradient, and its metrics."""
+def policy_loss(
+    logprobs_R: torch.Tensor, rows: LossRows, loss: LossSection, entropies_R: torch.Tensor | None = None
+) -> PolicyLoss:
+    """Scalar loss of [R] log-probs, and of the entropies where they count, with gradient; and its metrics."""
     settings = LossSettings(**loss.model_dump(include=_OF_THE_KERNEL))
     return kernel_loss(
         logprobs_R,
@@ -61,6 +67,7 @@ def policy_loss(logprobs_R: torch.Tensor, rows: LossRows, loss: LossSection) -> 
         old_logprobs_R=_old(logprobs_R, rows, loss),
         rollout_logprobs_R=rows.rollout_logprobs_R,
         reference_logprobs_R=rows.reference_logprobs_R,
+        entropies_R=entropies_R if loss.entropy_coef else None,
     )
 
 
@@ -68,6 +75,9 @@ def _old(logprobs_R: torch.Tensor, rows: LossRows, loss: LossSection) -> torch.T
     old_R = logprobs_R.detach() if rows.old_logprobs_R is None else rows.old_logprobs_R
     if loss.old_logprobs == "rollout":
         old_R = torch.where(rows.rollout_logprobs_R.isnan(), old_R, rows.rollout_logprobs_R)
+    elif loss.old_logprobs == "reference":
+        assert rows.reference_logprobs_R is not None, "old_logprobs: reference needs the reference's log-probs"
+        old_R = rows.reference_logprobs_R
     if rows.stated_old_logprobs_R is not None:
         old_R = torch.where(rows.stated_old_logprobs_R.isnan(), old_R, rows.stated_old_logprobs_R)
     return old_R

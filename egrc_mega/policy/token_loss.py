@@ -1,7 +1,8 @@
 """The policy loss as a function of a chunk of rows, for `egrc_kernels.linear_logprob.linear_token_loss`.
 
 Where a token's loss depends on its own log-prob only, its gradient is known as soon as its logits are, and backward
-need not compute those again. Ratios of whole sequences need all rows first.
+need not compute those again. Ratios and masks of whole sequences need all rows first. The entropy's part is linear: its
+slopes are known before there are logits, and `linear_token_loss` adds it (`entropy_slopes`).
 """
 
 import numpy as np
@@ -18,14 +19,19 @@ BLOCK = 256
 
 def takes_gradient_in_forward(loss: LossSection, device: torch.device) -> bool:
     """Whether the gradient is made with the logits: not on a CPU, where the sums would round otherwise."""
-    return loss.ratio != "sequence" and device.type == "cuda"
+    return not loss.needs_whole_responses and device.type == "cuda"
+
+
+def entropy_slopes(rows: LossRows, loss: LossSection) -> torch.Tensor | None:
+    """[R] derivative of the loss by each row's entropy; None where entropies do not count."""
+    return -loss.entropy_coef * rows.weights_R if loss.entropy_coef else None
 
 
 class TokenLoss:
     """Loss and slopes of the rows of one micro-batch, chunk by chunk, and the metrics of all chunks."""
 
     def __init__(self, rows: LossRows, loss: LossSection) -> None:
-        self.rows, self.loss = rows, loss
+        self.rows, self.loss = rows, loss.model_copy(update={"entropy_coef": 0.0})
         self.parts: list[LossMetrics] = []
         self.boundaries: dict[int, torch.Tensor] = {}
 

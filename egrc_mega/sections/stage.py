@@ -28,32 +28,66 @@ class SamplingSection(Section):
     whose answers are all right or all wrong; `no_advantage` asks the shaped reward instead."""
 
 
+TrustedRange = tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(gt=1)]]
+"""Lowest and highest ratio of trainer to server probability that is trusted."""
+
+
 class LossSection(Section):
     """How token terms become one scalar. The kernel's own settings have the same names and the same bounds."""
 
-    agg: Literal["seq-mean-token-mean", "token-mean"] = "seq-mean-token-mean"
-    """1/|o| within a sequence then the mean over sequences (paper 3.1), or the mean over tokens."""
+    agg: Literal["seq-mean-token-mean", "token-mean", "seq-mean-token-sum"] = "seq-mean-token-mean"
+    """1/|o| within a sequence then the mean over sequences (paper 3.1); the mean over tokens; or the sum within a
+    sequence, divided by `sum_divisor`, then the mean over sequences (Dr.GRPO)."""
+    sum_divisor: PositiveFloat = 1.0
+    """The constant of `seq-mean-token-sum`, in tokens: 3000 in Dr.GRPO's code."""
     denominator: Literal["all", "kept"] = "all"
     """Sequences or tokens to divide by: all rollouts of the batch, or those with an advantage."""
     class_weights: tuple[NonNegativeFloat, ...] = (1.0,)
     """Weights of the classes that a method sorts tokens into; each class has a mean of its own (Thinkless)."""
-    ratio: Literal["none", "token", "sequence"] = "none"
-    """none: -A log pi; token: PPO's clipped ratio per token; sequence: one ratio per response (GSPO)."""
+    ratio: Literal["none", "token", "sequence", "capped"] = "none"
+    """none: -A log pi; token: PPO's clipped ratio per token; sequence: one ratio per response (GSPO); capped: -A log pi
+    times the ratio, which has no gradient and goes up to 1 + eps_clip_high, down to 0 (CISPO)."""
     eps_clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Lower clip of the ratio: 1 - eps_clip."""
     eps_clip_high: PositiveFloat = 0.28
     """Upper clip of the ratio: 1 + eps_clip_high."""
     dual_clip: Annotated[float, Field(gt=1)] | None = None
     """Bound on the loss of a negative advantage, as a multiple of it; None: unbounded."""
-    old_logprobs: Literal["trainer", "rollout"] = "trainer"
-    """Denominator of the ratio: the trainer's own log-probs before the first update, or the servers'."""
+    old_logprobs: Literal["trainer", "rollout", "reference"] = "trainer"
+    """Denominator of the ratio: the trainer's own log-probs before the first update, the servers', or those of the
+    model that the run began with (O1-Pruner)."""
     tis_cap: PositiveFloat | None = None
     """Truncated importance sampling: weight by min(cap, trainer / server probability). None: off."""
+    token_mask: TrustedRange | None = None
+    """[low, high]: a token whose trainer / server probability lies outside teaches nothing; with `tis_cap` at `high`
+    this is IcePop. The denominator still counts the token, and KL and entropy still hold it. None: off."""
+    sequence_mask: TrustedRange | None = None
+    """[low, high]: a response whose `sequence_mask_ratio` lies outside teaches nothing. None: off."""
+    sequence_mask_ratio: Literal["geometric_mean", "worst_token"] = "geometric_mean"
+    """Of trainer / server probability: its geometric mean over the response's tokens, or any single token's."""
     kl_coef: NonNegativeFloat = 0.0
     """Weight of the KL term to the model that the run began with; 0 keeps no reference model."""
     kl_kind: Literal["k1", "k2", "k3"] = "k3"
     """Estimator of the KL, x = log pi - log ref. In expectation k2 has the gradient of KL(pi||ref), which holds pi to
     what ref would say; k3 that of KL(ref||pi), which holds pi to say all that ref would; k1's is zero."""
+    entropy_coef: NonNegativeFloat = 0.0
+    """Weight of the token entropy at the sampling temperature, which the loss rewards; like the KL term it is a mean
+    over every graded response, whatever its advantage."""
+
+    @property
+    def holds_all(self) -> bool:
+        """Whether a term holds every graded response, whatever its advantage."""
+        return self.kl_coef > 0 or self.entropy_coef > 0
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether a term looks at the log-probs of the model that the run began with."""
+        return self.kl_coef > 0 or self.old_logprobs == "reference"
+
+    @property
+    def needs_whole_responses(self) -> bool:
+        """Whether a token's term depends on the other tokens of its response."""
+        return self.ratio == "sequence" or self.sequence_mask is not None
 
 
 class OptimSection(Section):

@@ -153,8 +153,9 @@ def _loss(settings: Any) -> None:
     from egrc_kernels.policy_loss import triton as loss
 
     tokens, boundaries = _empty(4096), _empty(17, dtype=torch.int32)
-    references = tokens if settings.kl_coef else None
-    loss.loss_gradient_metrics(tokens, tokens, tokens, tokens, tokens, references, boundaries, settings)
+    references, entropies = tokens if settings.kl_coef else None, tokens if settings.entropy_coef else None
+    rest = (references, entropies, boundaries, settings)
+    loss.loss_gradients_metrics(tokens, tokens, tokens, tokens, tokens, *rest)
 
 
 def _layer_variants() -> Iterator[Variant]:

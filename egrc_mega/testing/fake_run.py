@@ -100,6 +100,7 @@ class FakeLead(Lead):
         self.config, self.notes, self.gate_watch = config, notes, GateWatch(config.policy, torch.float32)
         self.ahead: Any = FakeAhead(notes)
         self.events: Any = SimpleNamespace(write=lambda kind, **facts: notes.append((kind, facts)))
+        self.trackers: Any = SimpleNamespace(check=lambda: None)
         self.printer: Any = SimpleNamespace(show=lambda record: None, note=lambda line: notes.append(("line", line)))
         self.rollouts: Any = SimpleNamespace(write=lambda step, stage, groups: notes.append(("rollouts", step, stage)))
         fleet = SimpleNamespace(take_stats=dict, release_memory=lambda: notes.append(("release", policy.num_updates)))

@@ -37,6 +37,26 @@ LOSSES: dict[str, dict[str, Any]] = {
     "k1": {"ratio": "token", "kl_coef": 0.3, "kl_kind": "k1"},
     "k2": {"ratio": "token", "kl_coef": 0.3, "kl_kind": "k2"},
     "k3": {"ratio": "none", "kl_coef": 0.3, "kl_kind": "k3"},
+    "capped": {"ratio": "capped", "eps_clip_high": 2e-3},
+    "old from the reference": {"ratio": "token", "old_logprobs": "reference"},
+    "sequence, old from the reference": {"ratio": "sequence", "old_logprobs": "reference", "eps_clip_high": 0.9},
+    "entropy": {"ratio": "token", "entropy_coef": 0.3},
+    "token mask": {"ratio": "token", "token_mask": (0.8, 1.25)},
+    "IcePop": {"ratio": "none", "token_mask": (0.8, 1.25), "tis_cap": 1.25},
+    "sequence mask": {"ratio": "token", "sequence_mask": (0.5, 2.0)},
+    "sequence mask by the worst token": {
+        "ratio": "sequence",
+        "sequence_mask": (0.05, 4.0),
+        "sequence_mask_ratio": "worst_token",
+    },
+    "every correction": {
+        "ratio": "capped",
+        "tis_cap": 1.2,
+        "token_mask": (0.7, 1.5),
+        "sequence_mask": (0.5, 2.0),
+        "kl_coef": 0.2,
+        "entropy_coef": 0.2,
+    },
     "everything": {"ratio": "sequence", "kl_coef": 0.2, "tis_cap": 1.1, "dual_clip": 2.0, "old_logprobs": "rollout"},
 }
 """Every option of the loss, alone and with others."""
@@ -69,12 +89,13 @@ def with_forced_tokens(samples: list[TrainSample]) -> list[TrainSample]:
     return forced
 
 
-def two_updates(model: Path, reference: Path, megatron: dict[str, Any], losses: list[LossSection], out: Path) -> None:
-    """For each loss: losses and weights of two steps; `reference` has the weights that the KL term refers to."""
+def two_updates(model: Path, reference: Path, megatron: dict[str, Any], names: list[str], out: Path) -> None:
+    """For each loss of those names: losses, metrics and weights of two steps; the weights of the reference differ."""
     distributed.initialize(MegatronSection(**megatron), timeout_s=HANG_LIMIT_S)
     section = MegatronSection(**megatron, **ADAM)
     samples = loss_batch()
-    for number, loss in enumerate(losses):
+    for name in names:
+        loss = LossSection(**LOSSES[name])
         policy = Policy(model, section, PolicySection(max_tokens_per_micro_batch=150), keeps_reference=True)
         other = Policy(reference, section, PolicySection(max_tokens_per_micro_batch=150), keeps_reference=True)
         # as if the run had begun with `reference` and come to `model`
@@ -88,9 +109,10 @@ def two_updates(model: Path, reference: Path, megatron: dict[str, Any], losses: 
         result["restored"] = torch.tensor(torch.equal(before.logprobs, after.logprobs))
         result["reference"] = kept
         baselines = Baselines(old=before.logprobs, reference=kept)
-        values = [policy.update(samples, TEMPERATURE, loss, LEARNING_RATE, baselines).loss for _ in range(2)]
-        result["losses"] = torch.tensor(values, dtype=torch.float64)
-        result |= {f"weight/{name}": weight.clone() for name, weight in policy.export_hf()}
+        updates = [policy.update(samples, TEMPERATURE, loss, LEARNING_RATE, baselines) for _ in range(2)]
+        result["losses"] = torch.tensor([update.loss for update in updates], dtype=torch.float64)
+        result["metrics"] = torch.stack(updates[0].metrics)
+        result |= {f"weight/{key}": weight.clone() for key, weight in policy.export_hf()}
         if distributed.is_rank_0():
-            save_file({name: tensor.contiguous() for name, tensor in result.items()}, out / f"{number}.safetensors")
+            save_file({key: tensor.contiguous() for key, tensor in result.items()}, out / f"{name}.safetensors")
     distributed.finalize()

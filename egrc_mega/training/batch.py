@@ -70,8 +70,8 @@ def _part(
     kept: list[TrainSample] = []
     dropped: list[TrainSample] = []
     for (sample, credit), own_weights, scale in zip(graded, weights, scales, strict=True):
-        # the KL term holds every graded response, whatever its advantage
-        is_kept = credit.kept or (loss.kl_coef > 0 and own_weights.any())
+        # KL and entropy hold every graded response, whatever its advantage
+        is_kept = credit.kept or (loss.holds_all and own_weights.any())
         (kept if is_kept else dropped).append(_train_sample(sample, credit, own_weights, version, scale))
     dropped += [_train_sample(s, DROPPED, np.zeros(s.length), version) for s in ungraded]
     return kept, dropped
@@ -82,12 +82,12 @@ def _weights_and_scales(
 ) -> tuple[Sequence[NDArray[np.float64]], Sequence[float | NDArray[np.float64]]]:
     """Weights of the tokens, and what their advantages are multiplied by.
 
-    The KL term is a mean over every graded response, whatever the denominator, so that its coefficient always means
-    the same. It shares its weights with the advantages' term, which is linear in the advantage: where that one is
-    divided by the kept responses, the advantage takes the difference.
+    KL and entropy are means over every graded response, whatever the denominator, so that their coefficients always
+    mean the same. They share their weights with the advantages' term, which is linear in the advantage: where that one
+    is divided by the kept responses, the advantage takes the difference.
     """
     weights = token_weights(trained, is_kept, loss, classes)
-    if not loss.kl_coef or loss.denominator == "all":
+    if not loss.holds_all or loss.denominator == "all":
         return weights, [1.0] * len(weights)
     over_all = token_weights(trained, is_kept, loss.model_copy(update={"denominator": "all"}), classes)
     return over_all, [own / np.where(common > 0, common, 1.0) for own, common in zip(weights, over_all, strict=True)]

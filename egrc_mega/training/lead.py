@@ -1,13 +1,11 @@
 """Rank 0's part of a run, as one object: servers, graders, problems, weight sync, events."""
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from egrc_mega import __version__
 from egrc_mega.config.config import Config
@@ -114,13 +112,17 @@ class Lead:
         return scored_only(self.collected.groups, turn.version)
 
     def note_measured(self, turn: Turn, stats: TokenStats, reference: torch.Tensor | None) -> None:
-        """Put token entropies and reference log-probs, flat over all outputs in order, onto the samples."""
-        entropies = stats.entropies.numpy() if "entropies" in turn.method.needs else None
-        logprobs = reference.numpy() if reference is not None else None
+        """Put what the method asks for, flat over all outputs in order, onto the samples."""
         samples = [sample for group in self.collected.groups for sample in group.samples]
+        flat: dict[str, FloatArray] = {"entropies": stats.entropies.numpy()}
+        if reference is not None:
+            sampled = np.concatenate([sample.completion.sampled for sample in samples])
+            differences = np.where(sampled, (stats.logprobs - reference).numpy(), np.float32(0))
+            flat |= {"reference_logprobs": reference.numpy(), "reference_kl": differences}
         ends = np.cumsum([sample.length for sample in samples])[:-1]
-        parts = zip(samples, _split(entropies, ends, len(samples)), _split(logprobs, ends, len(samples)), strict=True)
-        measured = iter(replace(s, entropies=own, reference_logprobs=other) for s, own, other in parts)
+        wanted = {name: np.split(flat[name], ends) for name in sorted(flat.keys() & turn.method.measures)}
+        own: list[Any] = [{name: parts[i] for name, parts in wanted.items()} for i in range(len(samples))]
+        measured = iter(replace(sample, **values) for sample, values in zip(samples, own, strict=True))
         groups = [replace(g, samples=tuple(next(measured) for _ in g.samples)) for g in self.collected.groups]
         self.collected = replace(self.collected, groups=groups)
 
@@ -176,7 +178,3 @@ class Lead:
                 f"egrc convert with --dtype rounds it, and says where a value does not fit"
             )
         self.events.write("end", step=step, dtype=dtype)
-
-
-def _split(flat: FloatArray | None, ends: NDArray[np.int64], count: int) -> Sequence[FloatArray | None]:
-    return [None] * count if flat is None else np.split(flat, ends)

@@ -13,7 +13,7 @@ from egrc_mega.convert.hf_folder import HfTensors
 from egrc_mega.evaluation.fingerprint import fingerprint
 from egrc_mega.evaluation.records import Subject
 from egrc_mega.faults import fault_point
-from egrc_mega.methods.method import METHODS
+from egrc_mega.methods.method import OF_THE_REFERENCE, Need, build_method
 from egrc_mega.observe.spans import RECORDER, span
 from egrc_mega.policy import distributed
 from egrc_mega.policy.determinism import make_deterministic
@@ -78,10 +78,10 @@ class Run:
         return next(i for i, stage in enumerate(self.config.stages) if stage is turn.stage)
 
     def _keeps_reference(self) -> bool:
-        """Whether a stage has a KL term, or a method that looks at the reference model's log-probs."""
+        """Whether a stage's loss, or its method, looks at the reference model's log-probs."""
         stages = self.config.stages
-        needs = [METHODS[stage.method].needs for stage in stages]
-        return any(stage.loss.kl_coef for stage in stages) or any("reference_logprobs" in need for need in needs)
+        measured = frozenset[Need]().union(*(build_method(stage).measures for stage in stages))
+        return any(stage.loss.needs_reference for stage in stages) or bool(measured & OF_THE_REFERENCE)
 
     def on_lead(self, compute: Callable[[Lead], bytes | None]) -> bytes:
         """Run `compute` on rank 0 and hand its bytes to every rank; they wait as long as `run.lead_timeout_s`."""
@@ -151,12 +151,12 @@ class Run:
 
     def _measure(self, turn: Turn) -> None:
         """Put onto the samples what the method needs of trainer and reference model."""
-        needs = turn.method.needs & {"entropies", "reference_logprobs"}
+        needs = turn.method.measures & {"entropies", *OF_THE_REFERENCE}
         if needs:
             samples = decode(self.on_lead(lambda lead: encode(lead.to_measure(turn)))).dropped
             temperature = turn.stage.rollout.temperature
             stats = self.policy.score(samples, temperature)
-            wants_reference = "reference_logprobs" in needs
+            wants_reference = bool(needs & OF_THE_REFERENCE)
             reference = self.policy.score_reference(samples, temperature) if wants_reference else None
             self.on_lead(lambda lead: lead.note_measured(turn, stats, reference))
 

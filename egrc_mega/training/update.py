@@ -41,15 +41,20 @@ class UpdateMetrics:
     work: Work
     """What the policy computed, scoring included, over all ranks."""
     kl: float | None
-    """To the reference model (k3); None without a KL term."""
+    """To the reference model (k3); None where the loss does not look at it."""
     clip_fraction: float | None
     """Share of the trained tokens whose ratio the clip held back."""
     approx_kl: float | None
-    """Of the policy before the batch's first update to the present one (k3), over the trained tokens."""
+    """Of the policy that the ratio divides by, the one before the batch's first update unless `old_logprobs` says
+    another, to the present one (k3), over the trained tokens."""
     ratio_min: float | None
     ratio_max: float | None
     tis_weight: float | None
     """Mean weight of truncated importance sampling over the trained tokens; 1 without `tis_cap`."""
+    masked_fraction: float | None
+    """Share of the trained tokens that `token_mask` or `sequence_mask` takes out of the policy's term."""
+    masked_sequence_fraction: float | None
+    """Share of the responses with a trained token that `sequence_mask` takes out."""
     entropy: float | None
     entropy_rollout: float | None
     entropy_kept: float | None
@@ -83,7 +88,7 @@ def run_updates(
     if section.score_dropped and batch.dropped:
         note(batch.dropped, policy.score(batch.dropped, temperature))
     kept = [sample for update in batch.updates for sample in update]
-    reference = policy.score_reference(kept, temperature) if kept and stage.loss.kl_coef else None
+    reference = policy.score_reference(kept, temperature) if kept and stage.loss.needs_reference else None
     results: list[UpdateResult] = []
     if len(batch.updates) == 1:
         # its own forward is the score, and the ratio is 1
@@ -122,7 +127,7 @@ def _metrics(
         lr=None,
         work=Work(),
         kl=kl,
-        **_ratio_metrics(results),
+        **_ratio_metrics(results, batch),
         entropy=_mean(everything, "entropies"),
         entropy_rollout=_mean(everything, "entropies_rollout"),
         entropy_kept=_mean(kept, "entropies", _taught),
@@ -130,18 +135,33 @@ def _metrics(
     )
 
 
-def _ratio_metrics(results: list[UpdateResult]) -> dict[str, float | None]:
+def _ratio_metrics(results: list[UpdateResult], batch: Batch) -> dict[str, float | None]:
     """Over all updates of the batch. The ratio is the token's or, with sequence ratios, its sequence's."""
     num_tokens = sum(float(r.metrics.num_tokens) for r in results)
     if not num_tokens:
-        return dict.fromkeys(("clip_fraction", "approx_kl", "ratio_min", "ratio_max", "tis_weight"))
+        return dict.fromkeys(_OF_THE_LOSS)
+    num_sequences = sum(bool(sample.loss_weights.any()) for update in batch.updates for sample in update)
+    num_masked_sequences = sum(float(r.metrics.num_masked_sequences) for r in results)
     return {
         "clip_fraction": sum(float(r.metrics.num_clipped) for r in results) / num_tokens,
         "approx_kl": sum(float(r.metrics.approx_kl) for r in results) / num_tokens,
         "ratio_min": min(float(r.metrics.ratio_min) for r in results),
         "ratio_max": max(float(r.metrics.ratio_max) for r in results),
         "tis_weight": sum(float(r.metrics.tis_weight) for r in results) / num_tokens,
+        "masked_fraction": sum(float(r.metrics.num_masked) for r in results) / num_tokens,
+        "masked_sequence_fraction": num_masked_sequences / max(1, num_sequences),
     }
+
+
+_OF_THE_LOSS = (
+    "clip_fraction",
+    "approx_kl",
+    "ratio_min",
+    "ratio_max",
+    "tis_weight",
+    "masked_fraction",
+    "masked_sequence_fraction",
+)
 
 
 def _mean(

@@ -178,22 +178,32 @@ def test_logprob_of_logits(dtype: torch.dtype) -> None:
     assert_close(live.grad, double.grad, 1e-5 if dtype == torch.float32 else 4e-3)
 
 
-@pytest.mark.parametrize("ratio", ["none", "token", "sequence"])
-def test_policy_loss(ratio: str) -> None:
-    settings = LossSettings(ratio=ratio, dual_clip=3.0, tis_cap=2.0, kl_coef=0.1)
+@pytest.mark.parametrize("ratio", ["none", "token", "sequence", "capped"])
+@pytest.mark.parametrize("sequence_mask_ratio", ["geometric_mean", "worst_token"])
+def test_policy_loss(ratio: str, sequence_mask_ratio: str) -> None:
+    settings = LossSettings(
+        ratio=ratio,
+        dual_clip=3.0,
+        tis_cap=2.0,
+        kl_coef=0.1,
+        entropy_coef=0.01,
+        token_mask=(0.8, 1.3),
+        sequence_mask=(0.999, 1.001) if sequence_mask_ratio == "geometric_mean" else (0.2, 3.0),
+        sequence_mask_ratio=sequence_mask_ratio,
+    )
     boundaries = torch.tensor([0, 1, 1, 3000, 8192], dtype=torch.int32, device="cuda")
     values = torch.randn(6, 8192, device="cuda") * 0.3
     weights = torch.rand(8192, device="cuda") * (torch.rand(8192, device="cuda") > 0.2)
-    live = values[0].clone().requires_grad_()
+    live, entropies = (values[i].clone().requires_grad_() for i in (0, 5))
     options = {"old_logprobs_R": values[2], "rollout_logprobs_R": values[3], "reference_logprobs_R": values[4]}
-    result = policy_loss(live, values[1], weights, boundaries, settings, **options)
+    result = policy_loss(live, values[1], weights, boundaries, settings, entropies_R=entropies, **options)
     result.loss.backward()
     double = values.double()
-    loss, gradient, metrics = reference.loss_gradient_metrics(
-        double[0], double[1], weights.double(), double[2], double[3], double[4], boundaries, settings
+    loss, gradients, metrics = reference.loss_gradients_metrics(
+        double[0], double[1], weights.double(), *double[2:], boundaries, settings
     )
     assert_close(result.loss[None], loss[None], 1e-5)
-    assert_close(live.grad, gradient, 1e-5)
+    assert_close(torch.stack([live.grad, entropies.grad]), gradients, 1e-5)
     assert_close(torch.stack(result.metrics), metrics, 1e-5)
 
 

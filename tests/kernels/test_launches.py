@@ -13,7 +13,7 @@ import pytest
 import torch
 from egrc_kernels.linear_logprob import triton as fused
 from egrc_kernels.logprob import triton as rows
-from egrc_kernels.policy_loss import LossSettings
+from egrc_kernels.policy_loss import LossSettings, policy_loss
 from egrc_kernels.policy_loss import triton as loss
 from egrc_kernels.rmsnorm import triton as norm
 from pydantic import PositiveFloat
@@ -25,6 +25,7 @@ from egrc_mega.testing import compile_gate, losses
 from egrc_mega.testing.compile_gate import LOSS_KERNEL, TABLES, TILES_KERNEL, _loss, variants
 from egrc_mega.testing.launches import Launch, noted_launches
 from egrc_mega.testing.sass import Loop, counted, loop_bodies
+from egrc_mega.testing.traffic import counted as counted_traffic
 
 H100 = GPUTarget("cuda", 90, 32)
 SASS = """
@@ -82,7 +83,7 @@ def test_no_number_of_rows_real_columns_or_sequences_makes_another_kernel() -> N
     for count in (1, 7, 64):
         with noted_launches() as launches:
             tokens, boundaries = empty(4096), empty(count + 1, dtype=torch.int32)
-            loss.loss_gradient_metrics(*[tokens] * 5, None, boundaries, LossSettings())
+            loss.loss_gradients_metrics(*[tokens] * 5, None, tokens, boundaries, LossSettings(entropy_coef=0.1))
             norm.rmsnorm_backward(x[:count], x[:count], x[0], empty(count))
         found.append([launch.source(H100)[0].hash() for launch in launches])
     assert found[0] == found[1] == found[2] and len(set(found[0])) == 3
@@ -134,20 +135,22 @@ def launches_of(settings: LossSettings) -> list[Launch]:
 def test_every_loss_that_a_configuration_can_ask_for_is_among_the_variants() -> None:
     compiled = {constants(v.launch.args[0]) for v in variants(every_loss=True) if v.kernel == LOSS_KERNEL}
     asked = set()
-    for ratio, dual, tis, coef, kind in product(
-        *(OPTIONS[name] for name in ("ratio", "dual_clip", "tis_cap", "kl_coef", "kl_kind"))
-    ):
-        section = LossSection(ratio=ratio, dual_clip=dual, tis_cap=tis, kl_coef=coef, kl_kind=kind)
+    for values in product(*OPTIONS.values()):
+        section = LossSection(**dict(zip(OPTIONS, values, strict=True)))
         asked.add(constants(LossSettings(**section.model_dump(include=set(losses.DEFAULTS)))))
-    assert asked <= compiled and len(asked) >= 40
+    assert asked <= compiled and len(asked) >= 576
 
 
 OPTIONS = {
-    "ratio": ("none", "token", "sequence"),
+    "ratio": ("none", "token", "sequence", "capped"),
     "dual_clip": (None, 1.5),
     "tis_cap": (None, 7.0),
     "kl_coef": (0.0, 1e-3),
     "kl_kind": ("k1", "k2", "k3"),
+    "entropy_coef": (0.0, 1e-3),
+    "token_mask": (None, (0.1, 9.0)),
+    "sequence_mask": (None, (0.1, 9.0)),
+    "sequence_mask_ratio": ("geometric_mean", "worst_token"),
 }
 
 
@@ -159,8 +162,10 @@ def test_where_losses_are_many_each_term_alone_and_all_together_are_compiled_eve
     left_out = [name.split(", ") for name in every if name not in often]
     assert left_out and set(often) < set(every)
     for terms in left_out:
-        assert 2 <= sum(" " not in term.removeprefix("policy_loss/") for term in terms) < 3
-    assert "policy_loss/ratio none, tis_cap, kl_coef" in often, "all that there is without a ratio to clip"
+        assert 2 <= sum(" " not in term.removeprefix("policy_loss/") for term in terms) < 6
+    everything = "tis_cap, kl_coef, entropy_coef, token_mask, sequence_mask"
+    for ratio in ("none", "capped"):
+        assert f"policy_loss/ratio {ratio}, {everything}" in often, "all that there is without a ratio to clip"
 
 
 def test_a_new_option_of_the_loss_is_enumerated_without_being_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,6 +185,34 @@ def test_a_new_option_of_the_loss_is_enumerated_without_being_told(monkeypatch: 
     found = list(map(losses.described, losses.all_losses()))
     assert len(set(found)) == len(found) == 3 * len(before) and set(before) < set(found)
     assert "new_cap_kind soft, new_cap" in found and "new_cap_kind soft" not in found
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        LossSettings(ratio="none"),
+        LossSettings(ratio="capped", entropy_coef=0.1, token_mask=(0.5, 5.0), tis_cap=5.0),
+        LossSettings(
+            ratio="sequence",
+            dual_clip=3.0,
+            tis_cap=2.0,
+            kl_coef=0.1,
+            entropy_coef=0.1,
+            token_mask=(0.5, 5.0),
+            sequence_mask=(0.9, 1.1),
+        ),
+    ],
+)
+def test_a_loss_is_two_launches_forward_and_one_backward_whatever_its_options(settings: LossSettings) -> None:
+    live, entropies = (empty(4096).requires_grad_() for _ in range(2))
+    tokens, boundaries = empty(4096), empty(17, dtype=torch.int32)
+    names = ("old_logprobs_R", "rollout_logprobs_R", "reference_logprobs_R")
+    others = dict.fromkeys(names, tokens) | {"entropies_R": entropies}
+    with counted_traffic() as forward:
+        value = policy_loss(live, tokens, tokens, boundaries, settings, **others).loss
+    with counted_traffic() as backward:
+        value.backward(torch.empty_like(value))
+    assert (sum(forward.launches.values()), sum(backward.launches.values())) == (2, 1), (forward, backward)
 
 
 def test_an_innermost_loop_is_what_lies_between_a_branch_and_its_target() -> None:

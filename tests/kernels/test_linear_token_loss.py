@@ -1,5 +1,7 @@
 """Gradients in the forward pass are those of `linear_logprob` and the loss op, whole and in shards."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from egrc_kernels.linear_logprob import linear_logprob, linear_token_loss
@@ -13,12 +15,21 @@ SETTINGS = LossSettings(ratio="token", dual_clip=3.0, tis_cap=1.5, kl_coef=0.1)
 
 @pytest.mark.parametrize("chunk_rows", [1, 4, None])
 @pytest.mark.parametrize("scale", [1.0, 3.0])
-def test_loss_statistics_and_gradients_equal_the_two_pass_way(chunk_rows: int | None, scale: float) -> None:
+@pytest.mark.parametrize("entropy_coef", [0.0, 0.3])
+def test_loss_statistics_and_gradients_equal_the_two_pass_way(
+    chunk_rows: int | None, scale: float, entropy_coef: float
+) -> None:
     hidden, weight, targets, rows = token_loss_batch(11)
     chunk_bytes = chunk_rows and 4 * 40 * chunk_rows
     one = [x.clone().requires_grad_() for x in (hidden, weight)]
     loss, stats = linear_token_loss(
-        *one, targets, token_loss_of(rows, SETTINGS), temperature=0.8, vocab_size=37, chunk_bytes=chunk_bytes
+        *one,
+        targets,
+        token_loss_of(rows, SETTINGS),
+        temperature=0.8,
+        vocab_size=37,
+        chunk_bytes=chunk_bytes,
+        entropy_slopes_T=-entropy_coef * rows["weights"] if entropy_coef else None,
     )
     (scale * loss).backward()
     two = [x.clone().requires_grad_() for x in (hidden, weight)]
@@ -28,10 +39,11 @@ def test_loss_statistics_and_gradients_equal_the_two_pass_way(chunk_rows: int | 
         rows["advantages"],
         rows["weights"],
         torch.tensor([0, 11], dtype=torch.int32),
-        SETTINGS,
+        replace(SETTINGS, entropy_coef=entropy_coef),
         old_logprobs_R=rows["old"],
         rollout_logprobs_R=rows["rollout"],
         reference_logprobs_R=rows["reference"],
+        entropies_R=expected.entropy_T,
     )
     (scale * whole.loss).backward()
     torch.testing.assert_close(loss, whole.loss)

@@ -10,6 +10,7 @@ from egrc_kernels.policy_loss import LossSettings, policy_loss
 BOUNDARIES = [0, 4, 4, 9, 12]
 """Four responses, the second without a token."""
 SIZE = BOUNDARIES[-1]
+INPUTS = ("advantages", "weights", "old", "rollout", "reference", "entropies")
 
 
 def values(seed: int) -> dict[str, torch.Tensor]:
@@ -31,20 +32,42 @@ def values(seed: int) -> dict[str, torch.Tensor]:
         "old": live + normal(0.6),
         "rollout": rollout,
         "reference": live + normal(0.7),
+        "entropies": normal(1.0).abs(),
     }
 
 
-def written_out(data: dict[str, torch.Tensor], live: torch.Tensor, settings: LossSettings) -> torch.Tensor:
+def masked(data: dict[str, torch.Tensor], used: list[int], settings: LossSettings) -> tuple[set[int], bool]:
+    """The tokens of a response that teach nothing, and whether that is because of the whole response."""
+    known = [t for t in used if not math.isnan(data["rollout"][t])]
+    trust = {t: math.exp(float(data["old"][t]) - float(data["rollout"][t])) for t in known}
+    found: set[int] = set()
+    if settings.token_mask:
+        low, high = settings.token_mask
+        found = {t for t in known if not low <= trust[t] <= high}
+    if settings.sequence_mask and known:
+        low, high = settings.sequence_mask
+        of_the_response = [math.prod(trust.values()) ** (1 / len(known))]
+        if settings.sequence_mask_ratio == "worst_token":
+            of_the_response = list(trust.values())
+        if any(not low <= ratio <= high for ratio in of_the_response):
+            return set(used), True
+    return found, False
+
+
+def written_out(
+    data: dict[str, torch.Tensor], live: torch.Tensor, entropies: torch.Tensor, settings: LossSettings
+) -> torch.Tensor:
     """The module's formulas, token by token."""
     total = torch.zeros((), dtype=torch.float64)
     for start, stop in itertools.pairwise(BOUNDARIES):
         used = [t for t in range(start, stop) if data["weights"][t] > 0]
+        ignored, _whole = masked(data, used, settings)
         for t in used:
-            a, w, old, server, reference = (
-                float(data[name][t]) for name in ("advantages", "weights", "old", "rollout", "reference")
-            )
+            a, w, old, server, reference = (float(data[name][t]) for name in INPUTS[:-1])
             if settings.ratio == "none":
                 objective = a * live[t]
+            elif settings.ratio == "capped":
+                objective = a * min(math.exp(float(live[t].detach()) - old), 1 + settings.eps_clip_high) * live[t]
             else:
                 own = [t] if settings.ratio == "token" else used
                 ratio = (sum(live[i] - float(data["old"][i]) for i in own) / len(own)).exp()
@@ -54,13 +77,42 @@ def written_out(data: dict[str, torch.Tensor], live: torch.Tensor, settings: Los
                     objective = torch.maximum(objective, torch.full_like(objective, settings.dual_clip * a))
             if settings.tis_cap is not None:
                 objective = objective * min(settings.tis_cap, 1.0 if math.isnan(server) else math.exp(old - server))
+            if t in ignored:
+                objective = torch.zeros((), dtype=torch.float64)
             x = live[t] - reference
             kl = {"k1": x, "k2": x**2 / 2, "k3": (-x).exp() - 1 + x}[settings.kl_kind]
-            total = total - w * objective + settings.kl_coef * w * kl
+            total = total - w * objective + settings.kl_coef * w * kl - settings.entropy_coef * w * entropies[t]
     return total
 
 
-@pytest.mark.parametrize("ratio", ["none", "token", "sequence"])
+def check(settings: LossSettings, seed: int) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """Loss and gradients are those of the formula, as autograd derives them; the data, and the metrics."""
+    data = values(seed)
+    live, entropies = (data[name].clone().requires_grad_() for name in ("live", "entropies"))
+    loss, metrics = policy_loss(
+        live,
+        data["advantages"],
+        data["weights"],
+        torch.tensor(BOUNDARIES, dtype=torch.int32),
+        settings,
+        old_logprobs_R=data["old"],
+        rollout_logprobs_R=data["rollout"],
+        reference_logprobs_R=data["reference"],
+        entropies_R=entropies,
+    )
+    (3.0 * loss).backward()
+    exact, exact_entropies = (data[name].double().requires_grad_() for name in ("live", "entropies"))
+    expected = written_out(data, exact, exact_entropies, settings)
+    (3.0 * expected).backward()
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5, abs=1e-6)
+    for found, wanted in ((live, exact), (entropies, exact_entropies)):
+        gradient = torch.zeros(SIZE) if found.grad is None else found.grad
+        slope = torch.zeros(SIZE, dtype=torch.float64) if wanted.grad is None else wanted.grad
+        torch.testing.assert_close(gradient.double(), slope, rtol=1e-5, atol=1e-6)
+    return data, {name: float(value) for name, value in metrics._asdict().items()}
+
+
+@pytest.mark.parametrize("ratio", ["none", "token", "sequence", "capped"])
 @pytest.mark.parametrize("dual_clip", [None, 1.5])
 @pytest.mark.parametrize("tis_cap", [None, 1.2])
 @pytest.mark.parametrize(("kl_coef", "kl_kind"), [(0.0, "k3"), (0.7, "k1"), (0.7, "k2"), (0.7, "k3")])
@@ -77,22 +129,95 @@ def test_loss_and_gradient_are_those_of_the_formula(
         kl_coef=kl_coef,
         kl_kind=kl_kind,
     )
-    data = values(seed)
-    live = data["live"].clone().requires_grad_()
+    check(settings, seed)
+
+
+@pytest.mark.parametrize("ratio", ["none", "token", "sequence", "capped"])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_entropy_is_rewarded_token_by_token_and_has_its_gradient(ratio: str, seed: int) -> None:
+    check(LossSettings(ratio=ratio, entropy_coef=0.3), seed)
+    check(LossSettings(ratio=ratio, entropy_coef=0.3, tis_cap=1.2, kl_coef=0.7, token_mask=(0.7, 1.4)), seed)
+
+
+@pytest.mark.parametrize("ratio", ["none", "token", "sequence", "capped"])
+@pytest.mark.parametrize("tis_cap", [None, 1.2])
+@pytest.mark.parametrize(
+    ("token_mask", "sequence_mask", "sequence_mask_ratio"),
+    [
+        ((0.7, 1.4), None, "geometric_mean"),
+        (None, (0.9, 1.2), "geometric_mean"),
+        (None, (0.3, 1.7), "worst_token"),
+        ((0.7, 1.4), (0.9, 1.2), "geometric_mean"),
+    ],
+)
+def test_what_sampler_and_trainer_see_too_differently_teaches_nothing_and_is_counted(
+    ratio: str,
+    tis_cap: float | None,
+    token_mask: tuple[float, float] | None,
+    sequence_mask: tuple[float, float] | None,
+    sequence_mask_ratio: str,
+) -> None:
+    settings = LossSettings(
+        ratio=ratio,
+        tis_cap=tis_cap,
+        token_mask=token_mask,
+        sequence_mask=sequence_mask,
+        sequence_mask_ratio=sequence_mask_ratio,
+    )
+    num_masked_sequences = 0
+    for seed in range(4):
+        data, metrics = check(settings, seed)
+        found = []
+        for start, stop in itertools.pairwise(BOUNDARIES):
+            used = [t for t in range(start, stop) if data["weights"][t] > 0]
+            found.append(masked(data, used, settings))
+        assert metrics["num_masked"] == sum(len(tokens) for tokens, _whole in found)
+        assert metrics["num_masked_sequences"] == sum(whole for _tokens, whole in found)
+        num_masked_sequences += sum(whole for _tokens, whole in found)
+    assert (0 < num_masked_sequences < 4 * 3) == (sequence_mask is not None)
+
+
+def test_icepop_is_a_mask_of_tokens_with_the_ratio_as_weight_inside_it() -> None:
+    """k inside [low, high], 0 outside (the truncated weight with the mask's upper bound as its cap)."""
+    old, server = torch.zeros(5), torch.tensor([1.0, 0.5, 2.0, 0.1, 8.0]).log().neg()
+    weights, boundaries = torch.full((5,), 0.2), torch.tensor([0, 5], dtype=torch.int32)
+    settings = LossSettings(ratio="none", tis_cap=5.0, token_mask=(0.5, 5.0))
+    live = torch.full((5,), -1.0).requires_grad_()
+    loss, metrics = policy_loss(
+        live, torch.ones(5), weights, boundaries, settings, old_logprobs_R=old, rollout_logprobs_R=server
+    )
+    loss.backward()
+    assert live.grad is not None
+    assert live.grad.tolist() == pytest.approx([-0.2, -0.1, -0.4, 0.0, 0.0])
+    assert metrics.num_masked == 2
+
+
+def test_an_overflowing_ratio_in_a_masked_token_does_not_spoil_the_loss() -> None:
+    live = torch.tensor([-1.0, -1.0]).requires_grad_()
+    old, server = torch.tensor([-1.0, -200.0]), torch.tensor([-1.0, -1.0])
     loss, _metrics = policy_loss(
         live,
-        data["advantages"],
-        data["weights"],
-        torch.tensor(BOUNDARIES, dtype=torch.int32),
-        settings,
-        old_logprobs_R=data["old"],
-        rollout_logprobs_R=data["rollout"],
-        reference_logprobs_R=data["reference"],
+        torch.tensor([1.0, -1.0]),
+        torch.ones(2),
+        torch.tensor([0, 2], dtype=torch.int32),
+        LossSettings(ratio="token", token_mask=(0.5, 2.0)),
+        old_logprobs_R=old,
+        rollout_logprobs_R=server,
     )
-    (3.0 * loss).backward()
-    exact = data["live"].double().requires_grad_()
-    expected = written_out(data, exact, settings)
-    (3.0 * expected).backward()
-    assert live.grad is not None and exact.grad is not None
-    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5, abs=1e-6)
-    torch.testing.assert_close(live.grad.double(), exact.grad, rtol=1e-5, atol=1e-6)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(-1.0)
+    assert live.grad is not None and live.grad.tolist() == pytest.approx([-1.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "missing"),
+    [
+        (LossSettings(token_mask=(0.5, 2.0)), "rollout_logprobs_R"),
+        (LossSettings(sequence_mask=(0.5, 2.0)), "rollout_logprobs_R"),
+        (LossSettings(entropy_coef=0.1), "entropies_R"),
+    ],
+)
+def test_a_term_without_its_values_is_refused_by_name(settings: LossSettings, missing: str) -> None:
+    ones = torch.ones(2)
+    with pytest.raises(ValueError, match=missing):
+        policy_loss(ones, ones, ones, torch.tensor([0, 2], dtype=torch.int32), settings)

@@ -88,7 +88,7 @@ def samples() -> list[tuple[object, tuple]]:
     x, weight, inverse = torch.randn(4, 6), torch.randn(6), torch.rand(4)
     heads, angles, positions = torch.randn(4, 2, 8), torch.rand(5, 3), torch.tensor([0, 1, 0, 4])
     boundaries = torch.tensor([0, 1, 3], dtype=torch.int32)
-    settings = ("sequence", 0.2, 0.2, 3.0, 1.5, 0.1, "k3")
+    settings = ("sequence", 0.2, 0.2, 3.0, 1.5, 0.1, "k3", 0.01, [0.5, 2.0], None, "worst_token")
     return [
         (rows.row_partials, (logits, targets, 0, 9, 0.7)),
         (rows.row_gradients_, (logits, targets, ones, ones, ones, None, 0, 9, 0.7)),
@@ -98,7 +98,8 @@ def samples() -> list[tuple[object, tuple]]:
         (products.float32_product, (x.bfloat16(), x.T.bfloat16())),
         (products.add_float32_product_, (torch.zeros(4, 4), x.bfloat16(), x.T.bfloat16())),
         (products.scaled, (x, torch.tensor(2.0), torch.bfloat16)),
-        (api._loss_gradient_metrics, (ones, ones, ones, ones, ones, ones, boundaries, *settings)),
+        (api._loss_gradients_metrics, (*[ones] * 7, boundaries, *settings)),
+        (api._loss_gradients_metrics, (*[ones] * 6, None, boundaries, *settings)),
         (norm_api._forward, (x, weight, 1e-6)),
         (norm_api._backward, (x, x, weight, inverse)),
         (swiglu_api._forward, (x,)),
@@ -220,7 +221,7 @@ def test_token_weights(reduction: str, denominator: float | None, expected: list
         (lambda: rope(torch.zeros(2, 3), *[torch.zeros(1, 1)] * 2, torch.zeros(2, dtype=torch.int64)), "heads, D"),
         (lambda: rope(torch.zeros(2, 1, 2), *[torch.zeros(1, 2)] * 2, torch.zeros(2).long()), "2 E <= 2"),
         (lambda: rope(torch.zeros(2, 1, 2), *[torch.zeros(1, 1)] * 2, torch.zeros(2).int()), "positions_T int64"),
-        (lambda: LossSettings(ratio="tokens"), "ratio must be one of none, token, sequence, got 'tokens'"),
+        (lambda: LossSettings(ratio="tokens"), "ratio must be one of none, token, sequence, capped, got 'tokens'"),
         (lambda: LossSettings(dual_clip=0.5), "dual_clip must exceed 1"),
         (lambda: LossSettings(kl_coef=-0.1), "kl_coef must not be negative, got -0.1"),
         (
@@ -231,6 +232,8 @@ def test_token_weights(reduction: str, denominator: float | None, expected: list
             lambda: policy_loss(*[torch.zeros(2)] * 3, torch.tensor([0, 2]), LossSettings(kl_coef=0.1)),
             "kl_coef needs reference_logprobs_R",
         ),
+        (lambda: LossSettings(token_mask=(1.5, 2.0)), r"token_mask must be \[low, high\] with 0 <= low < 1 < high"),
+        (lambda: LossSettings(sequence_mask_ratio="median"), "sequence_mask_ratio must be one of geometric_mean"),
         (lambda: logprob_entropy(torch.zeros(3, 2).T, torch.zeros(2).long()), "contiguous rows"),
         (lambda: token_weights(torch.ones(1), torch.tensor([0, 1]), "mean"), "token-mean, sequence-mean"),
     ],

@@ -17,12 +17,13 @@ from egrc_mega.types import Group, Problem
 COMPARED = {"advantage_normalisation": "mean_only", "advantage_min_std": 9.0, "advantage_eps": 0.5}
 SUMMED = COMPARED | {"rewards": ({"reward": "format"},)}
 TARGETS = {"bonus": 0.25, "lower": 40, "cap": 3000, "every": 3, "advantage_eps": 0.5}
+PAYING = {"reward_kl_coef": 0.5, "reward_kl_kind": "token"}
 LENGTHS = {
     f"{kind}.{term}": 0.3 for kind in ("total", "thinking", "answer") for term in ("shortest", "longest", "outlier")
 } | {"total.relative": 0.7, "thinking.relative": 0.7, "answer.relative": 0.7}
 OTHER: dict[str, dict[str, Any]] = {
     "a_dlp": COMPARED | {"initial_price": 0.01, "rate": 0.1, "target": 0.1},
-    "arora": {"variant": "code", "alpha": 0.4},
+    "arora": PAYING | {"variant": "code", "alpha": 0.4},
     "autothink": {"gamma": 0.3, "alpha": 0.1, "beta": 0.2, "opening": "", "no_thinking": "So"},
     "cispo": SUMMED,
     "cosine": COMPARED
@@ -48,8 +49,8 @@ OTHER: dict[str, dict[str, Any]] = {
     "length_penalty": COMPARED | LENGTHS | {"pass_rate_weight": 0.5},
     "o1_pruner": {"alpha": 1.0, "lowest": -0.5, "highest": 0.5}
     | {"reference_accuracy": "reference_length", "reference_length": "reference_accuracy"},
-    "reinforce_pp": {"baseline": "none", "rewards": ({"reward": "format"},), "whitening_eps": 0.5},
-    "rloo": {"rewards": ({"reward": "format"},)},
+    "reinforce_pp": PAYING | {"baseline": "none", "rewards": ({"reward": "format"},), "whitening_eps": 0.5},
+    "rloo": PAYING | {"rewards": ({"reward": "format"},)},
     "s_grpo": {"decay": 0.9},
     "short_rl": COMPARED | {"length_tolerance": 1, "accuracy_tolerance": 0.5},
     "shorterbetter": COMPARED | {"alpha": 1.0, "beta": 0.01},
@@ -172,7 +173,8 @@ NEEDING_TEXT = {
     ("cosine", "repeat_gamma"),
 }
 NEEDING_TEXT |= {("autothink", "no_thinking"), ("thinkless", "short")}
-"""What a recorded batch cannot show: tests/methods/test_{two_modes,token_advantages,length_prices}.py do."""
+NEEDING_TEXT |= {(method, field) for method in ("arora", "reinforce_pp", "rloo") for field in PAYING}
+"""What a recorded batch cannot show: tests/methods/test_{two_modes,token_advantages,length_prices,reward_kl}.py do."""
 FIELDS = [(method, field) for method, row in OTHER.items() for field in row if (method, field) not in NEEDING_TEXT]
 
 

@@ -12,7 +12,8 @@ from egrc_mega.sections.stage import LossSection
 
 TRAINED = [[1, 1, 0, 1], [0, 0], [1], [], [1, 0, 1]]
 KEPT = [True, True, False, True, False]
-REDUCTIONS = list(itertools.product(["seq-mean-token-mean", "token-mean"], ["all", "kept"]))
+AGGREGATIONS = ["seq-mean-token-mean", "token-mean", "seq-mean-token-sum"]
+REDUCTIONS = list(itertools.product(AGGREGATIONS, ["all", "kept"]))
 
 
 def masks(rows: list[list[int]]) -> list[np.ndarray]:
@@ -20,12 +21,14 @@ def masks(rows: list[list[int]]) -> list[np.ndarray]:
 
 
 def written_out(rows: list[list[int]], kept: list[bool], loss: LossSection) -> list[list[float]]:
-    """1 / (|o| N) or 1 / tokens, over all rollouts or over the kept ones; nothing to divide by: 0."""
+    """1 / (|o| N), 1 / tokens or 1 / (constant N), over all rollouts or over the kept ones; nothing to divide by: 0."""
     counted = [row for row, is_kept in zip(rows, kept, strict=True) if is_kept or loss.denominator == "all"]
     num_sequences, num_tokens = len(counted), sum(sum(row) for row in counted)
     found = []
     for row in rows:
         divisor = sum(row) * num_sequences if loss.agg == "seq-mean-token-mean" else num_tokens
+        if loss.agg == "seq-mean-token-sum":
+            divisor = loss.sum_divisor * num_sequences
         found.append([1 / divisor if token and divisor else 0.0 for token in row])
     return found
 
@@ -56,7 +59,16 @@ def test_a_response_without_a_trained_token_weighs_nothing_and_breaks_nothing(ag
     masked, other = token_weights(masks([[0, 0, 0], [1, 1]]), [True, True], loss)
     assert masked.tolist() == [0.0, 0.0, 0.0]
     # it is a response of the batch all the same: N counts it, the number of tokens does not
-    assert other.tolist() == pytest.approx([1 / 4, 1 / 4] if agg == "seq-mean-token-mean" else [1 / 2, 1 / 2])
+    expected = {"seq-mean-token-mean": 1 / 4, "token-mean": 1 / 2, "seq-mean-token-sum": 1 / 2}[agg]
+    assert other.tolist() == pytest.approx([expected, expected])
+
+
+def test_a_sum_over_tokens_by_a_constant_weighs_a_token_alike_whatever_the_batch_looks_like() -> None:
+    """Dr.GRPO: a longer response, or a longer batch, takes nothing off a token's weight."""
+    loss = LossSection(agg="seq-mean-token-sum", sum_divisor=3000)
+    for rows in (TRAINED, [[1] * 40, *TRAINED[1:]]):
+        for own, row in zip(token_weights(masks(rows), KEPT, loss), rows, strict=True):
+            assert own.tolist() == pytest.approx([bit / (3000 * 5) for bit in row])
 
 
 @pytest.mark.parametrize("agg", ["seq-mean-token-mean", "token-mean"])

@@ -1,4 +1,4 @@
-"""Every option of the loss at TP2, over two optimizer steps, against float64 written from the formulas."""
+"""Every option of the loss at TP2 and DP2, over two optimizer steps, against float64 written from the formulas."""
 
 import math
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from egrc_kernels.policy_loss import LossMetrics
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -28,6 +29,10 @@ from egrc_mega.testing.loss_worker import (
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
 from egrc_mega.types import TrainSample
 
+OVER_DATA_RANKS = ["entropy", "sequence mask", "every correction"]
+"""Losses that two data-parallel ranks compute as well: terms of whole responses and of whole batches."""
+CASES = [*(("tp2", name) for name in LOSSES), *(("dp2", name) for name in OVER_DATA_RANKS)]
+
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
@@ -35,9 +40,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]
     base = tmp_path_factory.mktemp("losses")
     model = write_tiny_qwen2(base / "model", seed=0, vocab_size=41)
     reference = write_tiny_qwen2(base / "reference", seed=1, vocab_size=41)
-    (base / "out").mkdir()
-    losses = [LossSection(**options) for options in LOSSES.values()]
-    run_on_gloo(two_updates, 2, model, reference, {"tensor_model_parallel_size": 2}, losses, base / "out")
+    for layout, megatron, names in (
+        ("tp2", {"tensor_model_parallel_size": 2}, [*LOSSES]),
+        ("dp2", {}, OVER_DATA_RANKS),
+    ):
+        (base / "out" / layout).mkdir(parents=True)
+        run_on_gloo(two_updates, 2, model, reference, megatron, names, base / "out" / layout)
     return model, reference, base / "out"
 
 
@@ -45,14 +53,39 @@ def double_model(folder: Path) -> torch.nn.Module:
     return AutoModelForCausalLM.from_pretrained(folder).double()
 
 
-def logprobs(model: torch.nn.Module, sample: TrainSample) -> torch.Tensor:
+def scores(model: torch.nn.Module, sample: TrainSample) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-prob of every output token, and the entropy of what it was drawn from."""
     ids = torch.from_numpy(np.concatenate([sample.prompt_ids, sample.output_ids])).long()[None]
-    rows = model(ids).logits[0, len(sample.prompt_ids) - 1 : -1] / TEMPERATURE
-    return torch.log_softmax(rows, -1).gather(1, torch.from_numpy(sample.output_ids).long()[:, None])[:, 0]
+    rows = torch.log_softmax(model(ids).logits[0, len(sample.prompt_ids) - 1 : -1] / TEMPERATURE, -1)
+    chosen = torch.from_numpy(sample.output_ids).long()[:, None]
+    return rows.gather(1, chosen)[:, 0], -(rows.exp() * rows).sum(-1)
+
+
+def logprobs(model: torch.nn.Module, sample: TrainSample) -> torch.Tensor:
+    return scores(model, sample)[0]
+
+
+def masked(old: torch.Tensor, server: torch.Tensor, own: list[int], loss: LossSection) -> tuple[set[int], bool]:
+    """Tokens of a response that teach nothing, and whether that is because of the whole response."""
+    trust = {t: math.exp(float(old[t] - server[t])) for t in own if not math.isnan(server[t])}
+    if loss.sequence_mask and trust:
+        low, high = loss.sequence_mask
+        ratios = [*trust.values()]
+        if loss.sequence_mask_ratio == "geometric_mean":
+            ratios = [math.exp(sum(map(math.log, ratios)) / len(ratios))]
+        if any(not low <= ratio <= high for ratio in ratios):
+            return set(own), True
+    low, high = loss.token_mask or (0.0, math.inf)
+    return {t for t, ratio in trust.items() if not low <= ratio <= high}, False
 
 
 def sample_loss(
-    lp: torch.Tensor, old: torch.Tensor, ref: torch.Tensor, sample: TrainSample, loss: LossSection
+    lp: torch.Tensor,
+    old: torch.Tensor,
+    ref: torch.Tensor,
+    sample: TrainSample,
+    loss: LossSection,
+    entropies: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """One response, token by token."""
     server = torch.from_numpy(sample.rollout_logprobs).double()
@@ -60,6 +93,9 @@ def sample_loss(
     base = [
         server[t] if loss.old_logprobs == "rollout" and not math.isnan(server[t]) else old[t] for t in range(len(lp))
     ]
+    if loss.old_logprobs == "reference":
+        base = [*ref]
+    ignored, _whole = masked(old, server, own, loss)
     if sample.old_logprobs is not None:
         stated = torch.from_numpy(sample.old_logprobs).double()
         base = [own if math.isnan(said) else said for said, own in zip(stated, base, strict=True)]
@@ -69,6 +105,8 @@ def sample_loss(
         a, w = float(sample.advantages[t]), float(sample.loss_weights[t])
         if loss.ratio == "none":
             objective = a * lp[t]
+        elif loss.ratio == "capped":
+            objective = a * min(math.exp(float(lp[t].detach() - base[t])), 1 + loss.eps_clip_high) * lp[t]
         else:
             ratio = (whole if loss.ratio == "sequence" else lp[t] - base[t]).exp()
             clipped = ratio.clamp(1 - loss.eps_clip, 1 + loss.eps_clip_high)
@@ -81,7 +119,9 @@ def sample_loss(
             objective = objective * min(loss.tis_cap, 1.0)
         x = lp[t] - ref[t]
         kl = {"k1": x, "k2": x * x / 2, "k3": (-x).exp() - 1 + x}[loss.kl_kind]
-        total = total - w * objective + loss.kl_coef * w * kl
+        total = total - w * objective * (t not in ignored) + loss.kl_coef * w * kl
+        if entropies is not None:
+            total = total - loss.entropy_coef * w * entropies[t]
     return total
 
 
@@ -98,7 +138,10 @@ def reference_steps(model_path: Path, reference_path: Path, loss: LossSection) -
     values = []
     for _ in range(2):
         adam.zero_grad()
-        value = sum(sample_loss(logprobs(model, s), o, r, s, loss) for s, o, r in zip(samples, old, ref, strict=True))
+        value = torch.zeros((), dtype=torch.float64)
+        for sample, own_old, own_ref in zip(samples, old, ref, strict=True):
+            lp, entropies = scores(model, sample)
+            value = value + sample_loss(lp, own_old, own_ref, sample, loss, entropies)
         value.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), ADAM["clip_grad"])
         adam.step()
@@ -106,10 +149,12 @@ def reference_steps(model_path: Path, reference_path: Path, loss: LossSection) -
     return values, {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_losses_and_weights_of_two_steps_match_float64(name: str, folders: tuple[Path, Path, Path]) -> None:
+@pytest.mark.parametrize(("layout", "name"), CASES)
+def test_losses_and_weights_of_two_steps_match_float64(
+    layout: str, name: str, folders: tuple[Path, Path, Path]
+) -> None:
     model, reference, out = folders
-    found = load_file(out / f"{list(LOSSES).index(name)}.safetensors")
+    found = load_file(out / layout / f"{name}.safetensors")
     values, weights = reference_steps(model, reference, LossSection(**LOSSES[name]))
     assert values[0] != pytest.approx(values[1], abs=1e-4), "the second step must see other weights"
     assert found["losses"].tolist() == pytest.approx(values, rel=1e-5, abs=1e-6)
@@ -119,18 +164,34 @@ def test_losses_and_weights_of_two_steps_match_float64(name: str, folders: tuple
         assert float((found[f"weight/{key}"].double() - expected).norm() / moved) <= 1e-3, key
 
 
+@pytest.mark.parametrize(("layout", "name"), CASES)
+def test_what_is_masked_is_counted_over_all_ranks(layout: str, name: str, folders: tuple[Path, Path, Path]) -> None:
+    model, _reference, out = folders
+    metrics = LossMetrics(*load_file(out / layout / f"{name}.safetensors")["metrics"])
+    loss, double, tokens, sequences = LossSection(**LOSSES[name]), double_model(model), 0, 0
+    for sample in loss_batch():
+        own = [t for t, weight in enumerate(sample.loss_weights) if weight]
+        with torch.no_grad():
+            old = logprobs(double, sample)
+        ignored, whole = masked(old, torch.from_numpy(sample.rollout_logprobs).double(), own, loss)
+        tokens, sequences = tokens + len(ignored), sequences + whole
+    assert (int(metrics.num_masked), int(metrics.num_masked_sequences)) == (tokens, sequences)
+    assert (0 < tokens < int(metrics.num_tokens)) == (loss.token_mask is not None or loss.sequence_mask is not None)
+    assert (0 < sequences < len(loss_batch())) == (loss.sequence_mask is not None)
+
+
 def test_the_swapped_reference_is_a_second_live_model_and_leaves_the_policy_as_it_was(
     folders: tuple[Path, Path, Path],
 ) -> None:
     _model, _reference, out = folders
-    for file in out.iterdir():
+    for file in out.glob("*/*"):
         found = load_file(file)
         assert bool(found["restored"])
         assert torch.equal(found["reference"], found["live"])
 
 
 def test_the_options_differ(folders: tuple[Path, Path, Path]) -> None:
-    values = [tuple(load_file(file)["losses"].tolist()) for file in folders[2].iterdir()]
+    values = [tuple(load_file(file)["losses"].tolist()) for file in (folders[2] / "tp2").iterdir()]
     assert len(set(values)) == len(LOSSES)
 
 

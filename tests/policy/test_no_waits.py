@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("world_of_one")
 
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal.", "is_nonzero")
 READS = ("item", "tolist", "cpu", "__bool__", "__int__", "__float__", "__index__")
-LOSS = LossSection(ratio="token", kl_coef=0.1, tis_cap=1.5, old_logprobs="rollout")
+LOSS = LossSection(ratio="token", kl_coef=0.1, tis_cap=1.5, old_logprobs="rollout", entropy_coef=0.1)
 
 
 class Waits(TorchDispatchMode):

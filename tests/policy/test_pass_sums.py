@@ -59,7 +59,14 @@ def test_a_filler_has_no_weight_so_no_figure_counts_it() -> None:
 
 def test_losses_and_sums_are_added_up_and_extremes_are_the_lowest_and_the_highest() -> None:
     collected = PassSums(0)
-    sums = {"num_tokens": 3.0, "num_clipped": 1.0, "approx_kl": 0.5, "tis_weight": 1.5}
+    sums = {
+        "num_tokens": 3.0,
+        "num_clipped": 1.0,
+        "approx_kl": 0.5,
+        "tis_weight": 1.5,
+        "num_masked": 2.0,
+        "num_masked_sequences": 1.0,
+    }
     for factor, low, high in ((1.0, 0.9, 1.1), (2.0, 0.7, 1.05), (3.0, 0.8, 1.6)):
         values = {name: factor * value for name, value in sums.items()}
         collected.add_loss(torch.tensor(factor), metrics(**values, ratio_min=low, ratio_max=high))

@@ -20,7 +20,7 @@ from egrc_mega.testing.loss_worker import LOSSES, loss_batch, with_forced_tokens
 from egrc_mega.testing.policy_worker import first_updates, first_updates_with_gradients_in_forward
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
 
-TOKEN_LOSSES = {name: options for name, options in LOSSES.items() if options["ratio"] != "sequence"}
+TOKEN_LOSSES = {name: options for name, options in LOSSES.items() if not LossSection(**options).needs_whole_responses}
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,9 @@ def test_ratios_of_sequences_and_cpus_take_the_other_way(monkeypatch: pytest.Mon
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert takes_gradient_in_forward(LossSection(ratio="none"), gpu)
     assert takes_gradient_in_forward(LossSection(ratio="token", kl_coef=0.1, tis_cap=2.0), gpu)
+    assert takes_gradient_in_forward(LossSection(ratio="capped", entropy_coef=0.1, token_mask=(0.5, 5.0)), gpu)
     assert not takes_gradient_in_forward(LossSection(ratio="sequence"), gpu)
+    assert not takes_gradient_in_forward(LossSection(ratio="token", sequence_mask=(0.9, 1.1)), gpu)
     assert not takes_gradient_in_forward(LossSection(ratio="none"), cpu)
     assert "logits" not in layer_spec.parts_in_use("auto")["log-probs and loss"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -70,22 +70,23 @@ def test_a_built_sample_has_one_value_of_each_kind_a_token() -> None:
     assert dropped.advantages.tolist() == [0.0]
 
 
-def mixed(num_right: int) -> Batch:
-    """Five samples, so many of them kept, under a KL term and means over the kept ones."""
+def mixed(num_right: int, term: str) -> Batch:
+    """Five samples, so many of them kept, under a term that holds all and means over the kept ones."""
     samples = [make_sample([5] * (n + 2), grade=Grade.RIGHT if n < num_right else Grade.WRONG) for n in range(5)]
-    loss = {"kl_coef": 0.1, "denominator": "kept"}
+    loss = {term: 0.1, "denominator": "kept"}
     return batch_of([make_group(samples)], CompressSection(clip_len=100, loss=loss))
 
 
-def test_the_kl_term_is_a_mean_over_every_graded_response_whatever_is_kept() -> None:
+@pytest.mark.parametrize("term", ["kl_coef", "entropy_coef"])
+def test_kl_and_entropy_are_means_over_every_graded_response_whatever_is_kept(term: str) -> None:
     for num_right in range(6):
-        [update] = mixed(num_right).updates
+        [update] = mixed(num_right, term).updates
         assert len(update) == 5
         for sample in update:
             assert float(sample.loss_weights.sum()) == pytest.approx(1 / 5), num_right
 
 
-@pytest.mark.parametrize("agg", ["seq-mean-token-mean", "token-mean"])
+@pytest.mark.parametrize("agg", ["seq-mean-token-mean", "token-mean", "seq-mean-token-sum"])
 def test_a_kl_term_changes_nothing_of_what_the_advantages_weigh(agg: str) -> None:
     samples = [make_sample([5] * (n + 2), grade=Grade.RIGHT if n < 2 else Grade.WRONG) for n in range(5)]
     group = make_group([*samples, make_sample([6], grade=Grade.UNGRADED)])

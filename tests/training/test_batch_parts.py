@@ -39,10 +39,11 @@ def test_without_a_kl_term_only_what_is_kept_is_trained_and_n_counts_all_graded(
     assert only(batch).loss_weights.tolist() == [0.25, 0.25]
 
 
-def test_under_a_kl_term_every_graded_sample_is_held_and_what_is_ungraded_never() -> None:
+@pytest.mark.parametrize("term", ["kl_coef", "entropy_coef"])
+def test_under_a_kl_or_entropy_term_every_graded_sample_is_held_and_what_is_ungraded_never(term: str) -> None:
     samples = [make_sample([1, 2]), make_sample([3]), UNGRADED]
     credits = [Credit(advantage=2.0), Credit(advantage=5.0, kept=False), DROPPED]
-    batch = built(samples, credits, loss={"kl_coef": 0.1})
+    batch = built(samples, credits, loss={term: 0.1})
     assert (ids(batch.updates[0]), ids(batch.dropped)) == ([[1, 2], [3]], [[9, 9]])
     first, second = batch.updates[0]
     assert (first.loss_weights.tolist(), second.loss_weights.tolist()) == ([0.25, 0.25], [0.5])

@@ -11,7 +11,7 @@ import torch
 
 from egrc_mega.evaluation.evaluator import Outcome
 from egrc_mega.methods.explore import ExploreSection
-from egrc_mega.methods.method import Method, Need, NoState
+from egrc_mega.methods.method import OF_THE_REFERENCE, Method, Need, NoState
 from egrc_mega.methods.records import DROPPED, Credit, View
 from egrc_mega.policy.pass_sums import TokenStats
 from egrc_mega.sections.policy import PolicySection
@@ -76,19 +76,29 @@ def test_all_samples_are_measured_in_order_and_none_is_trained_on(lead: Lead) ->
     assert np.concatenate([sample.output_ids for sample in batch.dropped]).tolist() == list(range(12))
 
 
-@pytest.mark.parametrize("needs", [("entropies",), ("reference_logprobs",), ("entropies", "reference_logprobs"), ()])
+@pytest.mark.parametrize(
+    "needs",
+    [
+        ("entropies",),
+        ("reference_logprobs",),
+        ("entropies", "reference_logprobs"),
+        ("reference_kl",),
+        (),
+    ],
+)
 def test_each_sample_gets_the_measurements_of_its_own_tokens_where_the_method_needs_them(
     lead: Lead, needs: tuple[Need, ...]
 ) -> None:
     flat = torch.arange(12.0)
     stats = TokenStats(-flat, 7 * flat, 2 * flat)
-    lead.note_measured(turn_of(*needs), stats, -3 * flat if "reference_logprobs" in needs else None)
+    lead.note_measured(turn_of(*needs), stats, -3 * flat if set(needs) & OF_THE_REFERENCE else None)
     assert [len(group.samples) for group in lead.collected.groups] == [2, 3]
     for sample in (sample for group in lead.collected.groups for sample in group.samples):
         ids = sample.completion.output_ids
         for name, own, factor in (
             ("entropies", sample.entropies, 2),
             ("reference_logprobs", sample.reference_logprobs, -3),
+            ("reference_kl", sample.reference_kl, -1 - -3),
         ):
             assert (None if own is None else own.tolist()) == ((factor * ids).tolist() if name in needs else None)
     assert lead.collected.counts == {"sampled_groups": 7}

@@ -221,13 +221,18 @@ def test_the_rate_of_an_update_follows_the_step_within_its_stage(
     assert rates == pytest.approx([7.5e-3, 5e-3, 2.5e-3, 0.0, 5e-3, 0.0], abs=1e-12)
 
 
-def test_a_kl_term_asks_the_reference_for_what_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stage = {**STAGES[0], "steps": 1, "loss": {"kl_coef": 0.1}, "rollout": {"temperature": 0.9}}
+@pytest.mark.parametrize(
+    ("loss", "num_held"), [({"kl_coef": 0.1}, 4), ({"old_logprobs": "reference", "ratio": "token"}, 2)]
+)
+def test_a_term_of_the_reference_asks_it_for_what_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: dict[str, Any], num_held: int
+) -> None:
+    stage = {**STAGES[0], "steps": 1, "loss": loss, "rollout": {"temperature": 0.9}}
     config = config_of(tmp_path, [stage])
     assert FakeRun(config, Notes())._keeps_reference()
     assert not FakeRun(config_of(tmp_path), Notes())._keeps_reference()
     notes = go(monkeypatch, FakeRun(config, Notes()))
-    assert notes.of("score reference") == [(4, 0.9)]
+    assert notes.of("score reference") == [(num_held, 0.9)]
     [(facts,)] = notes.of("step")
     assert facts["kl"] == pytest.approx(2.718281828**-1 - 1 + 1, rel=1e-5)
 

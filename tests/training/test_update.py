@@ -125,6 +125,47 @@ def test_the_mean_weight_of_importance_sampling_is_told(
     assert run_updates(policy, Batch(halved, ()), stage, section, 0).tis_weight == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("num_updates", [1, 2])
+def test_the_shares_of_masked_tokens_and_responses_are_told(policy: Policy, num_updates: int) -> None:
+    """The server of every third response says half the probability: a ratio of 2, outside of both masks."""
+    updates = batch_of(policy, num_updates).updates
+    samples = [sample for update in updates for sample in update]
+    off = {id(sample) for sample in samples[::3]}
+    updates = tuple(
+        tuple(replace(s, rollout_logprobs=s.rollout_logprobs - np.log(2) * (id(s) in off)) for s in update)
+        for update in updates
+    )
+    section = SECTION.model_copy(update={"logprob_check": False})
+    still = STAGE.model_copy(update={"optim": STAGE.optim.model_copy(update={"lr": 1e-12})})
+    masked = sum(int((s.loss_weights > 0).sum()) for s in samples if id(s) in off)
+    share = masked / sum(int((s.loss_weights > 0).sum()) for s in samples)
+    sequences = len(off) / len(samples)
+    assert 0 < share < 1 and share != pytest.approx(sequences)
+    for options, expected in (
+        ({}, (0.0, 0.0)),
+        ({"token_mask": (0.6, 1.6)}, (share, 0.0)),
+        ({"sequence_mask": (0.6, 1.6)}, (share, sequences)),
+        ({"sequence_mask": (0.6, 2.5)}, (0.0, 0.0)),
+    ):
+        stage = still.model_copy(update={"loss": STAGE.loss.model_copy(update=options)})
+        metrics = run_updates(policy, Batch(updates, ()), stage, section, 0)
+        assert (metrics.masked_fraction, metrics.masked_sequence_fraction) == pytest.approx(expected), options
+
+
+def test_a_ratio_to_the_reference_begins_where_the_policy_has_come_to(tmp_path: Path) -> None:
+    policy = Policy(write_tiny_qwen2(tmp_path / "model"), MegatronSection(), SECTION, keeps_reference=True)
+    stage = STAGE.model_copy(update={"loss": STAGE.loss.model_copy(update={"old_logprobs": "reference"})})
+    first = run_updates(policy, batch_of(policy), stage, SECTION, 0)
+    assert (first.ratio_min, first.ratio_max, first.kl) == pytest.approx((1.0, 1.0, 0.0), abs=1e-4)
+    batch = batch_of(policy)
+    reference = policy.score_reference(list(batch.updates[0]), 0.7)
+    moved = policy.score(list(batch.updates[0]), 0.7).logprobs - reference
+    trained = torch.from_numpy(np.concatenate([s.loss_weights > 0 for s in batch.updates[0]]))
+    second = run_updates(policy, batch, stage, SECTION, 1)
+    assert second.ratio_max == pytest.approx(float(moved[trained].exp().max()), rel=1e-4)
+    assert second.ratio_max > 1.001 and second.kl is not None and second.kl > 1e-6
+
+
 def test_entropies_of_the_kept_are_those_of_the_samples_with_an_advantage_also_under_a_kl_term(tmp_path: Path) -> None:
     folder = write_tiny_qwen2(tmp_path / "model")
     policy = Policy(folder, MegatronSection(), SECTION, keeps_reference=True)
@@ -163,7 +204,7 @@ def test_a_batch_without_an_advantage_moves_nothing_and_is_measured(policy: Poli
     before = weights(policy)
     metrics = run_updates(policy, batch, CompressSection(rollout={"temperature": 0.7}), SECTION, 0)
     assert (metrics.num_updates, metrics.loss, metrics.grad_norm, metrics.lr) == (0, None, None, None)
-    assert metrics.tis_weight is None
+    assert (metrics.tis_weight, metrics.masked_fraction, metrics.masked_sequence_fraction) == (None, None, None)
     assert metrics.entropy is not None
     assert all(torch.equal(tensor, before[name]) for name, tensor in policy.export_hf())
 

@@ -16,7 +16,6 @@ pytestmark = pytest.mark.long_file
 OWN: dict[str, dict[str, Any]] = {
     "adaptthink": {"no_thinking": " </think>", "thinking": " Wait", "no_thinking_cap": 40, "thinking_cap": 72},
     "autothink": {"opening": " Then"},
-    "cispo": {"loss": {"ratio": "none", "tis_cap": 4.0}},
     "compress": {"clip_len": 72},
     "dapo": {"max_length": 72, "overlong_buffer": 20},
     "dler": {"max_length": 72},

@@ -46,6 +46,7 @@ def linear_token_loss(
     vocab_size: int | None = None,
     group: ProcessGroup | None = None,
     chunk_bytes: int | None = None,
+    entropy_slopes_T: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, LogprobStats]:
     """The sum of a token-level loss, with gradient, and the statistics of `linear_logprob`, without.
 
@@ -54,13 +55,14 @@ def linear_token_loss(
         token_loss: called on each chunk of rows in order; equal on all ranks of the group.
         chunk_bytes: of float32 logits; beside them lie up to `sizes.KEPT` times as many of gradients by them, and a
             float32 sum as large as the weight stays until backward. None: what `sizes` finds memory for.
+        entropy_slopes_T: [T] float32; the loss gains each row's entropy times its slope. None: entropies do not count.
 
     Raises:
         ValueError: as `linear_logprob`.
     """
     check_linear(hidden_TH, weight_VH, targets_T, temperature)
     shard = Shard.here(weight_VH.shape[0], vocab_size, group)
-    rest = (temperature, shard, group, *rows_kept_and_at_a_time(hidden_TH, weight_VH, chunk_bytes))
+    rest = (entropy_slopes_T, temperature, shard, group, *rows_kept_and_at_a_time(hidden_TH, weight_VH, chunk_bytes))
     loss, *stats = _apply(hidden_TH, weight_VH, targets_T, token_loss, *rest)
     return loss, LogprobStats(*stats)
 
@@ -94,6 +96,7 @@ class _LinearTokenLoss(torch.autograd.Function):
         weight_VH: torch.Tensor,
         targets_T: torch.Tensor,
         token_loss: TokenLoss,
+        entropy_slopes_T: torch.Tensor | None,
         temperature: float,
         shard: Shard,
         group: ProcessGroup | None,
@@ -115,7 +118,10 @@ class _LinearTokenLoss(torch.autograd.Function):
                 loss += chunk_loss
                 slopes_C = slopes_C.where(targets_T[rows] != IGNORED, 0.0)
                 gradient_CV = gradient_KV[rows.start - kept.start : rows.stop - kept.start]
-                rest = (targets_T[rows], stats.log_sum_T, slopes_C, None, None, *place)
+                entropy_slopes_C = None if entropy_slopes_T is None else entropy_slopes_T[rows]
+                if entropy_slopes_C is not None:
+                    loss += torch.dot(entropy_slopes_C, stats.entropy_T)
+                rest = (targets_T[rows], stats.log_sum_T, slopes_C, stats.entropy_T, entropy_slopes_C, *place)
                 row_gradients(logits_CV, gradient_CV, *rest)
                 del logits_CV, gradient_CV  # before the next are made
             grad_hidden_TH[kept] = float32_product(gradient_KV, weight_VH)
@@ -137,6 +143,6 @@ class _LinearTokenLoss(torch.autograd.Function):
         grad_hidden_TH, grad_weight_VH = ctx.saved_tensors
         scale = grads[0]
         if scale is None:
-            return (None,) * 9
+            return (None,) * 10
         # a scalar tensor does not widen the product; the weight's is rounded once, as it is scaled
-        return grad_hidden_TH * scale, scaled(grad_weight_VH, scale, ctx.dtype), *([None] * 7)
+        return grad_hidden_TH * scale, scaled(grad_weight_VH, scale, ctx.dtype), *([None] * 8)

@@ -1,12 +1,13 @@
 """The public entry of the op: checks, torch's view of it, autograd; and token weights for the usual reductions."""
 
+from collections.abc import Sequence
 from dataclasses import astuple
 from typing import Any, NamedTuple
 
 import torch
 
 from egrc_kernels.policy_loss import reference
-from egrc_kernels.policy_loss.settings import LossSettings
+from egrc_kernels.policy_loss.settings import LossSettings, Range
 from egrc_kernels.registry import uses_triton
 
 
@@ -20,6 +21,10 @@ class LossMetrics(NamedTuple):
     """k3 of old to present policy."""
     tis_weight: torch.Tensor
     """Weights of truncated importance sampling; one for each token without `tis_cap`."""
+    num_masked: torch.Tensor
+    """Tokens that teach nothing because they, or their sequence, lie outside of `token_mask` or `sequence_mask`."""
+    num_masked_sequences: torch.Tensor
+    """Sequences outside of `sequence_mask`."""
     ratio_min: torch.Tensor
     ratio_max: torch.Tensor
 
@@ -41,6 +46,7 @@ def policy_loss(
     old_logprobs_R: torch.Tensor | None = None,
     rollout_logprobs_R: torch.Tensor | None = None,
     reference_logprobs_R: torch.Tensor | None = None,
+    entropies_R: torch.Tensor | None = None,
 ) -> PolicyLoss:
     """The masked advantage loss of packed sequences, already normalised by its token weights.
 
@@ -51,18 +57,15 @@ def policy_loss(
         boundaries_S: [S + 1] int32 or int64, from 0 to R: where sequences begin and end; empty ones are allowed.
         settings: which loss.
         old_logprobs_R: [R], the denominator of the ratio; None: the present ones, without their gradient.
-        rollout_logprobs_R: [R], for `tis_cap`; NaN: unknown, weight one.
+        rollout_logprobs_R: [R], for `tis_cap` and the masks; NaN: unknown, weight one and never masked.
         reference_logprobs_R: [R], for `kl_coef`.
+        entropies_R: [R], for `entropy_coef`; the loss has a gradient by them.
 
     Raises:
         ValueError: a shape, dtype or device differs, or a term lacks its log-probs.
     """
-    optional = (old_logprobs_R, rollout_logprobs_R, reference_logprobs_R)
-    for name, tensor in zip(
-        ("logprobs", "advantages", "weights", "old_logprobs", "rollout_logprobs", "reference_logprobs"),
-        (logprobs_R, advantages_R, weights_R, *optional),
-        strict=True,
-    ):
+    optional = (old_logprobs_R, rollout_logprobs_R, reference_logprobs_R, entropies_R)
+    for name, tensor in zip(_PER_ROW, (logprobs_R, advantages_R, weights_R, *optional), strict=True):
         if tensor is None:
             continue
         if tensor.dtype != torch.float32 or tensor.shape != logprobs_R.shape or tensor.dim() != 1:
@@ -73,11 +76,14 @@ def policy_loss(
         raise ValueError(f"boundaries_S must be int32 [S + 1], got {boundaries_S.dtype} {tuple(boundaries_S.shape)}")
     if settings.kl_coef and reference_logprobs_R is None:
         raise ValueError("kl_coef needs reference_logprobs_R")
-    if settings.tis_cap is not None and rollout_logprobs_R is None:
-        raise ValueError("tis_cap needs rollout_logprobs_R")
+    if settings.compares_servers and rollout_logprobs_R is None:
+        raise ValueError("tis_cap, token_mask and sequence_mask need rollout_logprobs_R")
+    if settings.entropy_coef and entropies_R is None:
+        raise ValueError("entropy_coef needs entropies_R")
     old_R = logprobs_R.detach() if old_logprobs_R is None else old_logprobs_R
-    inputs = [x if x is None else x.contiguous() for x in (rollout_logprobs_R, reference_logprobs_R)]
-    loss, metrics_6 = _PolicyLoss.apply(
+    entropies_R = entropies_R if settings.entropy_coef else None
+    inputs = [x if x is None else x.contiguous() for x in (rollout_logprobs_R, reference_logprobs_R, entropies_R)]
+    loss, metrics_8 = _PolicyLoss.apply(
         logprobs_R.contiguous(),
         advantages_R.contiguous(),
         weights_R.contiguous(),
@@ -86,34 +92,51 @@ def policy_loss(
         boundaries_S,
         settings,
     )
-    return PolicyLoss(loss, LossMetrics(*metrics_6))
+    return PolicyLoss(loss, LossMetrics(*metrics_8))
+
+
+_PER_ROW = (
+    "logprobs",
+    "advantages",
+    "weights",
+    "old_logprobs",
+    "rollout_logprobs",
+    "reference_logprobs",
+    "entropies",
+)
 
 
 class _PolicyLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
         *tensors, settings = inputs
-        loss, gradient_R, metrics_6 = _loss_gradient_metrics(*tensors, *astuple(settings))
-        ctx.save_for_backward(gradient_R)
-        ctx.mark_non_differentiable(metrics_6)
+        loss, gradients_KR, metrics_8 = _loss_gradients_metrics(*tensors, *astuple(settings))
+        ctx.save_for_backward(gradients_KR)
+        ctx.mark_non_differentiable(metrics_8)
         # the metrics have no gradient, and zeros for it would be a launch more
         ctx.set_materialize_grads(False)
-        return loss, metrics_6
+        return loss, metrics_8
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
-        (gradient_R,), (grad_loss, _grad_metrics) = ctx.saved_tensors, grads
-        return None if grad_loss is None else gradient_R * grad_loss, *([None] * 7)
+        (gradients_KR,), (grad_loss, _grad_metrics) = ctx.saved_tensors, grads
+        found: list[torch.Tensor | None] = [None] * 9
+        if grad_loss is not None:
+            # by the log-probs and, where the entropy counts, by the entropies: one product for both
+            found[0], *by_entropies = (gradients_KR * grad_loss).unbind()
+            found[6] = by_entropies[0] if by_entropies else None
+        return tuple(found)
 
 
 @torch.library.custom_op("egrc::policy_loss", mutates_args=())
-def _loss_gradient_metrics(
+def _loss_gradients_metrics(
     logprobs: torch.Tensor,
     advantages: torch.Tensor,
     weights: torch.Tensor,
     old: torch.Tensor,
     rollout: torch.Tensor | None,
     references: torch.Tensor | None,
+    entropies: torch.Tensor | None,
     boundaries: torch.Tensor,
     ratio: str,
     eps_clip: float,
@@ -122,19 +145,49 @@ def _loss_gradient_metrics(
     tis_cap: float | None,
     kl_coef: float,
     kl_kind: str,
+    entropy_coef: float,
+    token_mask: Sequence[float] | None,
+    sequence_mask: Sequence[float] | None,
+    sequence_mask_ratio: str,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    settings = LossSettings(ratio, eps_clip, eps_clip_high, dual_clip, tis_cap, kl_coef, kl_kind)
-    tensors = (logprobs, advantages, weights, old, rollout, references, boundaries)
+    settings = LossSettings(
+        ratio,
+        eps_clip,
+        eps_clip_high,
+        dual_clip,
+        tis_cap,
+        kl_coef,
+        kl_kind,
+        entropy_coef,
+        _pair(token_mask),
+        _pair(sequence_mask),
+        sequence_mask_ratio,
+    )
+    tensors = (logprobs, advantages, weights, old, rollout, references, entropies, boundaries)
     if uses_triton(logprobs):
         from egrc_kernels.policy_loss import triton
 
-        return triton.loss_gradient_metrics(*tensors, settings)
-    return reference.loss_gradient_metrics(*tensors, settings)
+        return triton.loss_gradients_metrics(*tensors, settings)
+    return reference.loss_gradients_metrics(*tensors, settings)
 
 
-@_loss_gradient_metrics.register_fake
-def _(logprobs: torch.Tensor, *_rest: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    return logprobs.new_empty(()), torch.empty_like(logprobs), logprobs.new_empty(len(LossMetrics._fields))
+def _pair(values: Sequence[float] | None) -> Range | None:
+    return None if values is None else (values[0], values[1])
+
+
+@_loss_gradients_metrics.register_fake
+def _(
+    logprobs: torch.Tensor,
+    _advantages: torch.Tensor,
+    _weights: torch.Tensor,
+    _old: torch.Tensor,
+    _rollout: torch.Tensor | None,
+    _references: torch.Tensor | None,
+    entropies: torch.Tensor | None,
+    *_rest: Any,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    gradients_KR = logprobs.new_empty(1 if entropies is None else 2, len(logprobs))
+    return logprobs.new_empty(()), gradients_KR, logprobs.new_empty(len(LossMetrics._fields))
 
 
 def token_weights(

@@ -1,8 +1,13 @@
 """What kind of policy loss: one frozen record, checked once."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-RATIOS, KLS = ("none", "token", "sequence"), ("k1", "k2", "k3")
+RATIOS, KLS = ("none", "token", "sequence", "capped"), ("k1", "k2", "k3")
+SEQUENCE_RATIOS = ("geometric_mean", "worst_token")
+
+Range = tuple[float, float]
+"""Lowest and highest ratio that is trusted; 1 lies between them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +19,8 @@ class LossSettings:
     """
 
     ratio: str = "token"
-    """none: -A log pi; token: PPO's ratio; sequence: one ratio for each sequence (GSPO)."""
+    """none: -A log pi; token: PPO's ratio; sequence: one ratio for each sequence (GSPO); capped: -A min(1 +
+    eps_clip_high, r) log pi, the capped ratio without gradient (CISPO)."""
     eps_clip: float = 0.2
     """Lower clip of the ratio: 1 - eps_clip."""
     eps_clip_high: float = 0.2
@@ -27,16 +33,38 @@ class LossSettings:
     """Weight of the KL term to the reference."""
     kl_kind: str = "k3"
     """Estimator of the KL term."""
+    entropy_coef: float = 0.0
+    """Weight of the entropy, which the loss rewards."""
+    token_mask: Range | None = None
+    """Tokens whose old / rollout probability lies outside teach nothing."""
+    sequence_mask: Range | None = None
+    """Sequences whose `sequence_mask_ratio` lies outside teach nothing."""
+    sequence_mask_ratio: str = "geometric_mean"
+    """Of old / rollout probability: its geometric mean over the tokens, or that of the token that is farthest off."""
 
     def __post_init__(self) -> None:
-        for name, value, allowed in (("ratio", self.ratio, RATIOS), ("kl_kind", self.kl_kind, KLS)):
-            if value not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+        for problem in self._problems():
+            raise ValueError(problem)
+
+    def _problems(self) -> Iterator[str]:
+        for name, allowed in (("ratio", RATIOS), ("kl_kind", KLS), ("sequence_mask_ratio", SEQUENCE_RATIOS)):
+            if getattr(self, name) not in allowed:
+                yield f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
         if not (0 < self.eps_clip < 1 and self.eps_clip_high > 0):
-            raise ValueError(f"eps_clip must be in (0, 1) and eps_clip_high positive, got {self.eps_clip}")
+            yield f"eps_clip must be in (0, 1) and eps_clip_high positive, got {self.eps_clip}"
         if self.dual_clip is not None and not self.dual_clip > 1:
-            raise ValueError(f"dual_clip must exceed 1, got {self.dual_clip}")
+            yield f"dual_clip must exceed 1, got {self.dual_clip}"
         if self.tis_cap is not None and not self.tis_cap > 0:
-            raise ValueError(f"tis_cap must be positive, got {self.tis_cap}")
-        if not self.kl_coef >= 0:
-            raise ValueError(f"kl_coef must not be negative, got {self.kl_coef}")
+            yield f"tis_cap must be positive, got {self.tis_cap}"
+        for name in ("kl_coef", "entropy_coef"):
+            if not getattr(self, name) >= 0:
+                yield f"{name} must not be negative, got {getattr(self, name)}"
+        for name in ("token_mask", "sequence_mask"):
+            trusted = getattr(self, name)
+            if trusted is not None and not 0 <= trusted[0] < 1 < trusted[1]:
+                yield f"{name} must be [low, high] with 0 <= low < 1 < high, got {trusted}"
+
+    @property
+    def compares_servers(self) -> bool:
+        """Whether a term looks at the servers' log-probs."""
+        return any(option is not None for option in (self.tis_cap, self.token_mask, self.sequence_mask))

@@ -4,48 +4,116 @@ README has the maths. Nothing is added atomically: the first programs write thei
 order, so results repeat bit by bit.
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 
-from egrc_kernels.policy_loss.settings import KLS, RATIOS, LossSettings
+from egrc_kernels.policy_loss.parts import SEQUENCE, clip, difference_of, estimate, is_used_at, objective_of, trusted
+from egrc_kernels.policy_loss.settings import KLS, RATIOS, SEQUENCE_RATIOS, LossSettings
 from egrc_kernels.registry import launches_on_its_device
 
-NONE, TOKEN, SEQUENCE = (tl.constexpr(i) for i in range(3))
-K1, K2, K3 = (tl.constexpr(i) for i in range(3))
+NO_MASK, BY_MEAN, BY_WORST = (tl.constexpr(i) for i in range(3))
 BLOCK, WARPS = 1024, 8
 MAX_REGISTERS = 128
 """Said to NVIDIA's assembler, which would else spill a few rather than let a processor hold fewer programs."""
 TOTALS_BLOCK = 512
-NUM_SUMS = 7
-"""The loss, four sums and two extremes."""
+NUM_SUMS = 9
+"""The loss, six sums and two extremes."""
 
 
 @triton.jit
-def _is_used(weights, advantages, places, is_here):
-    weight = tl.load(weights + places, mask=is_here, other=0.0)
-    advantage = tl.load(advantages + places, mask=is_here, other=0.0)
-    is_used = is_here & (weight != 0.0)
-    return is_used, tl.where(is_used, weight, 0.0), tl.where(is_used, advantage, 0.0)
+def _mean_difference(logprobs, advantages, weights, olds, begin, end, BLOCK: tl.constexpr):
+    """Mean over a sequence's used tokens of present less old log-prob."""
+    lanes = tl.arange(0, BLOCK)
+    differences = tl.zeros([BLOCK], tl.float32)
+    used = tl.zeros([BLOCK], tl.float32)
+    for first in range(begin, end, BLOCK):
+        places, is_here = first + lanes, first + lanes < end
+        is_used, _weight, _advantage = is_used_at(weights, advantages, places, is_here)
+        logprob = tl.load(logprobs + places, mask=is_used, other=0.0)
+        differences += logprob - tl.load(olds + places, mask=is_used, other=0.0)
+        used += is_used.to(tl.float32)
+    return tl.sum(differences, 0) / tl.maximum(tl.sum(used, 0), 1.0)
 
 
 @triton.jit
-def _clip(ratio, coefficient, low, high, DUAL: tl.constexpr, dual_clip):
-    """Objective of a token, and its derivative by the ratio."""
-    clipped = tl.minimum(tl.maximum(ratio, low), high)
-    is_kept = coefficient * ratio <= coefficient * clipped
-    objective = tl.minimum(coefficient * ratio, coefficient * clipped)
-    is_inside = (ratio >= low) & (ratio <= high)
-    slope = tl.where(is_kept | is_inside, coefficient, 0.0)
-    if DUAL:
-        floor = dual_clip * coefficient
-        is_floored = (coefficient < 0.0) & (objective < floor)
-        objective = tl.where(is_floored, floor, objective)
-        slope = tl.where(is_floored, 0.0, slope)
-    return objective, slope
+def _mean_slope(
+    mean,
+    advantages,
+    weights,
+    olds,
+    rollouts,
+    begin,
+    end,
+    low,
+    high,
+    dual_clip,
+    tis_cap,
+    token_least,
+    token_most,
+    DUAL: tl.constexpr,
+    HAS_TIS: tl.constexpr,
+    TOKEN_MASK: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """A token's gradient where the ratio is of a sequence: the mean of the slopes of its used tokens."""
+    lanes = tl.arange(0, BLOCK)
+    slopes = tl.zeros([BLOCK], tl.float32)
+    used = tl.zeros([BLOCK], tl.float32)
+    for first in range(begin, end, BLOCK):
+        places, is_here = first + lanes, first + lanes < end
+        is_used, weight, advantage = is_used_at(weights, advantages, places, is_here)
+        ratio = tl.exp(tl.zeros([BLOCK], tl.float32) + mean)
+        _value, slope = clip(ratio, advantage * weight, low, high, DUAL, dual_clip)
+        slope *= ratio
+        if HAS_TIS or TOKEN_MASK:
+            tis, is_masked = trusted(
+                olds, rollouts, places, is_used, tis_cap, token_least, token_most, HAS_TIS, TOKEN_MASK
+            )
+            slope = tl.where(is_masked, 0.0, slope * tis)
+        slopes += slope
+        used += is_used.to(tl.float32)
+    return tl.sum(slopes, 0) / tl.maximum(tl.sum(used, 0), 1.0)
 
 
-@triton.jit(do_not_specialize=["num_sequences"])
+@triton.jit
+def _sequence_mask(weights, advantages, olds, rollouts, begin, end, least, most, BY: tl.constexpr, BLOCK: tl.constexpr):
+    """1 where the ratio of old to server probability, its mean's or its worst token's, is beyond the trusted ones."""
+    lanes = tl.arange(0, BLOCK)
+    low = tl.zeros([BLOCK], tl.float32)
+    high = tl.zeros([BLOCK], tl.float32)
+    for first in range(begin, end, BLOCK):
+        places, is_here = first + lanes, first + lanes < end
+        is_used, _weight, _advantage = is_used_at(weights, advantages, places, is_here)
+        shift, is_known = difference_of(olds, rollouts, places, is_used)
+        if BY == BY_MEAN:
+            low += shift
+            high += is_known.to(tl.float32)
+        else:
+            low = tl.minimum(low, shift)
+            high = tl.maximum(high, shift)
+    if BY == BY_MEAN:
+        lowest = tl.exp(tl.sum(low, 0) / tl.maximum(tl.sum(high, 0), 1.0))
+        highest = lowest
+    else:
+        lowest, highest = tl.exp(tl.min(low, 0)), tl.exp(tl.max(high, 0))
+    return tl.where((lowest < least) | (highest > most), 1.0, 0.0)
+
+
+@triton.jit
+def _store_sums(out, stride, loss, used, clips, moves, tis_sum, masks, sequence_mask):
+    tl.store(out, tl.sum(loss, 0))
+    tl.store(out + stride, tl.sum(used, 0))
+    tl.store(out + 2 * stride, tl.sum(clips, 0))
+    tl.store(out + 3 * stride, tl.sum(moves, 0))
+    tl.store(out + 4 * stride, tl.sum(tis_sum, 0))
+    tl.store(out + 5 * stride, tl.sum(masks, 0))
+    tl.store(out + 6 * stride, sequence_mask)
+
+
+@triton.jit(do_not_specialize=["num_sequences", "num_tokens"])
 def _policy_loss_kernel(
     logprobs,
     advantages,
@@ -53,65 +121,76 @@ def _policy_loss_kernel(
     olds,
     rollouts,
     references,
+    entropies,
     boundaries,
     gradients,
     sums,
     num_sequences,
+    num_tokens,
     low,
     high,
     dual_clip,
     tis_cap,
     kl_coef,
+    entropy_coef,
+    token_least,
+    token_most,
+    sequence_least,
+    sequence_most,
     RATIO: tl.constexpr,
     DUAL: tl.constexpr,
     HAS_TIS: tl.constexpr,
     KL: tl.constexpr,
     HAS_KL: tl.constexpr,
+    HAS_ENTROPY: tl.constexpr,
+    TOKEN_MASK: tl.constexpr,
+    SEQUENCE_MASK: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     sequence = tl.program_id(0)
     begin, end = tl.load(boundaries + sequence), tl.load(boundaries + sequence + 1)
     lanes = tl.arange(0, BLOCK)
+    sequence_mask = 0.0
+    if SEQUENCE_MASK != NO_MASK:
+        sequence_mask = _sequence_mask(
+            weights, advantages, olds, rollouts, begin, end, sequence_least, sequence_most, SEQUENCE_MASK, BLOCK
+        )
     mean = 0.0
-    count = 0.0
-    slope_sum = 0.0
+    slope_mean = 0.0
     if RATIO == SEQUENCE:
-        differences = tl.zeros([BLOCK], tl.float32)
-        used = tl.zeros([BLOCK], tl.float32)
-        for first in range(begin, end, BLOCK):
-            places, is_here = first + lanes, first + lanes < end
-            is_used, _weight, _advantage = _is_used(weights, advantages, places, is_here)
-            difference = tl.load(logprobs + places, mask=is_used, other=0.0) - tl.load(
-                olds + places, mask=is_used, other=0.0
-            )
-            differences += difference
-            used += is_used.to(tl.float32)
-        count = tl.sum(used, 0)
-        mean = tl.sum(differences, 0) / tl.maximum(count, 1.0)
-        # a token's gradient needs the slopes of all tokens of the sequence
-        slopes = tl.zeros([BLOCK], tl.float32)
-        for first in range(begin, end, BLOCK):
-            places, is_here = first + lanes, first + lanes < end
-            is_used, weight, advantage = _is_used(weights, advantages, places, is_here)
-            ratio = tl.exp(tl.zeros([BLOCK], tl.float32) + mean)
-            _objective, slope = _clip(ratio, advantage * weight, low, high, DUAL, dual_clip)
-            if HAS_TIS:
-                old = tl.load(olds + places, mask=is_used, other=0.0)
-                server = tl.load(rollouts + places, mask=is_used, other=0.0)
-                server = tl.where(server != server, old, server)
-                slope *= tl.minimum(tl.exp(old - server), tis_cap)
-            slopes += slope * ratio
-        slope_sum = tl.sum(slopes, 0) / tl.maximum(count, 1.0)
+        mean = _mean_difference(logprobs, advantages, weights, olds, begin, end, BLOCK)
+        slope_mean = _mean_slope(
+            mean,
+            advantages,
+            weights,
+            olds,
+            rollouts,
+            begin,
+            end,
+            low,
+            high,
+            dual_clip,
+            tis_cap,
+            token_least,
+            token_most,
+            DUAL,
+            HAS_TIS,
+            TOKEN_MASK,
+            BLOCK,
+        )
+        slope_mean = tl.where(sequence_mask > 0.0, 0.0, slope_mean)
+    is_sequence_masked = tl.zeros([BLOCK], tl.float32) + sequence_mask > 0.0
     loss = tl.zeros([BLOCK], tl.float32)
     used = tl.zeros([BLOCK], tl.float32)
     clips = tl.zeros([BLOCK], tl.float32)
     moves = tl.zeros([BLOCK], tl.float32)
     tis_sum = tl.zeros([BLOCK], tl.float32)
+    masks = tl.zeros([BLOCK], tl.float32)
     lowest = tl.full([BLOCK], float("inf"), tl.float32)
     highest = tl.full([BLOCK], float("-inf"), tl.float32)
     for first in range(begin, end, BLOCK):
         places, is_here = first + lanes, first + lanes < end
-        is_used, weight, advantage = _is_used(weights, advantages, places, is_here)
+        is_used, weight, advantage = is_used_at(weights, advantages, places, is_here)
         logprob = tl.load(logprobs + places, mask=is_used, other=0.0)
         old = tl.load(olds + places, mask=is_used, other=0.0)
         coefficient = advantage * weight
@@ -119,38 +198,29 @@ def _policy_loss_kernel(
         ratio = tl.exp(difference)
         if RATIO == SEQUENCE:
             ratio = tl.exp(tl.zeros([BLOCK], tl.float32) + mean)
-        if RATIO == NONE:
-            objective = coefficient * logprob
-            gradient = coefficient
-            is_clipped = is_used & (coefficient != coefficient)
-        else:
-            objective, slope = _clip(ratio, coefficient, low, high, DUAL, dual_clip)
-            gradient = slope * ratio
-            is_clipped = ((coefficient > 0.0) & (ratio > high)) | ((coefficient < 0.0) & (ratio < low))
-        tis = tl.where(is_used, 1.0, 0.0)
-        if HAS_TIS:
-            server = tl.load(rollouts + places, mask=is_used, other=0.0)
-            server = tl.where(server != server, old, server)
-            tis = tl.where(is_used, tl.minimum(tl.exp(old - server), tis_cap), 0.0)
-            objective *= tis
-            gradient *= tis
+        objective, gradient, is_clipped = objective_of(
+            ratio, logprob, coefficient, is_used, low, high, dual_clip, RATIO, DUAL
+        )
+        tis, is_masked = trusted(olds, rollouts, places, is_used, tis_cap, token_least, token_most, HAS_TIS, TOKEN_MASK)
+        if HAS_TIS or TOKEN_MASK or SEQUENCE_MASK != NO_MASK:
+            is_masked = is_masked | (is_used & is_sequence_masked)
+            objective = tl.where(is_masked, 0.0, objective * tis)
+            gradient = tl.where(is_masked, 0.0, gradient * tis)
+        if TOKEN_MASK or SEQUENCE_MASK != NO_MASK:
+            masks += is_masked.to(tl.float32)
         if RATIO == SEQUENCE:
-            gradient = tl.where(is_used, slope_sum, 0.0)
+            gradient = tl.where(is_used, slope_mean, 0.0)
         token_loss = -objective
         gradient = -gradient
         if HAS_KL:
             x = logprob - tl.load(references + places, mask=is_used, other=0.0)
-            if KL == K1:
-                kl = x
-                kl_slope = tl.zeros([BLOCK], tl.float32) + 1.0
-            elif KL == K2:
-                kl = x * x * 0.5
-                kl_slope = x
-            else:
-                kl = tl.exp(-x) - 1.0 + x
-                kl_slope = 1.0 - tl.exp(-x)
+            kl, kl_slope = estimate(x, KL, BLOCK)
             token_loss += kl_coef * weight * kl
             gradient += kl_coef * weight * kl_slope
+        if HAS_ENTROPY:
+            slope = -entropy_coef * weight
+            token_loss += slope * tl.load(entropies + places, mask=is_used, other=0.0)
+            tl.store(gradients + num_tokens + places, slope, mask=is_here)
         tl.store(gradients + places, tl.where(is_used, gradient, 0.0), mask=is_here)
         loss += tl.where(is_used, token_loss, 0.0)
         used += is_used.to(tl.float32)
@@ -160,18 +230,14 @@ def _policy_loss_kernel(
         lowest = tl.minimum(lowest, tl.where(is_used, ratio, float("inf")))
         highest = tl.maximum(highest, tl.where(is_used, ratio, float("-inf")))
     out = sums + sequence
-    tl.store(out, tl.sum(loss, 0))
-    tl.store(out + num_sequences, tl.sum(used, 0))
-    tl.store(out + 2 * num_sequences, tl.sum(clips, 0))
-    tl.store(out + 3 * num_sequences, tl.sum(moves, 0))
-    tl.store(out + 4 * num_sequences, tl.sum(tis_sum, 0))
-    tl.store(out + 5 * num_sequences, tl.min(lowest, 0))
-    tl.store(out + 6 * num_sequences, tl.max(highest, 0))
+    _store_sums(out, num_sequences, loss, used, clips, moves, tis_sum, masks, sequence_mask)
+    tl.store(out + 7 * num_sequences, tl.min(lowest, 0))
+    tl.store(out + 8 * num_sequences, tl.max(highest, 0))
 
 
 @triton.jit(do_not_specialize=["num_sequences"])
 def _totals_kernel(sums, loss, metrics, num_sequences, BLOCK: tl.constexpr):
-    """Over the sequences: the loss and four metrics are sums, the last two an extreme each."""
+    """Over the sequences: the loss and six metrics are sums, the last two an extreme each."""
     number = tl.program_id(0)
     total = tl.zeros([BLOCK], tl.float32)
     lowest = tl.full([BLOCK], float("inf"), tl.float32)
@@ -187,25 +253,26 @@ def _totals_kernel(sums, loss, metrics, num_sequences, BLOCK: tl.constexpr):
     if number == 0:
         tl.store(loss, result)
     else:
-        result = tl.where(number == 5, tl.min(lowest, 0), tl.where(number == 6, tl.max(highest, 0), result))
+        result = tl.where(number == 7, tl.min(lowest, 0), tl.where(number == 8, tl.max(highest, 0), result))
         tl.store(metrics + number - 1, result)
 
 
 @launches_on_its_device
-def loss_gradient_metrics(
+def loss_gradients_metrics(
     logprobs_R: torch.Tensor,
     advantages_R: torch.Tensor,
     weights_R: torch.Tensor,
     old_R: torch.Tensor,
     rollout_R: torch.Tensor | None,
     reference_R: torch.Tensor | None,
+    entropies_R: torch.Tensor | None,
     boundaries_S: torch.Tensor,
     settings: LossSettings,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The kernel's answer to `reference.loss_gradient_metrics`, which says the shapes."""
-    num_sequences = len(boundaries_S) - 1
-    gradient_R = torch.empty_like(logprobs_R)
-    sums_7S = torch.empty(NUM_SUMS, num_sequences, dtype=torch.float32, device=logprobs_R.device)
+    """The kernel's answer to `reference.loss_gradients_metrics`, which says the shapes."""
+    num_tokens, num_sequences = len(logprobs_R), len(boundaries_S) - 1
+    gradients_KR = logprobs_R.new_empty(1 if entropies_R is None else 2, num_tokens)
+    sums_9S = torch.empty(NUM_SUMS, num_sequences, dtype=torch.float32, device=logprobs_R.device)
     if num_sequences:
         _policy_loss_kernel[(num_sequences,)](
             logprobs_R,
@@ -214,24 +281,47 @@ def loss_gradient_metrics(
             old_R,
             logprobs_R if rollout_R is None else rollout_R,
             logprobs_R if reference_R is None else reference_R,
+            logprobs_R if entropies_R is None else entropies_R,
             boundaries_S,
-            gradient_R,
-            sums_7S,
+            gradients_KR,
+            sums_9S,
             num_sequences,
-            1 - settings.eps_clip,
-            1 + settings.eps_clip_high,
-            settings.dual_clip or 0.0,
-            settings.tis_cap or 0.0,
-            settings.kl_coef,
-            RATIO=RATIOS.index(settings.ratio),
-            DUAL=settings.dual_clip is not None and settings.ratio != "none",
-            HAS_TIS=settings.tis_cap is not None and rollout_R is not None,
-            KL=KLS.index(settings.kl_kind),
-            HAS_KL=bool(settings.kl_coef) and reference_R is not None,
+            num_tokens,
+            *_numbers(settings),
             BLOCK=BLOCK,
             num_warps=WARPS,
+            **_variant(settings, has_rollout=rollout_R is not None, has_reference=reference_R is not None),
+            HAS_ENTROPY=entropies_R is not None,
             **({"maxnreg": MAX_REGISTERS} if torch.version.hip is None else {}),
         )
-    loss, metrics_6 = logprobs_R.new_empty(()), logprobs_R.new_empty(NUM_SUMS - 1)
-    _totals_kernel[(NUM_SUMS,)](sums_7S, loss, metrics_6, num_sequences, BLOCK=TOTALS_BLOCK, num_warps=WARPS)
-    return loss, gradient_R, metrics_6
+    loss, metrics_8 = logprobs_R.new_empty(()), logprobs_R.new_empty(NUM_SUMS - 1)
+    _totals_kernel[(NUM_SUMS,)](sums_9S, loss, metrics_8, num_sequences, BLOCK=TOTALS_BLOCK, num_warps=WARPS)
+    return loss, gradients_KR, metrics_8
+
+
+def _numbers(settings: LossSettings) -> tuple[float, ...]:
+    """From the lower clip to the bounds of the sequence mask, in the kernel's order."""
+    token_mask, sequence_mask = settings.token_mask or (0.0, 0.0), settings.sequence_mask or (0.0, 0.0)
+    return (
+        1 - settings.eps_clip,
+        1 + settings.eps_clip_high,
+        settings.dual_clip or 0.0,
+        settings.tis_cap or 0.0,
+        settings.kl_coef,
+        settings.entropy_coef,
+        *map(float, (*token_mask, *sequence_mask)),
+    )
+
+
+def _variant(settings: LossSettings, *, has_rollout: bool, has_reference: bool) -> dict[str, Any]:
+    """The constants that make another kernel."""
+    masks_sequences = has_rollout and settings.sequence_mask is not None
+    return {
+        "RATIO": RATIOS.index(settings.ratio),
+        "DUAL": settings.dual_clip is not None and settings.ratio in ("token", "sequence"),
+        "HAS_TIS": has_rollout and settings.tis_cap is not None,
+        "KL": KLS.index(settings.kl_kind),
+        "HAS_KL": bool(settings.kl_coef) and has_reference,
+        "TOKEN_MASK": has_rollout and settings.token_mask is not None,
+        "SEQUENCE_MASK": 1 + SEQUENCE_RATIOS.index(settings.sequence_mask_ratio) if masks_sequences else 0,
+    }

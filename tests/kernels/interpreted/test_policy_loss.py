@@ -9,12 +9,22 @@ from egrc_kernels.policy_loss import triton as kernel
 
 BOUNDARIES = torch.tensor([0, 1, 1, 40, 41, 70, 70], dtype=torch.int32)
 """One-token and empty sequences, at the end too."""
-RATIO = [{"ratio": r, "dual_clip": d} for r, d in [("none", None), ("token", None), ("token", 3.0), ("sequence", 2.0)]]
+RATIO = [
+    {"ratio": r, "dual_clip": d}
+    for r, d in [("none", None), ("token", None), ("token", 3.0), ("sequence", 2.0), ("capped", None)]
+]
+MASKS = {"token_mask": (0.8, 1.3)}, {"sequence_mask": (0.9, 1.2)}, {"sequence_mask": (0.2, 5.0)}
 EXTRA = [
     {},
     {"tis_cap": 1.5},
     *({"kl_coef": 0.1, "kl_kind": kind} for kind in ("k1", "k2", "k3")),
     {"tis_cap": 2.0, "kl_coef": 0.2},
+    {"entropy_coef": 0.3},
+    MASKS[0],
+    MASKS[1],
+    MASKS[2] | {"sequence_mask_ratio": "worst_token"},
+    {"tis_cap": 1.3, "kl_coef": 0.2, "entropy_coef": 0.1} | MASKS[0] | MASKS[1],
+    {"kl_coef": 0.2, "entropy_coef": 0.1} | MASKS[0] | MASKS[2] | {"sequence_mask_ratio": "worst_token"},
 ]
 
 
@@ -31,6 +41,7 @@ def inputs(seed: int = 0) -> dict[str, torch.Tensor]:
     mask[0] = 1
     logprobs = -torch.rand(rows, generator=generator) * 3
     noise = 0.3 * torch.randn(3, rows, generator=generator)
+    noise[1, 40] = 2.0  # a sequence of one token that any mask takes
     rollout = logprobs + noise[1]
     rollout[5] = torch.nan  # unknown
     found = {
@@ -40,6 +51,7 @@ def inputs(seed: int = 0) -> dict[str, torch.Tensor]:
         "old_logprobs_R": logprobs + noise[0],
         "rollout_logprobs_R": rollout,
         "reference_logprobs_R": logprobs + noise[2],
+        "entropies_R": 2 * torch.rand(rows, generator=generator),
     }
     # under the mask there may be anything
     for name, tensor in found.items():
@@ -52,9 +64,11 @@ def run(values: dict[str, torch.Tensor], settings: LossSettings):
     values = dict(values)
     live = values.pop("logprobs_R").clone().requires_grad_()
     advantages, weights = values.pop("advantages_R"), values.pop("weights_R")
-    result = policy_loss(live, advantages, weights, BOUNDARIES, settings, **values)
+    entropies = values.pop("entropies_R").clone().requires_grad_()
+    result = policy_loss(live, advantages, weights, BOUNDARIES, settings, entropies_R=entropies, **values)
     (3 * result.loss).backward()
-    return result, live.grad
+    assert (entropies.grad is None) == (not settings.entropy_coef)
+    return result, torch.stack([live.grad] if entropies.grad is None else [live.grad, entropies.grad])
 
 
 @pytest.mark.parametrize(("ratio", "extra"), list(itertools.product(RATIO, EXTRA)))
@@ -63,13 +77,14 @@ def test_loss_gradient_and_metrics_match_float64(ratio: dict, extra: dict) -> No
     values = inputs()
     found, gradient = run(values, settings)
     double = {name: tensor.double() for name, tensor in values.items()}
-    loss, expected, metrics = reference.loss_gradient_metrics(
+    loss, expected, metrics = reference.loss_gradients_metrics(
         double["logprobs_R"],
         double["advantages_R"],
         double["weights_R"],
         double["old_logprobs_R"],
         double["rollout_logprobs_R"],
         double["reference_logprobs_R"],
+        double["entropies_R"] if settings.entropy_coef else None,
         BOUNDARIES,
         settings,
     )
@@ -77,6 +92,9 @@ def test_loss_gradient_and_metrics_match_float64(ratio: dict, extra: dict) -> No
     torch.testing.assert_close(gradient.double(), 3 * expected, rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(torch.stack(found.metrics).double(), metrics, rtol=1e-5, atol=1e-5)
     assert gradient.isfinite().all()
+    if settings.token_mask or settings.sequence_mask:
+        assert 0 < found.metrics.num_masked < found.metrics.num_tokens
+    assert (found.metrics.num_masked_sequences > 0) == (settings.sequence_mask is not None)
 
 
 @pytest.mark.parametrize("ratio", ["token", "sequence"])

@@ -24,14 +24,14 @@ from egrc_mega.types import TrainSample
 LAUNCHERS = {
     "logprob": ("row_partials", "row_gradients"),
     "linear_logprob": ("fused_partials",),
-    "policy_loss": ("loss_gradient_metrics",),
+    "policy_loss": ("loss_gradients_metrics",),
     "rmsnorm": ("rmsnorm", "rmsnorm_backward"),
     "swiglu": ("swiglu", "swiglu_backward"),
     "rope": ("rope",),
 }
 LEARNING_RATE = 1e-4
 """The quickstart's."""
-LOSS = LossSection(ratio="token", tis_cap=2.0, kl_coef=0.1)
+LOSS = LossSection(ratio="token", tis_cap=2.0, kl_coef=0.1, entropy_coef=0.1, token_mask=(0.1, 3.0))
 
 
 @pytest.fixture

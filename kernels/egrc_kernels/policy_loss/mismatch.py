@@ -1,0 +1,76 @@
+"""How far a token is trusted whose sampler and trainer disagree, in plain PyTorch: weights and masks."""
+
+from dataclasses import dataclass
+
+import torch
+
+from egrc_kernels.policy_loss.settings import LossSettings, Range
+
+
+@dataclass(frozen=True, slots=True)
+class Sequences:
+    """Which tokens belong together: S sequences of R tokens."""
+
+    is_used_R: torch.Tensor
+    number_R: torch.Tensor
+    """Of each token's sequence."""
+    lengths_S: torch.Tensor
+    """Tokens of each sequence, used or not."""
+
+    @classmethod
+    def of(cls, is_used_R: torch.Tensor, boundaries_S: torch.Tensor) -> "Sequences":
+        """From where sequences begin and end."""
+        lengths_S = boundaries_S.diff().long()
+        numbers = torch.arange(len(lengths_S), device=is_used_R.device)
+        return cls(is_used_R, numbers.repeat_interleave(lengths_S, output_size=len(is_used_R)), lengths_S)
+
+    def mean(self, values_R: torch.Tensor, among_R: torch.Tensor | None = None) -> torch.Tensor:
+        """[S] mean of each sequence over its used tokens, or over those `among_R`; 0 where there is none."""
+        among_R = (self.is_used_R if among_R is None else among_R).to(values_R.dtype)
+        sums_S, counts_S = torch.zeros(2, len(self.lengths_S), dtype=values_R.dtype, device=values_R.device)
+        sums_S = sums_S.index_add(0, self.number_R, values_R * among_R)
+        return sums_S / counts_S.index_add(0, self.number_R, among_R).clamp(min=1)
+
+    def extreme(self, values_R: torch.Tensor, which: str) -> torch.Tensor:
+        """[S] the least (`amin`) or greatest (`amax`) value of each sequence, or 0 where that is beyond."""
+        return torch.zeros_like(self.lengths_S, dtype=values_R.dtype).scatter_reduce(
+            0, self.number_R, values_R, which, include_self=True
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What the servers' log-probs make of the policy term."""
+
+    tis_R: torch.Tensor
+    """Weight of truncated importance sampling."""
+    is_masked_R: torch.Tensor
+    """The token, or its whole sequence, teaches nothing."""
+    num_masked_sequences: torch.Tensor
+
+
+def trusted(old_R: torch.Tensor, rollout_R: torch.Tensor | None, sequences: Sequences, settings: LossSettings) -> Trust:
+    """The weights and masks of all tokens. Where the server's log-prob is unknown the ratio counts as 1."""
+    is_used_R, nothing = sequences.is_used_R, torch.zeros((), device=old_R.device)
+    if not settings.compares_servers or rollout_R is None:
+        return Trust(torch.ones_like(old_R), torch.zeros_like(is_used_R), nothing)
+    is_known_R = is_used_R & ~rollout_R.isnan()
+    shifts_R = torch.where(is_known_R, old_R - rollout_R, 0.0)
+    ratios_R = shifts_R.exp()
+    tis_R = torch.ones_like(ratios_R) if settings.tis_cap is None else ratios_R.clamp(max=settings.tis_cap)
+    is_masked_R = torch.zeros_like(is_used_R)
+    if settings.token_mask is not None:
+        is_masked_R = _is_outside(ratios_R, ratios_R, settings.token_mask)
+    if settings.sequence_mask is None:
+        return Trust(tis_R, is_masked_R, nothing)
+    if settings.sequence_mask_ratio == "geometric_mean":
+        least_S = most_S = sequences.mean(shifts_R, is_known_R).exp()
+    else:
+        least_S, most_S = (sequences.extreme(shifts_R, which).exp() for which in ("amin", "amax"))
+    is_masked_S = _is_outside(least_S, most_S, settings.sequence_mask)
+    is_masked_R = is_masked_R | (is_masked_S[sequences.number_R] & is_used_R)
+    return Trust(tis_R, is_masked_R, is_masked_S.sum())
+
+
+def _is_outside(least: torch.Tensor, most: torch.Tensor, trusted: Range) -> torch.Tensor:
+    return (least < trusted[0]) | (most > trusted[1])
