@@ -99,7 +99,8 @@ def spelling(family: str, rng: random.Random) -> dict[str, Any]:
 
 
 def assert_as_transformers(found: Architecture, config: Any) -> None:
-    """Every statement that decides what is computed."""
+    """Every statement that decides what is computed, and the class that computes it."""
+    assert config.model_type == found.record["model_type"].value
     rope, fields = config.rope_parameters, found.transformer_fields
     assert found.model_fields["rotary_base"] == rope["rope_theta"]
     assert found.model_fields.get("rope_scaling", False) is (rope["rope_type"] == "llama3")

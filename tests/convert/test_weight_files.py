@@ -73,6 +73,32 @@ def test_a_half_downloaded_snapshot_says_which_link_leads_nowhere(tmp_path: Path
         HfReader(snapshot)
 
 
+def test_a_file_that_is_still_being_filled_is_refused(tmp_path: Path) -> None:
+    folder = write_tiny_qwen2(tmp_path / "model")
+    (folder / f"{WEIGHTS}.aria2").write_bytes(b"x")
+    with pytest.raises(ModelError, match=r"model\.safetensors\.aria2: aria2 has not finished"):
+        weight_files(folder)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "refused"), [(("1GB", "20KB"), True), (("20KB", "1GB"), True), (("8KB", "20KB"), False)]
+)
+def test_a_folder_that_transformers_has_saved_into_twice_is_refused_where_readers_would_differ(
+    sizes: tuple[str, str], refused: bool, tmp_path: Path
+) -> None:
+    """transformers leaves a single file beside shards, and an index beside a single file; old shards it removes."""
+    for seed, size in enumerate(sizes):
+        sharded(tmp_path / "model", size, seed)
+    if refused:
+        with pytest.raises(ModelError, match=r"readers differ in what they take"):
+            HfReader(tmp_path / "model")
+        return
+    once, twice = sharded(tmp_path / "once", sizes[1], 1), HfReader(tmp_path / "model")
+    fresh = HfReader(once)
+    assert fresh.infos == twice.infos
+    assert all(fresh.tensor(name).equal(twice.tensor(name)) for name in fresh.names())
+
+
 @pytest.mark.parametrize(
     "content", ['{"weight_map": {"a": 1}}', '{"weight_map": null}', '{"weight_map": {}}', "{}", "3"]
 )
