@@ -40,7 +40,7 @@ def test_experts_on_two_by_two_ranks_train_what_one_rank_trains(root: Path, tmp_
     first = [events(tmp_path / name, "step")[0] for name in layouts]
     assert first[0]["grad_norm"] > 0
     for field in ("loss", "grad_norm", "entropy"):
-        assert first[1][field] == pytest.approx(first[0][field], rel=1e-4), field
+        assert first[1][field] == pytest.approx(first[0][field], rel=1e-4, abs=1e-6), field
     before, after = (load_file(path / "model.safetensors") for path in (model, tmp_path / "spread/export"))
     assert after.keys() == before.keys()
     moved = [name for name in before if not after[name].equal(before[name])]
