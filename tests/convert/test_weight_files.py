@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from egrc_mega.convert.hf_folder import HfReader
+from egrc_mega.convert.hf_model import load_hf_model
 from egrc_mega.convert.weight_files import INDEX, WEIGHTS, weight_files
-from egrc_mega.embedded.engine import _load_model
 from egrc_mega.errors import ModelError
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
 
@@ -22,7 +22,7 @@ def test_a_single_file_beside_an_index_is_refused_by_every_reader(tmp_path: Path
     folder = write_tiny_qwen2(tmp_path / "both")
     for path in sharded(tmp_path / "other", seed=5).glob("model*"):
         shutil.copy(path, folder)
-    for reader in (weight_files, HfReader, _load_model):
+    for reader in (weight_files, HfReader, load_hf_model):
         with pytest.raises(ModelError, match=r"the index names model-00001-.*and there is model\.safetensors"):
             reader(folder)
 
