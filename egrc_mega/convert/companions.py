@@ -59,6 +59,11 @@ def _named(source: Path) -> Iterator[str]:
             yield path.name
 
 
+def companion_bytes(source: Path) -> int:
+    """How much room the files that travel need."""
+    return sum((source / name).stat().st_size for name in companions(source))
+
+
 def left_out(source: Path) -> list[str]:
     """What a conversion changes about the companions, a line for each file."""
     return [

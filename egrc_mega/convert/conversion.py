@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from egrc_mega.convert import layout, torch_dist
-from egrc_mega.convert.companions import copy_companions, left_out
+from egrc_mega.convert.companions import companion_bytes, copy_companions, left_out
 from egrc_mega.convert.family import Entry
 from egrc_mega.convert.hf_folder import (
     DEFAULT_SHARD_BYTES,
@@ -23,7 +23,7 @@ from egrc_mega.convert.hf_folder import (
     write_folder,
 )
 from egrc_mega.convert.parallel import ParallelLayout, layout_problems
-from egrc_mega.convert.publish import new_folder
+from egrc_mega.convert.publish import new_folder, remove_dead
 from egrc_mega.convert.source import (
     COMPANION_FOLDER,
     LATEST,
@@ -95,7 +95,8 @@ def hf_to_megatron(
         note: told, line by line, what is not carried over as it is.
 
     Raises:
-        ModelError: the source cannot be used, the layout is impossible, or the target exists. Nothing is written then.
+        ModelError, CheckpointError: the source cannot be used, the layout is impossible, or the target exists. Nothing
+            is written then.
     """
     _require_new(target)
     parallel = parallel or ParallelLayout()
@@ -105,7 +106,8 @@ def hf_to_megatron(
     check_source(source, any_dtype=dtype is not None, more=layout_problems(source.architecture, parallel))
     for line in left_out(source.companions):
         note(line)
-    with new_folder(target, durable=True, num_bytes=total_bytes(source, dtype)) as partial:
+    num_bytes = total_bytes(source, dtype) + companion_bytes(source.companions)
+    with new_folder(target, durable=True, num_bytes=num_bytes) as partial:
         folder = partial / f"iter_{ITERATION:07}"
         (folder / COMPANION_FOLDER).mkdir(parents=True)
         copy_companions(source.companions, folder / COMPANION_FOLDER, dtype)
@@ -209,5 +211,6 @@ def _stateless_modules(source: Source) -> Iterator[tuple[str, tuple[int, ...], t
 
 
 def _require_new(target: Path) -> None:
+    remove_dead(target)
     if os.path.lexists(target):
         raise ModelError(f"{target} exists already; choose another folder")

@@ -8,7 +8,7 @@ folder is run: `trust_remote_code` has no counterpart here.
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from egrc_mega.convert.family import Statement
 from egrc_mega.convert.known_fields import FALSE_ONLY, HARMLESS, NULL_ONLY
@@ -98,20 +98,6 @@ class HfConfig:
             else:
                 self.note(name, value, name)
 
-    def require_full_attention(self) -> None:
-        """Refuse windows: Qwen's are off unless config.json says otherwise, layer by layer or for all."""
-        self.require(use_sliding_window=False)
-        if isinstance(self.fields.get("sliding_window"), int):
-            self.note("sliding_window", self.fields["sliding_window"], "sliding_window")  # of no effect
-        layers = self.fields.get("layer_types")
-        # "attention" is what older versions call it
-        if layers is not None and (
-            not isinstance(layers, list)
-            or len(layers) != self.fields.get("num_hidden_layers")
-            or any(layer not in ("full_attention", "attention") for layer in layers)
-        ):
-            self.problems.append(f"layer_types is {layers!r:.120}, must be 'full_attention' for each layer")
-
     def token_ids(self, name: str, default: int | None = None) -> tuple[int, ...]:
         """Ids that are stated as one number, as a list of them or as null."""
         value = self.fields.get(name, default)
@@ -163,3 +149,8 @@ class HfConfig:
 def is_positive(value: Any) -> bool:
     """Whether a value of JSON is a finite number above zero."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def is_whole(value: Any) -> TypeGuard[int]:
+    """Whether a value of JSON is a whole number."""
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from egrc_mega.convert.companions import copy_companions
+from egrc_mega.convert.companions import companion_bytes, copy_companions
 from egrc_mega.convert.family import Architecture
 from egrc_mega.convert.publish import new_folder
 from egrc_mega.convert.trust import file_problem
@@ -122,6 +122,7 @@ def write_folder(
         StorageError: the disk has no room.
     """
     num_bytes = sum(math.prod(shape) for _name, shape in architecture.hf_shapes()) * dtype.itemsize
+    num_bytes += companion_bytes(source)
     with new_folder(folder, durable=durable, replaces=replaces, num_bytes=num_bytes) as partial:
         copy_companions(source, partial, dtype)
         entries = _write_weights(partial, tensors, architecture, dtype, max_shard_bytes, durable, advance)

@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.planner import SavePlan
 from egrc_mega.convert.trust import file_problem
 from egrc_mega.errors import CheckpointError
 
-METADATA = ".metadata"
+METADATA, COMMON = ".metadata", "common.pt"
 
 
 class MetadataUnpickler(pickle.Unpickler):
@@ -98,20 +98,24 @@ def require_harmless(folder: Path) -> None:
         places = [(index.fqn, info) for index, info in metadata.storage_data.items() if index.fqn in objects]
     except Exception as error:  # a torn pickle raises anything
         raise CheckpointError(f"{path}: not to be loaded: {error}; resume only what a run has written") from error
+    if (folder / COMMON).exists():
+        _require_harmless_object(folder, "what is common to all ranks", COMMON)
     for key, info in places:
-        _require_harmless_object(folder, key, info)
+        _require_harmless_object(folder, key, str(info.relative_path), info.offset, info.length)
 
 
-def _require_harmless_object(folder: Path, key: str, info: Any) -> None:
-    """An object beside the tensors, such as a module's extra state: numbers, texts and tensors are all it may be."""
-    name = str(info.relative_path)
+def _require_harmless_object(folder: Path, key: str, name: str, offset: int = 0, length: int = -1) -> None:
+    """An object beside the tensors, such as a module's extra state: numbers, texts and tensors are all it may be.
+
+    `offset` and `length` say where it lies in its file; without them it is all of it.
+    """
     if problem := "a file outside the folder" if Path(name).name != name else file_problem(folder, name):
         raise CheckpointError(f"{folder / METADATA}: {name}: {problem}")
     try:
         with (folder / name).open("rb") as file:
-            file.seek(info.offset)
+            file.seek(offset)
             with torch.serialization.safe_globals([io.BytesIO]):
-                torch.load(io.BytesIO(file.read(info.length)), map_location="cpu", weights_only=True)
+                torch.load(io.BytesIO(file.read(length)), map_location="cpu", weights_only=True)
     except Exception as error:  # torch's unpickler raises anything, too
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise CheckpointError(f"{folder / name}: {key} is not to be loaded: {reason[0]}") from error

@@ -184,15 +184,17 @@ def check_source(source: Source, *, any_dtype: bool = False, more: Iterable[str]
     """Everything that speaks against reading a checkpoint, at once: damage, then names, shapes, dtypes, then `more`.
 
     Raises:
-        ModelError: with one line for each problem.
+        CheckpointError: it is not what its manifest says.
+        ModelError: anything else. Either has one line for each problem.
     """
-    found = damages(source.path) if os.path.lexists(source.path / MANIFEST) else []
-    found = [f"{damage}; restore it, or delete {MANIFEST} if the change is meant" for damage in found]
+    damaged = damages(source.path) if os.path.lexists(source.path / MANIFEST) else []
+    damaged = [f"{damage}; restore it, or delete {MANIFEST} if the change is meant" for damage in damaged]
     # what is damaged would only be complained of a second time
-    found = found or [*source.problems(any_dtype=any_dtype), *more]
+    found = damaged or [*source.problems(any_dtype=any_dtype), *more]
     if found:
         rest = [f"and {len(found) - MAX_PROBLEMS} more problems"] if len(found) > MAX_PROBLEMS else []
-        raise ModelError("\n".join(f"{source.path}: {problem}" for problem in [*found[:MAX_PROBLEMS], *rest]))
+        kind = CheckpointError if damaged else ModelError
+        raise kind("\n".join(f"{source.path}: {problem}" for problem in [*found[:MAX_PROBLEMS], *rest]))
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -19,7 +19,7 @@ import torch
 from torch.distributed.checkpoint import metadata as dcp
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 
-from egrc_mega.convert.pickles import METADATA, MetadataUnpickler
+from egrc_mega.convert.pickles import COMMON, METADATA, MetadataUnpickler
 from egrc_mega.convert.trust import file_problem
 from egrc_mega.errors import CheckpointError
 from egrc_mega.manifest import FileEntry, HashedWriter
@@ -176,7 +176,9 @@ class TorchDistWriter:
         self._close()
         metadata = dcp.Metadata(state_dict_metadata=self._tensors, storage_data=self._storage)
         (self.folder / METADATA).write_bytes(pickle.dumps(metadata))
-        torch.save(common, self.folder / "common.pt")
+        with HashedWriter(self.folder / COMMON) as writer:
+            _save(common, writer)
+            self.entries[COMMON] = writer.finish(durable=self.durable)
         (self.folder / "metadata.json").write_text(json.dumps(BACKEND))
 
     def _append(self, name: str, num_bytes: int, value: Any) -> _StorageInfo:

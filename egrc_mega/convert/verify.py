@@ -6,20 +6,13 @@ import torch
 
 from egrc_mega.convert.family import Architecture
 from egrc_mega.convert.hf_folder import Advance
+from egrc_mega.convert.known_fields import words
 from egrc_mega.convert.source import Source, as_bits, check_source, same_bits
 
-COMPUTES_NOTHING = frozenset({"dtype", "eos_token_id", "max_position_embeddings", "sliding_window"})
+COMPUTES_NOTHING = words("dtype eos_token_id max_position_embeddings sliding_window use_sliding_window")
 """Of the record; what else it holds decides what a model computes."""
-SEEN_IN_SHAPES = frozenset(
-    {
-        "hidden_size",
-        "intermediate_size",
-        "moe_intermediate_size",
-        "num_experts",
-        "num_hidden_layers",
-        "tie_word_embeddings",
-        "vocab_size",
-    }
+SEEN_IN_SHAPES = words(
+    "hidden_size intermediate_size moe_intermediate_size num_experts num_hidden_layers tie_word_embeddings vocab_size"
 )
 """Where they differ, so do names or shapes of tensors, which say more."""
 

@@ -15,6 +15,8 @@ from egrc_mega.json_file import read_object
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
+UNFINISHED = ".aria2"
+"""Stands beside a file that has its full length already, and zeros where the rest is to come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ def weight_files(folder: Path) -> WeightFiles:
     found = _candidates(folder)
     if os.path.lexists(folder / ADAPTER):
         raise ModelError(f"{folder}: {ADAPTER} makes an adapter of it; merge it into its base model first")
+    if unfinished := sorted(path.name for path in folder.glob(f"*.safetensors{UNFINISHED}")):
+        raise ModelError(f"{folder}: {_list(unfinished)}: aria2 has not finished this download; let it, or repeat it")
     if not found:
         raise ModelError(f"model.path: {folder} holds no safetensors; convert the weights first")
     if INDEX not in found:

@@ -43,23 +43,29 @@ class LogitComparison:
     """Positions at which both hold the same token for the likeliest."""
     largest_kl: float
     """Largest KL divergence of the one's distribution from the other's at a position, in nats."""
+    num_nan: int
+    """Positions at which one of them, or both, holds logits that are no numbers: nothing can be said of those."""
 
     @property
     def are_equal(self) -> bool:
         """Whether rounding explains the difference."""
-        return self.largest <= self.bound
+        return self.num_nan == 0 and self.largest <= self.bound
 
     def line(self) -> str:
         """What was found, in one line for people."""
+        strange = f"; {self.num_nan} positions have logits that are no numbers" if self.num_nan else ""
         return (
             f"logits in float32 differ by at most {self.largest:.3g} (rounding explains up to {self.bound:.3g}); the "
             f"likeliest token agrees at {self.num_same_choice} of {self.num_positions} positions, KL is at most "
-            f"{self.largest_kl:.3g}"
+            f"{self.largest_kl:.3g}{strange}"
         )
 
 
 def compare_logits(a: Path, b: Path, model: Path | None = None) -> LogitComparison:
-    """Compare the logits of packed random prompts, some longer than every window that config.json speaks of.
+    """Compare the logits of packed random prompts, one longer than the window that config.json speaks of.
+
+    Windows in effect are refused; a prompt of up to `MAX_LENGTH` tokens shows an implementation that obeys one
+    nevertheless.
 
     A Hugging Face folder is computed by transformers, prompt by prompt; a Megatron checkpoint by megatron-core, packed.
     So two folders of different format are also computed by two implementations.
@@ -78,6 +84,7 @@ def compare_logits(a: Path, b: Path, model: Path | None = None) -> LogitComparis
         bound=NOISE_FACTOR * noise + FLOOR * float(x.abs().max()),
         num_positions=len(x),
         num_same_choice=int((x.argmax(-1) == y.argmax(-1)).sum()),
+        num_nan=int((~(x + y).isfinite()).any(-1).sum()),
         largest_kl=float((likely_x.exp() * (likely_x - likely_y)).sum(-1).max()),
     )
 

@@ -59,13 +59,18 @@ def _model_problems(config: Config) -> Iterator[EgrcError]:
     yield from _contradictions(config, architecture)
     found = [
         *layout_problems(architecture, ParallelLayout.of(config.megatron)),
-        *_expert_problems(architecture, config.megatron),
+        *_expert_problems(architecture, config.megatron, has_gpus=_has_gpus(config)),
     ]
     for problem in found or _megatrons_own_problem(architecture, config.megatron):
         yield ConfigError(f"megatron.{problem}")
 
 
-def _expert_problems(architecture: Architecture, section: MegatronSection) -> Iterator[str]:
+def _has_gpus(config: Config) -> bool:
+    """Of this machine, or of those that the configuration is for: a dry run may plan elsewhere."""
+    return torch.cuda.is_available() or config.rollout.device == "cuda"
+
+
+def _expert_problems(architecture: Architecture, section: MegatronSection, *, has_gpus: bool) -> Iterator[str]:
     """What megatron's mixtures of experts refuse at the first training step only."""
     tensor = section.tensor_model_parallel_size
     if not architecture.num_experts or tensor == 1:
@@ -75,7 +80,7 @@ def _expert_problems(architecture: Architecture, section: MegatronSection) -> It
             f"sequence_parallel: false, but at tensor_model_parallel_size {tensor} megatron-core trains no experts "
             f"without it; set it to true"
         )
-    if not torch.cuda.is_available():
+    if not has_gpus:
         yield (
             f"tensor_model_parallel_size: {tensor}, but experts hand over parts of unequal length, which gloo cannot "
             f"gather; without a GPU share them with expert_model_parallel_size"

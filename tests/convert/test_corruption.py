@@ -13,7 +13,7 @@ from egrc_mega.convert.parallel import ParallelLayout
 from egrc_mega.convert.source import open_source
 from egrc_mega.convert.verify import compare
 from egrc_mega.convert.weight_files import INDEX
-from egrc_mega.errors import EgrcError, ModelError
+from egrc_mega.errors import CheckpointError, EgrcError, ModelError
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
 
 NORM = "model.norm.weight"
@@ -189,9 +189,9 @@ def test_a_flipped_byte_in_a_folder_is_found_by_file_and_tensor(exported: Path, 
     last = [name for name, place in weight_map.items() if place == file.name][-1]
     flip(file)
     before = set(tmp_path.iterdir())
-    with pytest.raises(ModelError, match=rf"{file.name} differs from the manifest in {last}; restore it"):
+    with pytest.raises(CheckpointError, match=rf"{file.name} differs from the manifest in {last}; restore it"):
         hf_to_megatron(exported, tmp_path / "out")
-    with pytest.raises(ModelError, match=rf"{file.name} differs from the manifest in {last}"):
+    with pytest.raises(CheckpointError, match=rf"{file.name} differs from the manifest in {last}"):
         compare(open_source(exported), open_source(tmp_path / "megatron"))
     assert set(tmp_path.iterdir()) == before
 
@@ -202,7 +202,7 @@ def test_a_flipped_byte_of_any_tensor_names_that_tensor(exported: Path) -> None:
         marks = json.loads((exported / "manifest.sha256.json").read_text())[file]["marks"]
         whole = (exported / file).read_bytes()
         flip(exported / file, marks[name][0] - 1)
-        with pytest.raises(ModelError, match=f"{file} differs from the manifest in {name};"):
+        with pytest.raises(CheckpointError, match=f"{file} differs from the manifest in {name};"):
             compare(open_source(exported), open_source(exported))
         (exported / file).write_bytes(whole)
 

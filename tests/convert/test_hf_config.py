@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import transformers
 
-from egrc_mega.convert.families.mistral import DEFAULT_WINDOW
 from egrc_mega.convert.families.registry import FACTS, FAMILIES, architecture_of, eos_token_ids, read_architecture
 from egrc_mega.convert.hf_config import ABSENT, HfConfig
+from egrc_mega.convert.windows import DEFAULT_FIRST, DEFAULT_WINDOW
 from egrc_mega.errors import ModelError
 from egrc_mega.testing.tiny_model import LLAMA3_ROPE, write_tiny_model
 
@@ -75,6 +75,19 @@ def test_equal_statements_in_two_places_are_read_with_the_place_that_counts() ->
     assert record["rope_type"].origin == "rope_scaling"
 
 
+def test_a_mistral_with_layer_types_is_another_model_for_transformers() -> None:
+    for types in (None, ["full_attention"] * 2):
+        with pytest.raises(ModelError, match="layer_types is there: transformers takes the model for a Ministral"):
+            read(MISTRAL | {"layer_types": types})
+
+
+def test_experts_layers_slide_all_or_none_whatever_else_is_told() -> None:
+    window = {"use_sliding_window": True, "max_window_layers": 99}
+    with pytest.raises(ModelError, match="layers 0 to 1 slide over a window of 8 tokens"):
+        read(MOE | window | {"sliding_window": 8})
+    assert read(MOE | window | {"sliding_window": None}).num_experts == 4
+
+
 def test_every_value_on_the_record_says_where_it_comes_from() -> None:
     record = read(QWEN2 | {"rope_theta": 1e6, "torch_dtype": "bfloat16"}).record
     assert {name: record[name].origin for name in ("rope_theta", "dtype", "hidden_size", "rms_norm_eps")} == {
@@ -99,6 +112,10 @@ def test_what_is_absent_is_the_default_of_transformers(family: Any) -> None:
     assert default.rope_parameters == PLAIN
     if family.model_type == "mistral":
         assert default.sliding_window == DEFAULT_WINDOW
+    if family.model_type in ("qwen2", "qwen3", "qwen3_moe"):
+        switched_on = names[family.model_type](use_sliding_window=True)
+        assert switched_on.sliding_window == DEFAULT_WINDOW
+        assert getattr(switched_on, "max_window_layers", DEFAULT_FIRST) == DEFAULT_FIRST
     if family.model_type == "qwen3_moe":
         found = read({k: v for k, v in MOE.items() if "expert" not in k and not k.startswith("moe")}).transformer_fields
         assert found["num_moe_experts"] == default.num_experts
@@ -121,7 +138,12 @@ def _default_configs() -> list[Any]:
         ({"transformers_weights": "other.safetensors"}, "transformers_weights is there: transformers loads the file"),
         ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping is 50.0, which is not understood"),
         ({"use_mrope": True}, "use_mrope is True, which is not understood"),
-        ({"sliding_window": 8, "use_sliding_window": True}, "use_sliding_window is True"),
+        ({"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 0}, "layers 0 to 1 slide over .* of 8"),
+        ({"use_sliding_window": True, "max_window_layers": 1}, "layers 1 to 1 slide over a window of 4096 tokens"),
+        ({"use_sliding_window": True, "num_hidden_layers": 30}, "layers 28 to 29 slide"),
+        ({"use_sliding_window": None}, "use_sliding_window is None, must be true or false"),
+        ({"sliding_window": "4096"}, "sliding_window is '4096', must be a whole number"),
+        ({"max_window_layers": None}, "max_window_layers is None, must be a whole number"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types is"),
         ({"layer_types": ["full_attention"]}, "layer_types is"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
@@ -139,6 +161,9 @@ def test_what_may_change_the_computation_is_understood_or_refused_by_name(fields
     "fields",
     [
         {"use_mrope": False, "max_window_layers": 21, "sliding_window": 4096, "use_sliding_window": False},
+        {"use_sliding_window": True, "sliding_window": None, "max_window_layers": 0},
+        {"use_sliding_window": True, "max_window_layers": 2},
+        {"use_sliding_window": True},
         {"quantization_config": None, "layer_types": ["attention", "full_attention"], "weird": None},
         {"temperature": 0.7, "_name_or_path": "x", "auto_map": {"AutoConfig": "x.Y"}, "unsloth_version": "2025.1"},
         {"num_key_value_heads": None},

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from egrc_mega.checkpoint import store
@@ -165,7 +167,7 @@ def test_a_manifest_that_names_nothing_here_vouches_for_nothing(content: str, hf
         (folder / MANIFEST).write_text(content)
         assert damages(folder) != []
         assert not is_complete(folder)
-    with pytest.raises(ModelError, match=MANIFEST):
+    with pytest.raises(CheckpointError, match=MANIFEST):
         hf_to_megatron(hf, hf.parent / "out")
 
 
@@ -214,6 +216,97 @@ def test_fields_of_other_types_end_in_declared_errors_only(made: Path, tmp_path:
                 except EgrcError:
                     outcomes[False] += 1
     assert min(outcomes.values()) > 100
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["", "2", "silu", "float32", "default"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["rope_type", "factor", "a"]), inner),
+    max_leaves=5,
+)
+
+
+def drawn(request: pytest.FixtureRequest, check: Callable, *strategies: Any, quick: int = 60, full: int = 6000) -> None:
+    """Call a check with many draws; far more with --full."""
+    count = full if request.config.getoption("--full") else quick
+    settings(max_examples=count, deadline=None, derandomize=True, database=None)(given(*strategies)(check))()
+
+
+def test_folders_of_drawn_fields_end_in_declared_errors_only(
+    made: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Several fields of a config.json at once, through a whole conversion."""
+    folder = shutil.copytree(made / "hf", tmp_path / "hf")
+    fields = json.loads((folder / "config.json").read_text())
+    names = sorted({*fields, "rope_scaling", "rope_theta", "head_dim", "torch_dtype", "layer_types", "unheard_of"})
+    outcomes: list[type | None] = []
+
+    def check(changes: dict[str, Any], gone: str) -> None:
+        drawn_fields = fields | changes
+        drawn_fields.pop(gone, None)
+        (folder / "config.json").write_text(json.dumps(drawn_fields))
+        try:
+            hf_to_megatron(folder, tmp_path / "out")
+            shutil.rmtree(tmp_path / "out")
+            outcomes.append(None)
+        except EgrcError as error:
+            outcomes.append(type(error))
+        assert not list(tmp_path.glob("*out*"))
+
+    drawn(request, check, st.dictionaries(st.sampled_from(names), JSON, max_size=3), st.sampled_from([*names, ""]))
+    assert {None, ModelError} <= set(outcomes)
+
+
+@pytest.mark.parametrize("name", ["index", "manifest", "tokenizer_config.json", "generation_config.json"])
+def test_small_files_of_drawn_json_end_in_declared_errors_only(
+    name: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    folder = write_tiny_qwen2(tmp_path / "hf", shard_size="20KB" if name == "index" else "1GB")
+    file = folder / {"index": "model.safetensors.index.json", "manifest": MANIFEST}.get(name, name)
+    content = json.loads(file.read_text()) if file.exists() else {"config.json": {"size_bytes": 1, "sha256": ""}}
+
+    def check(value: Any, change: Any, whole: bool) -> None:
+        drawn_content = value if whole else content | change
+        if name == "index" and not whole:
+            drawn_content = content | {"weight_map": content["weight_map"] | change}
+        file.write_text(json.dumps(drawn_content))
+        try:
+            hf_to_megatron(folder, tmp_path / "out")
+            shutil.rmtree(tmp_path / "out")
+        except EgrcError:
+            pass
+        assert not list(tmp_path.glob("*out*"))
+
+    keys = st.sampled_from(["model.norm.weight", "config.json", "model.safetensors", "auto_map", "../x", "a"])
+    drawn(request, check, JSON, st.dictionaries(keys, JSON, max_size=2), st.booleans(), quick=30, full=1500)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "__0_0.distcp", "common.pt", "metadata.json"])
+def test_flipped_bytes_end_in_declared_errors_only(
+    file: str, made: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Without a manifest to tell them; a flipped value is a value."""
+    kind, function = ("hf", hf_to_megatron) if (made / "hf" / file).exists() else ("megatron", megatron_to_hf)
+    folder = shutil.copytree(made / kind, tmp_path / kind)
+    (path,) = folder.rglob(file)
+    for manifest in folder.rglob(MANIFEST):
+        manifest.unlink()
+    sound = path.read_bytes()
+
+    def check(places: list[int], value: int) -> None:
+        content = bytearray(sound)
+        for place in places:
+            content[place] ^= value
+        path.write_bytes(content)
+        try:
+            function(folder, tmp_path / "out")
+            shutil.rmtree(tmp_path / "out")
+        except EgrcError:
+            pass
+        assert not list(tmp_path.glob("*out*"))
+
+    # half of them in the header
+    place = st.integers(0, len(sound) - 1) | st.integers(0, min(2000, len(sound) - 1))
+    drawn(request, check, st.lists(place, min_size=1, max_size=4), st.integers(1, 255), quick=30, full=2000)
 
 
 def put_folder(path: Path) -> None:

@@ -200,20 +200,92 @@ def test_a_disk_that_fills_up_leaves_nothing_and_says_so(
     convert()
 
 
-@pytest.mark.full
-def test_kills_at_every_tensor_and_disks_of_every_size_leave_nothing(
-    convert: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_is_dead_goes_whatever_the_moment_it_died_at(tmp_path: Path) -> None:
+    """Killed before the lock was there, while its folder was removed, or with everything written."""
+    target = tmp_path / "out"
+    empty, begun, whole = (Path(f"{tmp_path / publish._prefix(target)}{digit * 16}") for digit in "abc")
+    for place in (empty, begun, whole):
+        place.mkdir()
+    for place in (begun, whole):
+        (place / "lock").touch()
+    (whole / "new").mkdir()
+    fill(whole / "new")
+    unknown = Path(f"{tmp_path / publish._prefix(target)}{'d' * 16}")
+    unknown.mkdir()
+    (unknown / "file.txt").write_text("without a lock it is nobody's of ours")
+    publish.remove_dead(target)
+    assert list(tmp_path.iterdir()) == [unknown]
+
+
+def test_a_place_that_is_taken_for_dead_while_it_is_made_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    counts: list[int] = []
-    convert(advance=counts.append)
-    shutil.rmtree(tmp_path / "room/out")
-    for number in range(1, len(counts) + 1):
-        killed_at(convert, number)
-        assert not (tmp_path / "room/out").exists()
-    for part in range(40):
-        with monkeypatch.context() as patched:
-            Disk(patched, sum(counts) * part // 40, errno.ENOSPC)
-            with pytest.raises(OSError, match="No space left"):
-                convert()
-    convert()
-    assert [path.name for path in (tmp_path / "room").iterdir()] == ["out"]
+    real, moments, names = publish.fcntl.flock, [], iter("abc")
+    monkeypatch.setattr(publish.secrets, "token_hex", lambda _size: next(names) * 16)
+
+    def flock(lock: object, flags: int) -> None:
+        moments.append(flags)
+        if len(moments) == 1:
+            raise BlockingIOError  # another has its hand on it
+        if len(moments) == 2:
+            shutil.rmtree(f"{tmp_path / publish._prefix(tmp_path / 'out')}{'b' * 16}")
+        real(lock, flags)
+
+    monkeypatch.setattr(publish.fcntl, "flock", flock)
+    with new_folder(tmp_path / "out", durable=False) as partial:
+        fill(partial)
+    assert (tmp_path / "out/file.txt").exists()
+    assert len(moments) == 3
+
+
+def test_a_replaced_folder_whose_remover_was_killed_keeps_what_others_put_there(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    with new_folder(target, durable=False, replaces=True) as partial:
+        fill(partial, "one")
+    (target / "notes.md").write_text("mine")
+
+    def replace_and_die() -> None:
+        publish._remove = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+        with new_folder(target, durable=False, replaces=True) as partial:
+            fill(partial, "two")
+
+    child = multiprocessing.get_context("fork").Process(target=replace_and_die)
+    child.start()
+    child.join(60)
+    assert child.exitcode == -signal.SIGKILL
+    assert (target / "file.txt").read_text() == "two"
+    publish.remove_dead(target)
+    (kept,) = (path for path in tmp_path.iterdir() if path != target)
+    assert kept.name.startswith("out.replaced-")
+    assert [path.read_text() for path in kept.iterdir()] == ["mine"]
+
+
+def test_what_somebody_has_edited_in_a_replaced_folder_is_kept(tmp_path: Path) -> None:
+    target, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "b.txt").write_text("b")
+    with new_folder(target, durable=False, replaces=True) as partial:
+        (partial / "sub").mkdir()
+        for name in ("a.txt", "sub/b.txt"):
+            (partial / name).write_text("b")
+        fill(partial)
+    (target / "a.txt").write_text("B")
+    shutil.rmtree(target / "sub")
+    (target / "sub").symlink_to(elsewhere)
+    with new_folder(target, durable=False, replaces=True) as partial:
+        fill(partial)
+    (kept,) = tmp_path.glob("out.replaced-*")
+    assert sorted(path.name for path in kept.iterdir()) == ["a.txt", "sub"]
+    assert (elsewhere / "b.txt").read_text() == "b"
+
+
+def test_of_a_folder_with_a_torn_manifest_nothing_is_removed(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    target.mkdir()
+    fill(target, "one")
+    (target / "manifest.sha256.json").write_text('{"file.t')
+    with new_folder(target, durable=False, replaces=True) as partial:
+        fill(partial, "two")
+    (kept,) = tmp_path.glob("out.replaced-*")
+    assert (kept / "file.txt").read_text() == "one"
+    assert (target / "file.txt").read_text() == "two"

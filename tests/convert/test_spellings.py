@@ -99,7 +99,8 @@ def spelling(family: str, rng: random.Random) -> dict[str, Any]:
 
 
 def assert_as_transformers(found: Architecture, config: Any) -> None:
-    """Every statement that decides what is computed."""
+    """Every statement that decides what is computed, and the class that computes it."""
+    assert config.model_type == found.record["model_type"].value
     rope, fields = config.rope_parameters, found.transformer_fields
     assert found.model_fields["rotary_base"] == rope["rope_theta"]
     assert found.model_fields.get("rope_scaling", False) is (rope["rope_type"] == "llama3")
@@ -109,7 +110,8 @@ def assert_as_transformers(found: Architecture, config: Any) -> None:
     else:
         assert rope["rope_type"] == "default"
     assert rope.get("partial_rotary_factor", 1.0) == 1.0
-    assert getattr(config, "sliding_window", None) is None
+    # these two ask for the type of each layer, the others for the window alone
+    assert config.model_type in ("qwen2", "qwen3") or getattr(config, "sliding_window", None) is None
     assert set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
     assert (fields["layernorm_epsilon"], found.tied) == (config.rms_norm_eps, config.tie_word_embeddings)
     assert (found.num_heads, found.num_query_groups) == (config.num_attention_heads, config.num_key_value_heads)

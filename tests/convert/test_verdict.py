@@ -14,10 +14,11 @@ from typer.testing import CliRunner
 
 from egrc_mega.cli.convert import app
 from egrc_mega.cli.main import main
-from egrc_mega.convert.conversion import hf_to_megatron
+from egrc_mega.convert.conversion import hf_to_megatron, megatron_to_hf
 from egrc_mega.convert.source import open_source
 from egrc_mega.convert.verify import compare
 from egrc_mega.errors import CheckpointError
+from egrc_mega.manifest import MANIFEST
 from egrc_mega.policy import model as policy_model
 from egrc_mega.testing.tiny_model import FAMILIES, LLAMA3_ROPE, write_tiny_model
 from egrc_mega.training.comparison import compare_logits
@@ -100,25 +101,66 @@ def test_a_small_mistake_in_what_is_computed_is_more_than_rounding(
     assert not found.are_equal, found.line()
 
 
-def test_the_command_says_yes_with_0_and_no_with_8(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    def verify(*paths: Path) -> tuple[object, str]:
-        monkeypatch.setattr(sys, "argv", ["egrc", "convert", "verify", *map(str, paths), "--logits"])
+@pytest.fixture
+def verify(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., tuple[object, str]]:
+    """The command: its exit code and what it has printed."""
+
+    def command(*arguments: object) -> tuple[object, str]:
+        monkeypatch.setattr(sys, "argv", ["egrc", "convert", "verify", *map(str, arguments)])
         with pytest.raises(SystemExit) as end:
             main()
         return end.value.code, "".join(capsys.readouterr())
 
+    return command
+
+
+def test_the_command_says_yes_with_0_and_no_with_8(verify: Callable, tmp_path: Path) -> None:
     source = write_tiny_model("Qwen2", tmp_path / "a")
     hf_to_megatron(source, tmp_path / "b")
-    code, text = verify(source, tmp_path / "b")
+    code, text = verify(source, tmp_path / "b", "--logits")
     assert code == 0
     assert "26 tensors are equal, bit by bit" in text
     assert "the likeliest token agrees at 157 of 157 positions, KL is at most" in text
     other = change_config(write_tiny_model("Qwen2", tmp_path / "c"), rope_parameters=PLAIN | {"rope_theta": 1e6})
-    code, text = verify(source, other)
+    code, text = verify(source, other, "--logits")
     assert code == 8
     assert "egrc: error: the checkpoints differ: config.json: rope_theta is" in text
+
+
+@pytest.mark.parametrize("has_manifest", [True, False])
+@pytest.mark.parametrize("bit", [0, 7])
+def test_one_flipped_bit_is_a_no_with_8_in_either_format(
+    bit: int, has_manifest: bool, verify: Callable, tmp_path: Path
+) -> None:
+    source = write_tiny_model("Qwen2", tmp_path / "a")
+    hf_to_megatron(source, tmp_path / "b")
+    megatron_to_hf(tmp_path / "b", tmp_path / "c")
+    for folder, weights in (("b/iter_0000001", "__0_0.distcp"), ("c", "model.safetensors")):
+        if not has_manifest:
+            (tmp_path / folder / MANIFEST).unlink()
+        file = tmp_path / folder / weights
+        sound = bytearray(file.read_bytes())
+        values = load_file(source / "model.safetensors")["model.norm.weight"].numpy().tobytes()
+        place = sound.index(values) + 5
+        file.write_bytes(sound[:place] + bytes([sound[place] ^ 1 << bit]) + sound[place + 1 :])
+        for pair in ((source, tmp_path / folder), (tmp_path / folder, source)):
+            code, text = verify(*pair)
+            assert (code, text.count("egrc: error: ")) == (8, 1), text
+            assert "norm" in text
+
+
+def test_values_that_are_no_numbers_on_both_sides_are_equal_bits_and_no_agreement_of_logits(
+    verify: Callable, tmp_path: Path
+) -> None:
+    source = write_tiny_model("Qwen2", tmp_path / "a")
+    tensors = load_file(source / "model.safetensors")
+    tensors["model.layers.0.mlp.up_proj.weight"][3, 4] = torch.nan
+    save_file(tensors, source / "model.safetensors")
+    hf_to_megatron(source, tmp_path / "b")
+    code, text = verify(source, tmp_path / "b")
+    assert (code, "26 tensors are equal, bit by bit" in text) == (0, True)
+    code, text = verify(source, tmp_path / "b", "--logits")
+    assert (code, "logits that are no numbers" in text) == (8, True), text
 
 
 def test_logits_alone_can_say_no(

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from egrc_mega.convert.hf_folder import HfReader
+from egrc_mega.convert.hf_model import load_hf_model
 from egrc_mega.convert.weight_files import INDEX, WEIGHTS, weight_files
-from egrc_mega.embedded.engine import _load_model
 from egrc_mega.errors import ModelError
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
 
@@ -22,7 +22,7 @@ def test_a_single_file_beside_an_index_is_refused_by_every_reader(tmp_path: Path
     folder = write_tiny_qwen2(tmp_path / "both")
     for path in sharded(tmp_path / "other", seed=5).glob("model*"):
         shutil.copy(path, folder)
-    for reader in (weight_files, HfReader, _load_model):
+    for reader in (weight_files, HfReader, load_hf_model):
         with pytest.raises(ModelError, match=r"the index names model-00001-.*and there is model\.safetensors"):
             reader(folder)
 
@@ -71,6 +71,32 @@ def test_a_half_downloaded_snapshot_says_which_link_leads_nowhere(tmp_path: Path
     blob.rename(blob.with_suffix(".incomplete"))
     with pytest.raises(ModelError, match=r"model\.safetensors: .* a link to \.\./\.\./blobs/123, which cannot be read"):
         HfReader(snapshot)
+
+
+def test_a_file_that_is_still_being_filled_is_refused(tmp_path: Path) -> None:
+    folder = write_tiny_qwen2(tmp_path / "model")
+    (folder / f"{WEIGHTS}.aria2").write_bytes(b"x")
+    with pytest.raises(ModelError, match=r"model\.safetensors\.aria2: aria2 has not finished"):
+        weight_files(folder)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "refused"), [(("1GB", "20KB"), True), (("20KB", "1GB"), True), (("8KB", "20KB"), False)]
+)
+def test_a_folder_that_transformers_has_saved_into_twice_is_refused_where_readers_would_differ(
+    sizes: tuple[str, str], refused: bool, tmp_path: Path
+) -> None:
+    """transformers leaves a single file beside shards, and an index beside a single file; old shards it removes."""
+    for seed, size in enumerate(sizes):
+        sharded(tmp_path / "model", size, seed)
+    if refused:
+        with pytest.raises(ModelError, match=r"readers differ in what they take"):
+            HfReader(tmp_path / "model")
+        return
+    once, twice = sharded(tmp_path / "once", sizes[1], 1), HfReader(tmp_path / "model")
+    fresh = HfReader(once)
+    assert fresh.infos == twice.infos
+    assert all(fresh.tensor(name).equal(twice.tensor(name)) for name in fresh.names())
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from egrc_mega.config.load import load_config
 from egrc_mega.convert.families.registry import read_architecture
 from egrc_mega.convert.hf_folder import HfReader
 from egrc_mega.errors import ConfigError, EgrcError, ModelError
+from egrc_mega.launch.dry_run import dry_run
 from egrc_mega.testing.tiny_model import write_tiny_model
 from egrc_mega.training import preflight as module
 from egrc_mega.training.lead import Lead
@@ -38,6 +39,10 @@ def test_experts_on_tensor_parallel_ranks_are_refused_where_megatron_would_refus
     with pytest.raises(ConfigError, match="which gloo cannot gather"):
         check(root, experts, two, "megatron.sequence_parallel=true", ranks=2)
     check(root, experts, "megatron.expert_model_parallel_size=2", ranks=2)
+    command = [two, f"model.path={experts}"]
+    with pytest.raises(ConfigError, match=r"megatron\.sequence_parallel: false"):
+        dry_run([root / "configs/quickstart.yaml"], command, num_nodes=1, num_processes=2)
+    check(root, experts, two, "megatron.sequence_parallel=true", "rollout.device=cuda", ranks=2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(module, "_megatrons_own_problem", lambda *_: ())
     check(root, experts, two, "megatron.sequence_parallel=true", ranks=2)

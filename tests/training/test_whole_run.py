@@ -3,6 +3,8 @@
 Not covered: quality of the trained model (the quickstart's table is), several machines.
 """
 
+import os
+import pickle
 import shutil
 import signal
 import socket
@@ -11,9 +13,11 @@ from pathlib import Path
 
 import orjson
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from egrc_mega.evaluation.fingerprint import fingerprint_of_folder
+from egrc_mega.manifest import MANIFEST, write_manifest
 from egrc_mega.run_folder import RunFolder
 from egrc_mega.testing.fake_server import FakeServer
 from egrc_mega.testing.runs import assert_same_weights, events, finish_run, start_run
@@ -104,6 +108,37 @@ def test_an_extended_run_is_measured_again_with_its_new_weights(
     # a run that has ended is resumed: its last point is known, and that is said
     again = finish_run(start_run(root, tmp_path / "run", "--resume", overrides=("stages.explore.steps=4",)))
     assert again.count("(kept: measured before, with the same weights") == 2
+
+
+class Evil:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("name", [".metadata", "common.pt"])
+def test_a_step_whose_pickle_would_run_code_is_refused_by_a_resume(
+    name: str, runs: dict[str, Path], root: Path, tmp_path: Path
+) -> None:
+    run, mark = shutil.copytree(runs["killed"], tmp_path / "run"), tmp_path / "was-here"
+    step = max((run / "checkpoints").glob("step_*"))
+    if name == ".metadata":
+        metadata = pickle.loads((step / name).read_bytes())
+        metadata.planner_data = Evil(mark)
+        (step / name).write_bytes(pickle.dumps(metadata))
+    else:
+        torch.save({"a": Evil(mark)}, step / name)
+    (step / MANIFEST).unlink()
+    write_manifest(step, {}, durable=False)
+    output = finish_run(start_run(root, run, "--resume", overrides=("stages.explore.steps=4",)), expected=8)
+    assert not mark.exists()
+    told = [line for line in output.splitlines() if "not to be loaded" in line]
+    assert len(told) == 1 and told[0].startswith(f"egrc: error: {step / name}: "), output
+    assert "Traceback" not in output
 
 
 def test_the_export_loads_with_transformers_and_generates(runs: dict[str, Path]) -> None:

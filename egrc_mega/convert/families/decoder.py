@@ -60,6 +60,7 @@ def decoder(
         config.problems.append(
             f"model_type is {config.fields['model_type']!r:.50}, but architectures says {family.model_type!r}"
         )
+    config.note("model_type", family.model_type, "model_type")
     config.require(hidden_act="silu")
     heads, groups, head_dim = _heads(config, family)
     sizes = {name: config.size(name) for name in ("hidden_size", "intermediate_size", "vocab_size")}

@@ -5,6 +5,7 @@ from egrc_mega.convert.families.rules import ATTENTION, EMBEDDING, FINAL_NORM, M
 from egrc_mega.convert.family import Architecture
 from egrc_mega.convert.hf_config import HfConfig
 from egrc_mega.convert.rope import read_rope
+from egrc_mega.convert.windows import DEFAULT_WINDOW
 
 RULES = (EMBEDDING, *ATTENTION, *MLP, FINAL_NORM)
 FAMILY = Family(
@@ -16,8 +17,6 @@ FAMILY = Family(
     eos=2,
     fields=frozenset({"sliding_window"}),
 )
-DEFAULT_WINDOW = 4096
-"""What transformers takes where config.json says nothing."""
 
 
 def mistral(config: HfConfig) -> Architecture:
@@ -31,4 +30,6 @@ def mistral(config: HfConfig) -> Architecture:
     if window is not None:
         absent = "" if "sliding_window" in config.fields else " in transformers where it is absent"
         config.problems.append(f"sliding_window is {window!r:.50}{absent}; only full attention (null) can be expressed")
+    if "layer_types" in config.fields:
+        config.problems.append("layer_types is there: transformers takes the model for a Ministral then; delete it")
     return decoder(config, FAMILY, RULES, transformer_fields={}, rope=read_rope(config))

@@ -5,6 +5,7 @@ from egrc_mega.convert.families.rules import ATTENTION, EMBEDDING, FINAL_NORM, M
 from egrc_mega.convert.family import Architecture
 from egrc_mega.convert.hf_config import HfConfig
 from egrc_mega.convert.rope import read_rope
+from egrc_mega.convert.windows import require_full_attention
 
 RULES = (EMBEDDING, *ATTENTION, QKV_BIAS, *MLP, FINAL_NORM)
 FAMILY = Family(
@@ -21,5 +22,5 @@ def qwen2(config: HfConfig) -> Architecture:
     Raises:
         ModelError: a size is missing, or megatron-core cannot express a field (sliding window, rope scaling).
     """
-    config.require_full_attention()
+    require_full_attention(config, by_layer=True)
     return decoder(config, FAMILY, RULES, transformer_fields={"add_qkv_bias": True}, rope=read_rope(config))

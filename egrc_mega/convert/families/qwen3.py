@@ -5,6 +5,7 @@ from egrc_mega.convert.families.rules import ATTENTION, EMBEDDING, FINAL_NORM, M
 from egrc_mega.convert.family import Architecture
 from egrc_mega.convert.hf_config import HfConfig
 from egrc_mega.convert.rope import read_rope
+from egrc_mega.convert.windows import require_full_attention
 
 RULES = (EMBEDDING, *ATTENTION, *QK_NORM, *MLP, FINAL_NORM)
 FAMILY = Family(
@@ -23,5 +24,5 @@ def qwen3(config: HfConfig) -> Architecture:
         ModelError: a size is missing, or a field cannot be expressed (attention bias, sliding window, rope scaling).
     """
     config.require(attention_bias=False)
-    config.require_full_attention()
+    require_full_attention(config, by_layer=True)
     return decoder(config, FAMILY, RULES, transformer_fields={"qk_layernorm": True}, rope=read_rope(config))

@@ -14,6 +14,7 @@ from egrc_mega.convert.family import Architecture, Kind, Rule
 from egrc_mega.convert.hf_config import HfConfig
 from egrc_mega.convert.known_fields import words
 from egrc_mega.convert.rope import read_rope
+from egrc_mega.convert.windows import require_full_attention
 
 EXPERT = LAYER + "mlp.experts.experts.{expert}."
 HF_EXPERT = HF_MLP + "experts.{expert}."
@@ -49,7 +50,7 @@ def qwen3_moe(config: HfConfig) -> Architecture:
         ModelError: a size is missing, some layers are dense, or the table cannot express a field.
     """
     config.require(attention_bias=False, decoder_sparse_step=1, mlp_only_layers=[], may_be_null=("mlp_only_layers",))
-    config.require_full_attention()
+    require_full_attention(config, by_layer=False)
     experts = config.size("num_experts", "num_local_experts", default=128, most=MAX_EXPERTS)
     ffn = config.size("moe_intermediate_size", default=768)
     chosen = config.size("num_experts_per_tok", default=8)
