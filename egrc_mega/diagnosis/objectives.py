@@ -19,8 +19,8 @@ import numpy as np
 from egrc_mega.config.config import Config
 from egrc_mega.diagnosis.connectors import CONNECTORS, connectors_in
 from egrc_mega.methods.compress import Compress, CompressSection
-from egrc_mega.methods.entangled import EntangledSection
 from egrc_mega.methods.explore import Explore, ExploreSection
+from egrc_mega.methods.method import METHODS
 from egrc_mega.methods.records import Credit, View
 from egrc_mega.types import Group, Sample
 
@@ -39,7 +39,8 @@ class Objectives:
     def of(cls, config: Config | None) -> "Objectives":
         """Those of a configuration's first stages of these methods; of what it lacks, the paper's defaults."""
         stages = config.stages if config else ()
-        entangled = next((stage for stage in stages if isinstance(stage, EntangledSection)), EntangledSection())
+        control = METHODS["entangled"].Config
+        entangled: Any = next((stage for stage in stages if isinstance(stage, control)), control())
         compress = next((stage for stage in stages if isinstance(stage, CompressSection)), entangled.compress)
         explore = next((stage for stage in stages if isinstance(stage, ExploreSection)), entangled.explore)
         return cls(compress, explore, entangled.threshold)

@@ -35,7 +35,7 @@ def _shorterbetter(row: Row, place: str) -> Iterator[SampledResponse]:
     )
 
 
-SHORTERBETTER = RowLayout("shorterbetter", frozenset({"problem", "completion", "pass_or_fail"}), _shorterbetter)
+SHORTERBETTER = RowLayout("ShorterBetter", frozenset({"problem", "completion", "pass_or_fail"}), _shorterbetter)
 """JingyangYi/ShorterBetter, eval_data/outputs/sample."""
 
 ROW_LAYOUTS: tuple[RowLayout, ...] = (SHORTERBETTER, *FOREIGN)

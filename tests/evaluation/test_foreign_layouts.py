@@ -73,7 +73,7 @@ def test_plain_columns_are_read_by_their_usual_names_one_or_many_a_row(tmp_path:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"text": "q"}, r"row 1 .*its fields \['text'\] are of no known layout \(shorterbetter by .*columns by"),
+        ({"text": "q"}, r"row 1 .*its fields \['text'\] are of no known layout \(ShorterBetter by .*columns by"),
         ({"problem": "q", "response": 3}, "'response' must be a response or a list of responses, found 3"),
         ({"problem": None, "response": "r"}, "'problem' must be a text"),
         ({"input": "q", "output": None, "score": 1}, "'output' must be a text, found None"),
