@@ -39,8 +39,8 @@ class Objectives:
     def of(cls, config: Config | None) -> "Objectives":
         """Those of a configuration's first stages of these methods; of what it lacks, the paper's defaults."""
         stages = config.stages if config else ()
-        control = METHODS["entangled"].Config
-        entangled: Any = next((stage for stage in stages if isinstance(stage, control)), control())
+        control: Any = METHODS["entangled"].Config
+        entangled = next((stage for stage in stages if isinstance(stage, control)), control())
         compress = next((stage for stage in stages if isinstance(stage, CompressSection)), entangled.compress)
         explore = next((stage for stage in stages if isinstance(stage, ExploreSection)), entangled.explore)
         return cls(compress, explore, entangled.threshold)

@@ -34,13 +34,16 @@ def test_a_family_fits_into_a_short_file(root: Path) -> None:
         assert len(file.read_text().splitlines()) < 150, file
 
 
+WINDOW = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
+
+
 @pytest.mark.parametrize(
     ("family", "change", "message"),
     [
         ("Qwen2", {"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel"),
         ("Qwen2", {"architectures": None}, "architectures is"),
         ("Qwen2", {"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
-        ("Qwen2", {"use_sliding_window": True}, "use_sliding_window is True"),
+        ("Qwen2", WINDOW, "use_sliding_window is True"),
         ("Qwen2", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope type is 'yarn'"),
         ("Qwen2", {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2}}, "rope type is 'linear'"),
         ("Qwen2", {"num_hidden_layers": None}, "num_hidden_layers is None, must be a positive whole number"),
