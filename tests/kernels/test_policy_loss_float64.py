@@ -192,6 +192,21 @@ def test_icepop_is_a_mask_of_tokens_with_the_ratio_as_weight_inside_it() -> None
     assert metrics.num_masked == 2
 
 
+def test_the_mean_ratio_of_a_sequence_is_over_the_tokens_whose_log_prob_the_server_told() -> None:
+    """One of four is known, and is off by 1.3: over all four the mean would be 1.07, and trusted."""
+    nan = float("nan")
+    loss, metrics = policy_loss(
+        torch.full((4,), -1.0).requires_grad_(),
+        torch.ones(4),
+        torch.ones(4),
+        torch.tensor([0, 4], dtype=torch.int32),
+        LossSettings(ratio="none", sequence_mask=(0.9, 1.2)),
+        old_logprobs_R=torch.full((4,), -1.0),
+        rollout_logprobs_R=torch.tensor([nan, -1.0 - math.log(1.3), nan, nan]),
+    )
+    assert (float(loss.detach()), metrics.num_masked, metrics.num_masked_sequences) == (0.0, 4, 1)
+
+
 def test_an_overflowing_ratio_in_a_masked_token_does_not_spoil_the_loss() -> None:
     live = torch.tensor([-1.0, -1.0]).requires_grad_()
     old, server = torch.tensor([-1.0, -200.0]), torch.tensor([-1.0, -1.0])
