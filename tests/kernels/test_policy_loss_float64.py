@@ -85,7 +85,7 @@ def written_out(
     return total
 
 
-def check(settings: LossSettings, seed: int) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+def assert_matches_the_formula(settings: LossSettings, seed: int) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     """Loss and gradients are those of the formula, as autograd derives them; the data, and the metrics."""
     data = values(seed)
     live, entropies = (data[name].clone().requires_grad_() for name in ("live", "entropies"))
@@ -129,14 +129,16 @@ def test_loss_and_gradient_are_those_of_the_formula(
         kl_coef=kl_coef,
         kl_kind=kl_kind,
     )
-    check(settings, seed)
+    assert_matches_the_formula(settings, seed)
 
 
 @pytest.mark.parametrize("ratio", ["none", "token", "sequence", "capped"])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_entropy_is_rewarded_token_by_token_and_has_its_gradient(ratio: str, seed: int) -> None:
-    check(LossSettings(ratio=ratio, entropy_coef=0.3), seed)
-    check(LossSettings(ratio=ratio, entropy_coef=0.3, tis_cap=1.2, kl_coef=0.7, token_mask=(0.7, 1.4)), seed)
+    assert_matches_the_formula(LossSettings(ratio=ratio, entropy_coef=0.3), seed)
+    assert_matches_the_formula(
+        LossSettings(ratio=ratio, entropy_coef=0.3, tis_cap=1.2, kl_coef=0.7, token_mask=(0.7, 1.4)), seed
+    )
 
 
 @pytest.mark.parametrize("ratio", ["none", "token", "sequence", "capped"])
@@ -166,7 +168,7 @@ def test_what_sampler_and_trainer_see_too_differently_teaches_nothing_and_is_cou
     )
     num_masked_sequences = 0
     for seed in range(4):
-        data, metrics = check(settings, seed)
+        data, metrics = assert_matches_the_formula(settings, seed)
         found = []
         for start, stop in itertools.pairwise(BOUNDARIES):
             used = [t for t in range(start, stop) if data["weights"][t] > 0]
