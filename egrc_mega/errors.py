@@ -77,6 +77,12 @@ class StorageError(EgrcError):
     exit_code = 11
 
 
+class Stopped(EgrcError):
+    """A run that was asked to stop and has saved where it is: no failure, and to be resumed (EX_TEMPFAIL)."""
+
+    exit_code = 75
+
+
 def storage_error(error: OSError) -> StorageError:
     """What the operating system has said, in one line with its file."""
     place = f"{error.filename}: " if error.filename else ""

@@ -85,6 +85,17 @@ class Lock:
         _held_here.discard(self.path)
 
 
+def local_holder(path: Path) -> int | None:
+    """Number of the process on this machine that holds a lock file; None where it is elsewhere, or nobody does."""
+    if path.resolve() in _held_here:
+        return os.getpid()
+    if holder_of(path) is None:
+        return None
+    holder = Holder.read(path.read_text())
+    is_here = holder is not None and holder.host == socket.gethostname() and not holder.is_known_dead()
+    return holder.pid if holder is not None and is_here else None
+
+
 def holder_of(path: Path) -> str | None:
     """The living holder of a lock file in words, or None when nobody holds it."""
     path = path.resolve()

@@ -6,6 +6,14 @@ import signal
 import sys
 
 PR_SET_PDEATHSIG = 1
+LAUNCHER = "EGRC_LAUNCHER_PID"
+"""Variable with the number of the process that starts a node's ranks."""
+
+
+def launcher() -> int | None:
+    """Number of the process that has started this rank, where it has said so."""
+    number = os.environ.get(LAUNCHER)
+    return int(number) if number else None
 
 
 def die_with_parent(parent: int | None = None) -> None:

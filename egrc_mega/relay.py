@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from egrc_mega.errors import EgrcError, RelayedError
+from egrc_mega.errors import EgrcError, RelayedError, Stopped
 
 VARIABLE = "EGRC_ERROR_FILE"
 
@@ -14,17 +14,36 @@ def report_error(error: EgrcError) -> None:
     """Leave the error for the launcher; without one, print it."""
     file = os.environ.get(VARIABLE)
     if file:
-        Path(file).write_text(json.dumps({"message": str(error), "exit_code": error.exit_code}))
+        _leave(error, Path(file))
         return
     for line in str(error).splitlines():
-        print(f"egrc: error: {line}", file=sys.stderr)
+        print(f"egrc: {'' if error.exit_code == Stopped.exit_code else 'error: '}{line}", file=sys.stderr)
+
+
+def report_relayed(error: RelayedError) -> None:
+    """Leave what rank 0 has told this rank: on another node than rank 0's nobody knows more."""
+    file = os.environ.get(VARIABLE)
+    if file:
+        _leave(error, _relayed(Path(file)))
 
 
 def raise_reported(file: Path) -> None:
-    """Raise what a rank has left, if any has.
+    """Raise what a rank has left, if any has; first the one that knows the cause.
 
     Raises:
         RelayedError: with the rank's message and exit code.
     """
-    if file.exists():
-        raise RelayedError(**json.loads(file.read_text()))
+    for found in (file, _relayed(file)):
+        if found.exists():
+            raise RelayedError(**json.loads(found.read_text()))
+
+
+def _leave(error: EgrcError, file: Path) -> None:
+    """Whole or not at all: ranks of one node may leave the same at once."""
+    partial = file.with_name(f"{file.name}.{os.getpid()}")
+    partial.write_text(json.dumps({"message": str(error), "exit_code": error.exit_code}))
+    partial.replace(file)
+
+
+def _relayed(file: Path) -> Path:
+    return file.with_name(f"{file.name}.relayed")

@@ -86,11 +86,16 @@ def check(path: Path, *, resume: bool) -> None:
     """
     if is_held(path):
         raise _held(path)
-    exists = (path / "metrics.jsonl").exists()
+    exists = has_begun(path)
     if exists and not resume:
         raise RunError(f"run.dir: {path} holds a run; continue it with --resume, or move it aside with --fresh")
     if resume and not exists:
         raise RunError(f"run.dir: {path} holds no run to resume; start it without --resume")
+
+
+def has_begun(path: Path) -> bool:
+    """True when the folder holds a run, so that there is something to go on with."""
+    return (path / "metrics.jsonl").exists()
 
 
 def is_held(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """The training loop. Every rank runs it; rank 0 also talks to the servers, graders and the user.
 
-`egrc train` calls `train`; under torchrun it is `torchrun ... -m egrc_mega.train --config FILE [--set k=v] [--resume]`.
+`egrc train` calls `train`; under torchrun it is `torchrun ... -m egrc_mega.train --config FILE [--set k=v] [--resume]`,
+or `--resume-if-begun` for who cannot know whether the folder holds a run already.
 """
 
 import argparse
@@ -12,17 +13,21 @@ from egrc_mega.config.config import Config
 from egrc_mega.config.load import load_config
 from egrc_mega.errors import EgrcError, RelayedError, StorageError, storage_error
 from egrc_mega.observe.streams import bear_lost_streams
-from egrc_mega.parent import die_with_parent
-from egrc_mega.relay import report_error
+from egrc_mega.parent import die_with_parent, launcher
+from egrc_mega.relay import report_error, report_relayed
 from egrc_mega.report.build import build_report
 from egrc_mega.training.preflight import preflight
 from egrc_mega.training.run import Run
 
 
-def train(config: Config, *, resume: bool) -> None:
+def train(config: Config, *, resume: bool | None) -> None:
     """Run every stage until its rules end it, evaluate before, between and after, export and report.
 
+    Args:
+        resume: go on with the run that the folder holds; None: if it holds one.
+
     Raises:
+        Stopped: by SIGTERM; what was done is committed.
         EgrcError: something the user can mend; the run folder stays resumable from its last checkpoint.
     """
     with Run(config, resume=resume) as run:
@@ -43,18 +48,20 @@ def train(config: Config, *, resume: bool) -> None:
 
 def main() -> None:
     """The entry of every rank under torchrun."""
-    die_with_parent()
+    die_with_parent(launcher())
     bear_lost_streams()
     parser = argparse.ArgumentParser(prog="python -m egrc_mega.train", description=__doc__)
     parser.add_argument("--config", type=Path, action="append", required=True, metavar="FILE")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--resume-if-begun", action="store_const", const=None, default=False, dest="resume")
     arguments = parser.parse_args()
     try:
         config = load_config(arguments.config, arguments.overrides).config
         preflight(config, int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"]))
         train(config, resume=arguments.resume)
     except RelayedError as error:
+        report_relayed(error)
         sys.exit(error.exit_code)
     except EgrcError as error:
         report_error(error)

@@ -22,6 +22,7 @@ BASE = {
     "json_file",
     "parent",
     "plain_text",
+    "stop_signal",
     "__init__",
 }
 LAYERS = [

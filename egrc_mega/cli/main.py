@@ -25,7 +25,7 @@ from egrc_mega.cli import (
     track,
     train,
 )
-from egrc_mega.errors import EgrcError, storage_error
+from egrc_mega.errors import EgrcError, Stopped, storage_error
 
 app = typer.Typer(
     name="egrc",
@@ -67,8 +67,9 @@ def options(
 
 
 def _end(error: EgrcError) -> None:
+    word = "" if error.exit_code == Stopped.exit_code else "error: "
     for line in str(error).splitlines():
-        print(f"egrc: error: {line}", file=sys.stderr)
+        print(f"egrc: {word}{line}", file=sys.stderr)
     sys.exit(error.exit_code)
 
 

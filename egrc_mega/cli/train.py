@@ -11,22 +11,38 @@ def train(
     config: ConfigFiles,
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")] = False,
+    resume_if_begun: Annotated[
+        bool, typer.Option("--resume-if-begun", help="Go on where the folder holds a run, begin where it holds none.")
+    ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Move an earlier run of that folder aside first.")] = False,
+    supervised: Annotated[
+        bool,
+        typer.Option("--supervise", help="Start it again from its last checkpoint when it dies; as --resume-if-begun."),
+    ] = False,
     nproc_per_node: Annotated[
         int, typer.Option("--nproc-per-node", min=1, help="Processes on this machine; above 1 torchrun starts them.")
     ] = 1,
+    nnodes: Annotated[
+        int, typer.Option("--nnodes", min=1, help="Machines; the same command on each, but for --node-rank.")
+    ] = 1,
+    node_rank: Annotated[int, typer.Option("--node-rank", min=0, help="Which of them this is, from 0.")] = 0,
+    master_addr: Annotated[str, typer.Option("--master-addr", help="Address of node 0.")] = "127.0.0.1",
+    master_port: Annotated[int, typer.Option("--master-port", min=1, max=65535, help="A free port there.")] = 29500,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, start nothing.")] = False,
-    nnodes: Annotated[int, typer.Option("--nnodes", min=1, help="Nodes of the plan; with --dry-run only.")] = 1,
 ) -> None:
     """Train: compress, explore, evaluate, export, report."""
     from egrc_mega.errors import ConfigError
     from egrc_mega.launch.dry_run import dry_run as plan
-    from egrc_mega.launch.train import launch
+    from egrc_mega.launch.train import World, launch, supervise
 
     if dry_run:
         print(plan(config, overrides or [], num_nodes=nnodes, num_processes=nproc_per_node))
         raise typer.Exit
-    if nnodes > 1:
-        raise ConfigError(f"--nnodes: {nnodes} needs --dry-run, which prints the command to run on each node")
-
-    raise typer.Exit(launch(config, overrides or [], resume=resume, fresh=fresh, num_processes=nproc_per_node))
+    if node_rank >= nnodes:
+        raise ConfigError(f"--node-rank: {node_rank} must be below --nnodes {nnodes}; nodes are counted from 0")
+    if resume and fresh:
+        raise ConfigError("--fresh: moves aside what --resume would go on with; give one of them")
+    world = World(nproc_per_node, nnodes, node_rank, master_addr, master_port)
+    goes_on = None if (resume_if_begun or supervised) and not resume else resume
+    start = supervise if supervised else launch
+    raise typer.Exit(start(config, overrides or [], world, resume=goes_on, fresh=fresh))

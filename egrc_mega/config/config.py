@@ -19,6 +19,7 @@ from egrc_mega.sections.registry import OneOf
 from egrc_mega.sections.rollout import RolloutSection, SyncSection
 from egrc_mega.sections.run import CheckpointSection, ModelSection, ObserveSection, RunSection
 from egrc_mega.sections.stage import StageSection
+from egrc_mega.sections.supervisor import SupervisorSection
 
 MOST_CYCLES = 100
 
@@ -60,6 +61,8 @@ class Config(Section):
     """Evaluation."""
     observe: ObserveSection = ObserveSection()
     """What is kept to be looked at."""
+    supervisor: SupervisorSection = SupervisorSection()
+    """Restarts, with `egrc train --supervise`."""
 
     @model_validator(mode="before")
     @classmethod

@@ -1,4 +1,4 @@
-"""Starts a run on this machine: in this process, or under torchrun for several."""
+"""Starts a run on this machine: in this process, under torchrun for several, or under a supervisor."""
 
 import os
 import signal
@@ -6,48 +6,112 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
 
 from egrc_mega import relay
+from egrc_mega.config.config import Config
 from egrc_mega.config.load import load_config
+from egrc_mega.errors import Stopped
+from egrc_mega.launch.supervisor import Supervisor
+from egrc_mega.lock import holder_of, local_holder
 from egrc_mega.observe.streams import bear_lost_streams
 from egrc_mega.parent import die_with_parent
+from egrc_mega.run_folder import LOCK, has_begun, move_aside
 from egrc_mega.run_folder import check as check_folder
-from egrc_mega.run_folder import move_aside
 from egrc_mega.training.preflight import preflight
 
 
+@dataclass(frozen=True, slots=True)
+class World:
+    """The processes of a run, and which of them this machine starts."""
+
+    num_processes: int = 1
+    """On this node."""
+    num_nodes: int = 1
+    node_rank: int = 0
+    master_addr: str = "127.0.0.1"
+    """Of node 0."""
+    master_port: int = 29500
+
+    @property
+    def size(self) -> int:
+        """Processes in all."""
+        return self.num_processes * self.num_nodes
+
+    def options(self) -> list[str]:
+        """For torchrun."""
+        if self.num_nodes == 1:
+            return ["--standalone", "--nproc-per-node", str(self.num_processes)]
+        return [
+            *("--nnodes", str(self.num_nodes), "--node-rank", str(self.node_rank)),
+            *("--nproc-per-node", str(self.num_processes)),
+            *("--master-addr", self.master_addr, "--master-port", str(self.master_port)),
+        ]
+
+
 def launch(
-    config_files: Sequence[Path], overrides: Sequence[str], *, resume: bool, fresh: bool, num_processes: int
+    config_files: Sequence[Path], overrides: Sequence[str], world: World, *, resume: bool | None, fresh: bool
 ) -> int:
-    """Check everything that can be checked, then run; returns the exit code.
+    """Check everything that can be checked, then run this node's share; returns the exit code.
+
+    Args:
+        resume: go on with the run that the folder holds; None: if it holds one.
 
     Raises:
-        EgrcError: nothing has been started or written yet.
+        Stopped: by SIGTERM; what was done is committed.
+        EgrcError: nothing has been started or written yet, or a rank has said so.
     """
-    config = load_config(config_files, overrides).config
-    preflight(config, num_processes, num_processes)
-    if fresh and (aside := move_aside(config.run.dir)):
-        print(f"the earlier run is now {aside}", flush=True)
-    check_folder(config.run.dir, resume=resume)
+    config = _checked(config_files, overrides, world, resume=resume, fresh=fresh)
     bear_lost_streams()
-    if num_processes > 1:
-        return _run_torchrun(config_files, overrides, resume, num_processes)
+    if world.size > 1:
+        return _run_torchrun(_arguments(config_files, overrides), config.run.dir, resume, world)
     from egrc_mega.train import train
 
     train(config, resume=resume)
     return 0
 
 
-def _run_torchrun(config_files: Sequence[Path], overrides: Sequence[str], resume: bool, num_processes: int) -> int:
+def supervise(
+    config_files: Sequence[Path], overrides: Sequence[str], world: World, *, resume: bool | None, fresh: bool
+) -> int:
+    """`launch`, again and again: see `Supervisor`. From the second time on, and where the folder holds a run, it goes
+    on."""
+    config = _checked(config_files, overrides, world, resume=resume, fresh=fresh)
+    bear_lost_streams()
+    command = [sys.executable, "-P", "-m", "egrc_mega.cli.main", "train", "--resume-if-begun"]
+    command += [*_arguments(config_files, overrides), "--nproc-per-node", str(world.num_processes)]
+    if world.num_nodes > 1:
+        command += ["--nnodes", str(world.num_nodes), "--node-rank", str(world.node_rank)]
+        command += ["--master-addr", world.master_addr, "--master-port", str(world.master_port)]
+    return Supervisor(command, config.run.dir, config.supervisor, keeps_record=world.node_rank == 0).run()
+
+
+def _checked(
+    config_files: Sequence[Path], overrides: Sequence[str], world: World, *, resume: bool | None, fresh: bool
+) -> Config:
+    """The configuration, when nothing is known that speaks against the run. The folder is node 0's business."""
+    config = load_config(config_files, overrides).config
+    preflight(config, world.size, world.num_processes)
+    if world.node_rank == 0:
+        if fresh and (aside := move_aside(config.run.dir)):
+            print(f"the earlier run is now {aside}", flush=True)
+        check_folder(config.run.dir, resume=has_begun(config.run.dir) if resume is None else resume)
+    return config
+
+
+def _arguments(config_files: Sequence[Path], overrides: Sequence[str]) -> list[str]:
+    files = [part for file in config_files for part in ("--config", str(file.resolve()))]
+    return files + [part for override in overrides for part in ("--set", override)]
+
+
+def _run_torchrun(arguments: Sequence[str], run_dir: Path, resume: bool | None, world: World) -> int:
     # -P and an absolute path: the working directory must not shadow installed packages
-    command = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--max-restarts", "0"]
-    command += ["--nproc-per-node", str(num_processes), "-m", "egrc_mega.train"]
-    command += [part for file in config_files for part in ("--config", str(file.resolve()))]
-    command += [part for override in overrides for part in ("--set", override)]
-    command += ["--resume"] if resume else []
+    command = [sys.executable, "-P", "-m", "egrc_mega.launch.agent", "--max-restarts", "0", *world.options()]
+    command += ["-m", "egrc_mega.train", *arguments]
+    command += {True: ["--resume"], False: [], None: ["--resume-if-begun"]}[resume]
     environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "PYTHONSAFEPATH": "1"}
     with tempfile.TemporaryDirectory(prefix="egrc-launch-") as scratch:
         error_file = Path(scratch) / "error.json"
@@ -56,12 +120,31 @@ def _run_torchrun(config_files: Sequence[Path], overrides: Sequence[str], resume
             env=environment | {relay.VARIABLE: str(error_file)},
             preexec_fn=partial(die_with_parent, os.getpid()),
         )
-
-        def forward(number: int, _frame: FrameType | None) -> None:
-            process.send_signal(number)
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, forward)
+        asked = _pass_on_signals(process, run_dir)
         exit_code = process.wait()
         relay.raise_reported(error_file)
+        if asked and exit_code:
+            raise Stopped("stopped before the run had begun; nothing is lost")
     return exit_code
+
+
+def _pass_on_signals(process: "subprocess.Popen[bytes]", run_dir: Path) -> list[int]:
+    """Pass on what this process is sent; the list, which grows, tells what that was.
+
+    torchrun would kill its ranks some seconds after a SIGTERM, so the first one goes to rank 0 itself, where that is on
+    this machine: it ends all ranks together. Where rank 0 is elsewhere its own node does so.
+    """
+    numbers: list[int] = []
+
+    def forward(number: int, _frame: FrameType | None) -> None:
+        numbers.append(number)
+        is_first_wish = numbers == [signal.SIGTERM]
+        rank_0 = local_holder(run_dir / LOCK) if is_first_wish else None
+        if rank_0 is not None:
+            os.kill(rank_0, number)
+        elif not (is_first_wish and holder_of(run_dir / LOCK)):
+            process.send_signal(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, forward)
+    return numbers

@@ -17,6 +17,10 @@ class RunSection(Section):
     """Every random choice of the run derives from it."""
     lead_timeout_s: PositiveFloat = 86400.0
     """Longest that the other ranks wait for rank 0's part of a step: rollouts, grading, an evaluation."""
+    stop_grace_s: NonNegativeFloat = 15.0
+    """How long a step may go on after SIGTERM. By then its rollouts, or an evaluation, are given up; an update that has
+    begun is finished. Then the last whole step is committed and the run ends with exit code 75. Stay well below the
+    time after which your cluster kills: Kubernetes waits 30 s by default."""
 
 
 class ModelSection(Section):

@@ -14,6 +14,8 @@ from egrc_mega.stages.state import RunState
 MAY_CHANGE = (
     "run.dir",
     "run.lead_timeout_s",
+    "run.stop_grace_s",
+    "supervisor.",
     "sync.",
     "checkpoint.",
     "observe.",

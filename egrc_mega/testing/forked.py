@@ -26,19 +26,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from egrc_mega.parent import die_with_parent
+from egrc_mega.parent import LAUNCHER, die_with_parent
 
 MAINS = {
     "egrc_mega.cli.main": "egrc_mega.cli.main",
     "egrc_mega.train": "egrc_mega.train",
     "egrc_mega.embedded": "egrc_mega.embedded.__main__",
-    "torch.distributed.run": "torch.distributed.run",
+    "egrc_mega.launch.agent": "egrc_mega.launch.agent",
 }
 """What can be forked, as it stands behind `python -m`, and the module that has its `main`."""
 SERVERS = "egrc_mega.rollout.start.process"
 STARTERS = {
     SERVERS: "subprocess",
     "egrc_mega.launch.train": "subprocess",
+    "egrc_mega.launch.supervisor": "subprocess",
     "egrc_mega.studies.worker": "subprocess",
     "torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_handler": "Popen",
 }
@@ -240,6 +241,7 @@ def _live(birth: Birth, streams: list[int]) -> None:
         os.setsid()
     os.environ.clear()
     os.environ.update(birth.variables)
+    os.environ.pop(LAUNCHER, None)  # the parent is a keeper
     os.chdir(birth.folder)
     for starter in STARTERS:
         _replace(starter)

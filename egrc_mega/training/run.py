@@ -5,11 +5,12 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 from egrc_mega.checkpoint.store import CheckpointStore, load
 from egrc_mega.config.config import Config
 from egrc_mega.convert.hf_folder import HfTensors
+from egrc_mega.errors import EgrcError, Stopped
 from egrc_mega.evaluation.fingerprint import fingerprint
 from egrc_mega.evaluation.records import Subject
 from egrc_mega.faults import fault_point
@@ -18,10 +19,11 @@ from egrc_mega.observe.spans import RECORDER, span
 from egrc_mega.policy import distributed
 from egrc_mega.policy.determinism import make_deterministic
 from egrc_mega.policy.engine import Policy
-from egrc_mega.run_folder import RunFolder
+from egrc_mega.run_folder import RunFolder, has_begun
 from egrc_mega.stages.progress import advance, reached, steps_left_at_most
 from egrc_mega.stages.resume import resumed
 from egrc_mega.stages.state import RunState
+from egrc_mega.stop_signal import StopSignal
 from egrc_mega.training.accounting import Accounting
 from egrc_mega.training.batch import Batch, decode, encode
 from egrc_mega.training.lead import Lead
@@ -32,7 +34,8 @@ from egrc_mega.training.update import UpdateMetrics, run_updates
 class Run:
     """One training run. Use as a context manager: leaving it stops servers, graders and process groups."""
 
-    def __init__(self, config: Config, *, resume: bool) -> None:
+    def __init__(self, config: Config, *, resume: bool | None) -> None:
+        """`resume`: whether to go on with the run that the folder holds; None: if it holds one."""
         self.config, self.resume = config, resume
         self.stack = ExitStack()
         self.accounting = Accounting()
@@ -41,6 +44,8 @@ class Run:
         self.lead: Lead | None = None
         self.checkpoint: Path | None = None
         """What a resumed run begins with; known to rank 0."""
+        self.committed_step = 0
+        """The newest step that is committed; the same on every rank."""
 
     def __enter__(self) -> Self:
         try:
@@ -60,19 +65,20 @@ class Run:
         distributed.initialize(config.megatron, config.policy.distributed_timeout_s, config.run.lead_timeout_s)
         self.stack.callback(distributed.finalize)
         RECORDER.rank = distributed.rank()
+        self.stop = self.stack.enter_context(StopSignal(config.run.stop_grace_s, answers=distributed.is_rank_0()))
         self.store = CheckpointStore(config.run.dir / "checkpoints", config.checkpoint.keep)
         distributed.on_rank_0(self._start_lead)
         self.policy = Policy(config.model.path, config.megatron, config.policy, keeps_reference=self._keeps_reference())
         self.on_lead(Lead.note_parts)
-        if self.resume:
-            self._restore()
+        self._restore()
         self.publish_weights()
 
     def _start_lead(self) -> None:
-        folder = self.stack.enter_context(RunFolder.claim(self.config.run.dir, resume=self.resume))
-        if self.resume:  # what is refused is refused before servers start
+        resume = has_begun(self.config.run.dir) if self.resume is None else self.resume
+        folder = self.stack.enter_context(RunFolder.claim(self.config.run.dir, resume=resume))
+        if resume:  # what is refused is refused before servers start
             self._find_place()
-        self.lead = Lead(self.config, folder, self.stack, resume=self.resume)
+        self.lead = Lead(self.config, folder, self.stack, resume=resume)
 
     def _stage_of(self, turn: Turn) -> int:
         return next(i for i, stage in enumerate(self.config.stages) if stage is turn.stage)
@@ -92,6 +98,32 @@ class Run:
 
         return distributed.on_rank_0(with_lead)
 
+    def _unless_stopped(self, compute: Callable[[Lead], None]) -> None:
+        """`on_lead` for what takes long and changes nothing until it is done: given up when a stop is overdue."""
+
+        def within_grace(lead: Lead) -> None:
+            with self.stop.may_give_up():
+                compute(lead)
+
+        try:
+            self.on_lead(within_grace)
+        except EgrcError as error:
+            if error.exit_code == Stopped.exit_code:
+                self._end_early()
+            raise
+
+    def _end_early(self) -> NoReturn:
+        """Commit the last whole step, if it is not, and leave.
+
+        Raises:
+            Stopped: always, on every rank.
+        """
+        done = self.state.progress.step
+        if done > self.committed_step:
+            self._save(is_stage_end=False)
+        place = f"after step {done}, which is committed" if done else "before the first step was done"
+        raise Stopped(f"stopped by SIGTERM {place}; go on with --resume")
+
     def _find_place(self) -> None:
         """On rank 0: the newest whole checkpoint, and the run's place in it under the present configuration."""
         self.checkpoint = self.store.newest()
@@ -102,11 +134,12 @@ class Run:
             self.state = resumed(state, self.config.to_dict()) if state.config else self.state
 
     def _restore(self) -> None:
-        """Load what rank 0 has found on every rank, and have every rank go on from there."""
+        """Load what rank 0 has found, if it has, on every rank, and have every rank go on from there."""
         chosen = self.on_lead(lambda _: str(self.checkpoint or "").encode()).decode()
         if chosen:
             load(Path(chosen), self.policy)
             self.state = RunState.model_validate_json(self.on_lead(lambda _: self.state.model_dump_json().encode()))
+            self.committed_step = self.state.progress.step
 
     def turn(self) -> Turn | None:
         """The next step to take, the same on every rank; None when the run is over."""
@@ -127,7 +160,7 @@ class Run:
         def measure(lead: Lead) -> None:
             lead.evaluate(Subject(label=label, ordinal=ordinal, step=progress.step, weights=hashes[0]))
 
-        self.on_lead(measure)
+        self._unless_stopped(measure)
 
     def collect(self, turn: Turn) -> None:
         """Roll out and grade the step's groups."""
@@ -136,7 +169,7 @@ class Run:
             position = lead.collect(turn, self.state.position)
             self.state = self.state.model_copy(update={"position": position})
 
-        self.on_lead(roll_out)
+        self._unless_stopped(roll_out)
 
     def sample_ahead(self, turn: Turn) -> None:
         """Begin the next step's groups, where the configuration says so and the stage may go on."""
@@ -196,17 +229,28 @@ class Run:
         self.state = RunState.model_validate_json(self.on_lead(note))
 
     def commit(self, turn: Turn) -> None:
-        """Save a checkpoint when one is due. After this the step is never computed again."""
+        """Save a checkpoint when one is due. After this the step is never computed again.
+
+        Raises:
+            Stopped: somebody has sent SIGTERM; the step is saved.
+        """
         progress = self.state.progress
         done, ends_stage = progress.step, progress.stage != self._stage_of(turn)
         fault_point("train.before_commit", done)
-        if done % self.config.checkpoint.every and not ends_stage:
-            return
+        if ends_stage or done % self.config.checkpoint.every == 0:
+            self._save(is_stage_end=ends_stage)
+            fault_point("train.after_commit", done)
+        if self.on_lead(lambda _: b"stop" if self.stop.wanted else None):
+            self._end_early()
+
+    def _save(self, *, is_stage_end: bool) -> None:
+        """Commit the state after the last step that is done."""
+        done = self.state.progress.step
         with span("checkpoint", step=done) as facts:
-            self.store.save(done, self.policy, self.state.model_dump(mode="json"), is_stage_end=ends_stage)
+            self.store.save(done, self.policy, self.state.model_dump(mode="json"), is_stage_end=is_stage_end)
+        self.committed_step = done
         if self.lead:
             self.lead.events.write("checkpoint", **facts)
-        fault_point("train.after_commit", done)
 
     def finish(self) -> None:
         """Measure the last point and export the Hugging Face folder."""

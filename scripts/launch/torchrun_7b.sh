@@ -8,7 +8,9 @@
 #   MASTER_ADDR     address of node 0 (127.0.0.1)
 #   MASTER_PORT     a free port there (29500)
 #   CONFIG          configuration files, later ones win (configs/r1_distill_qwen_7b.yaml), with spaces between; run.dir must be on a folder that all nodes share
+#   SUPERVISE       1: start the share again when the run dies; 0: don't (1)
 #
+# SIGTERM finishes or gives up the step within run.stop_grace_s, commits, and ends with exit code 75; a second one ends at once.
 # Further arguments go to the trainer, e.g. --set run.seed=2 or --resume.
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
@@ -20,7 +22,10 @@ export NCCL_CUMEM_ENABLE="${NCCL_CUMEM_ENABLE:-0}" NCCL_NVLS_ENABLE="${NCCL_NVLS
 configs=()
 for file in ${CONFIG:-"$root/configs/r1_distill_qwen_7b.yaml"}; do configs+=(--config "$file"); done
 
-exec "$python" -P -m torch.distributed.run \
+supervise=(--supervise)
+if [ "${SUPERVISE:-1}" = 0 ]; then supervise=(); fi
+
+exec "$python" -P -m egrc_mega.cli.main train "${supervise[@]}" \
     --nnodes "${NNODES:-1}" --node-rank "${NODE_RANK:-0}" --nproc-per-node "${NPROC_PER_NODE:-8}" \
-    --master-addr "${MASTER_ADDR:-127.0.0.1}" --master-port "${MASTER_PORT:-29500}" --max-restarts 0 \
-    -m egrc_mega.train "${configs[@]}" "$@"
+    --master-addr "${MASTER_ADDR:-127.0.0.1}" --master-port "${MASTER_PORT:-29500}" \
+    "${configs[@]}" "$@"

@@ -5,9 +5,11 @@ Not covered: quality of the trained model (the quickstart's table is), several m
 
 import os
 import pickle
+import re
 import shutil
 import signal
 import socket
+import subprocess
 import time
 from pathlib import Path
 
@@ -27,27 +29,71 @@ pytestmark = pytest.mark.long_file
 
 @pytest.fixture(scope="module")
 def runs(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Four runs of the same seed, two at a time: undisturbed, shuffled, killed and resumed, on two ranks."""
+    """Runs of the same seed, two at a time.
+
+    Undisturbed; its requests shuffled, killed at a commit and started again by its supervisor; killed and resumed;
+    stopped within a step and resumed; on two ranks, stopped after a step and resumed.
+    """
     base = tmp_path_factory.mktemp("runs")
-    folders = {name: base / name for name in ("undisturbed", "shuffled", "killed", "tp2")}
+    folders = {name: base / name for name in ("undisturbed", "shuffled", "killed", "stopped", "tp2")}
     first = start_run(root, folders["undisturbed"])
     # between the update of step 4 and its checkpoint: step 3 closed the stage and is committed
     second = start_run(root, folders["killed"], faults="train.before_commit@4")
     finish_run(first)
     finish_run(second, expected=-signal.SIGKILL)
-    third = start_run(root, folders["shuffled"], faults="rollout.shuffle_requests")
+    faults = "rollout.shuffle_requests,train.after_commit@2"
+    overrides = ("supervisor.backoff_s=0.1",)
+    third = start_run(root, folders["shuffled"], "--supervise", faults=faults, overrides=overrides)
     fourth = start_run(root, folders["killed"], "--resume")
     finish_run(third)
     finish_run(fourth)
+    fifth = start_run(root, folders["stopped"], overrides=("run.stop_grace_s=0",))
+    output = stop_after_a_step(fifth, folders["stopped"])
+    assert re.search(
+        r"^egrc: stopped by SIGTERM after step [1-5], which is committed; go on with --resume$", output, re.M
+    )
+    sixth = start_run(root, folders["stopped"], "--resume-if-begun")
     overrides = ("megatron.tensor_model_parallel_size=2",)
-    finish_run(start_run(root, folders["tp2"], "--nproc-per-node", "2", overrides=overrides))
+    command = ("--nproc-per-node", "2", "--resume-if-begun")
+    seventh = start_run(root, folders["tp2"], *command, overrides=overrides)
+    stop_after_a_step(seventh, folders["tp2"])
+    finish_run(sixth)
+    finish_run(start_run(root, folders["tp2"], *command, overrides=overrides))
     return folders
+
+
+def stop_after_a_step(run: "subprocess.Popen[str]", folder: Path) -> str:
+    """Send SIGTERM to the command once a step is recorded; what it says before it ends with 75."""
+    deadline = time.monotonic() + 240
+    while not ((folder / "metrics.jsonl").exists() and events(folder, "step")):
+        assert time.monotonic() < deadline and run.poll() is None, "the run never made the step"
+        time.sleep(0.02)
+    run.send_signal(signal.SIGTERM)
+    return finish_run(run, expected=75)
 
 
 def test_a_killed_and_resumed_run_ends_with_bitwise_equal_weights(runs: dict[str, Path]) -> None:
     assert [event["step"] for event in events(runs["killed"], "step")] == [1, 2, 3, 4, 4, 5, 6]
     assert len(events(runs["killed"], "resume")) == 1
     assert_same_weights(runs["killed"], runs["undisturbed"])
+
+
+def test_a_run_stopped_within_a_step_has_committed_and_ends_with_bitwise_equal_weights(runs: dict[str, Path]) -> None:
+    steps = [event["step"] for event in events(runs["stopped"], "step")]
+    assert steps == [1, 2, 3, 4, 5, 6]  # what was recorded was committed, and is not done again
+    assert len(events(runs["stopped"], "resume")) == 1
+    assert_same_weights(runs["stopped"], runs["undisturbed"])
+
+
+def test_two_ranks_stop_together_and_go_on_with_the_next_step(runs: dict[str, Path]) -> None:
+    assert [event["step"] for event in events(runs["tp2"], "step")] == [1, 2, 3, 4, 5, 6]
+    assert len(events(runs["tp2"], "resume")) == 1
+
+
+def test_a_supervised_run_is_started_again_where_it_was_killed(runs: dict[str, Path]) -> None:
+    assert [event["step"] for event in events(runs["shuffled"], "step")] == [1, 2, 3, 4, 5, 6]
+    (restart,) = events(runs["shuffled"], "restart")
+    assert restart["reason"] == "signal 9 in step 3"
 
 
 def test_the_order_of_the_requests_does_not_matter(runs: dict[str, Path]) -> None:

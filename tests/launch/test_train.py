@@ -1,0 +1,140 @@
+"""What `egrc train` starts for one machine and for several, and whom it passes signals on to."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from egrc_mega.errors import ConfigError
+from egrc_mega.launch import train
+from egrc_mega.launch.train import World, launch, supervise
+from egrc_mega.lock import Lock, local_holder
+from egrc_mega.run_folder import LOCK
+
+
+class Child:
+    """In place of torchrun's process: remembers its signals."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+
+    def send_signal(self, number: int) -> None:
+        self.numbers.append(number)
+
+
+@pytest.fixture
+def handlers():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+HOLD = """
+import signal, sys
+from pathlib import Path
+from egrc_mega.lock import Lock
+lock = Lock.take(Path(sys.argv[1]))
+heard = []
+signal.signal(signal.SIGTERM, lambda number, frame: print("heard", flush=True))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def rank_0(tmp_path: Path):
+    """A process that holds the run's lock and says when it is sent SIGTERM."""
+    command = [sys.executable, "-P", "-c", HOLD, str(tmp_path / LOCK)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        yield process
+        process.communicate()
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_first_sigterm_goes_to_rank_0_and_a_second_to_torchrun(tmp_path: Path, rank_0: subprocess.Popen) -> None:
+    child = Child()
+    train._pass_on_signals(child, tmp_path)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert rank_0.stdout.readline() == "heard\n" and child.numbers == []
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert child.numbers == [signal.SIGTERM]
+
+
+@pytest.mark.usefixtures("handlers")
+def test_control_c_goes_to_torchrun_at_once(tmp_path: Path, rank_0: subprocess.Popen) -> None:
+    child = Child()
+    train._pass_on_signals(child, tmp_path)
+    os.kill(os.getpid(), signal.SIGINT)
+    assert child.numbers == [signal.SIGINT]
+
+
+@pytest.mark.usefixtures("handlers")
+def test_before_there_is_a_rank_0_torchrun_is_told(tmp_path: Path) -> None:
+    child = Child()
+    train._pass_on_signals(child, tmp_path)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert child.numbers == [signal.SIGTERM]
+
+
+@pytest.mark.usefixtures("handlers")
+def test_where_rank_0_is_on_another_machine_its_own_launcher_tells_it(
+    tmp_path: Path, rank_0: subprocess.Popen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = Child()
+    train._pass_on_signals(child, tmp_path)
+    monkeypatch.setattr(socket, "gethostname", lambda: "another")
+    assert local_holder(tmp_path / LOCK) is None
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert child.numbers == []
+
+
+def test_the_holder_of_a_lock_is_known_to_itself_and_nobody_holds_a_free_one(tmp_path: Path) -> None:
+    assert local_holder(tmp_path / LOCK) is None
+    lock = Lock.take(tmp_path / LOCK)
+    assert lock is not None and local_holder(tmp_path / LOCK) == os.getpid()
+    lock.release()
+    assert local_holder(tmp_path / LOCK) is None
+
+
+def test_torchrun_stands_alone_on_one_machine_and_meets_node_0_on_several() -> None:
+    assert World(4).options() == ["--standalone", "--nproc-per-node", "4"]
+    world = World(8, 2, 1, "node0", 1234)
+    assert world.size == 16
+    options = "--nnodes 2 --node-rank 1 --nproc-per-node 8 --master-addr node0 --master-port 1234"
+    assert world.options() == options.split()
+
+
+@pytest.mark.parametrize("start", [launch, supervise])
+def test_what_cannot_run_is_refused_before_anything_is_started(root: Path, tmp_path: Path, start) -> None:
+    overrides = [f"run.dir={tmp_path / 'run'}", "megatron.tensor_model_parallel_size=3"]
+    with pytest.raises(ConfigError, match="tensor_model_parallel_size"):
+        start([root / "configs/quickstart.yaml"], overrides, World(), resume=None, fresh=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_supervised_command_goes_on_where_there_is_a_run_and_names_its_node(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = {}
+
+    class Recorder:
+        def __init__(self, command: list[str], run_dir: Path, rules: object, *, keeps_record: bool) -> None:
+            seen.update(command=command, run_dir=run_dir, keeps_record=keeps_record)
+
+        def run(self) -> int:
+            return 75
+
+    monkeypatch.setattr(train, "Supervisor", Recorder)
+    config, overrides = root / "configs/quickstart.yaml", [f"run.dir={tmp_path / 'run'}", "run.seed=3"]
+    world = World(1, 2, 1, "node0", 1234)
+    assert supervise([config], overrides, world, resume=False, fresh=False) == 75
+    assert seen["run_dir"] == tmp_path / "run" and seen["keeps_record"] is False
+    options = f"--config {config} --set {overrides[0]} --set run.seed=3 --nproc-per-node 1"
+    node = "--nnodes 2 --node-rank 1 --master-addr node0 --master-port 1234"
+    assert seen["command"][1:] == f"-P -m egrc_mega.cli.main train --resume-if-begun {options} {node}".split()
