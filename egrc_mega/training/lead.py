@@ -138,7 +138,9 @@ class Lead:
         costs["length_sampled"] = self.collected.length_sampled
         record = step_record(turn, self.lesson.groups, self.lesson.credits, update, costs, total_steps)
         self.events.write("step", **record)
-        self.rollouts.write(turn.step + 1, turn.stage.name, stored_groups(self.lesson.groups, self.lesson.credits))
+        stored = stored_groups(self.lesson.groups, self.lesson.credits)
+        state = turn.view.state.model_dump(mode="json")
+        self.rollouts.write(turn.step + 1, turn.stage.name, stored, step_in_stage=turn.step_in_stage, state=state)
         self.printer.show(record)
         self.trackers.check()
         for warning in self.gate_watch.warnings(record):
