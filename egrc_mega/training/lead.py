@@ -13,8 +13,8 @@ from egrc_mega.convert.hf_folder import HfTensors, write_folder
 from egrc_mega.data.problems import ProblemSource
 from egrc_mega.data.reader import read_problems
 from egrc_mega.data.tokenizer import special_tokens
-from egrc_mega.evaluation.evaluator import training_profile
 from egrc_mega.evaluation.records import Subject
+from egrc_mega.evaluation.sets import training_profile
 from egrc_mega.methods.records import Credit
 from egrc_mega.observe.console import StepPrinter
 from egrc_mega.observe.events import EventLog
@@ -158,6 +158,7 @@ class Lead:
         for outcome in self.serving.evaluator.evaluate(subject):
             self.printer.note(outcome.line())
             self.events.write("evaluation", kept_from=outcome.kept_from, **asdict(outcome.point))
+        self.serving.fleet.forget_rates()
 
     def publish(self, tensors: HfTensors, policy: Policy, version: str) -> None:
         """Move every server to these weights."""

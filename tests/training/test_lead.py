@@ -167,11 +167,14 @@ def test_an_evaluation_is_a_line_and_an_event_with_every_figure_and_where_it_com
     outcomes = [Outcome(points[0], None), Outcome(points[1], "base")]
     notes, asked = noting(lead), []
     lead.serving = SimpleNamespace(
-        evaluator=SimpleNamespace(evaluate=lambda subject: asked.append(subject) or outcomes)
+        evaluator=SimpleNamespace(evaluate=lambda subject: asked.append(subject) or outcomes),
+        fleet=SimpleNamespace(forget_rates=lambda: notes.append(("rates", None))),
     )
     lead.evaluate(make_subject("b", 1, 5))
     assert asked == [make_subject("b", 1, 5)]
     assert [note for note in notes if note[0] == "line"] == [("line", outcome.line()) for outcome in outcomes]
+    # what the servers were asked for is no step's
+    assert notes[-1] == ("rates", None)
     events = [facts for kind, facts in notes if kind == "evaluation"]
     assert events == [{"kept_from": None, **asdict(points[0])}, {"kept_from": "base", **asdict(points[1])}]
 
