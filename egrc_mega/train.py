@@ -31,6 +31,7 @@ def train(config: Config, *, resume: bool | None) -> None:
         EgrcError: something the user can mend; the run folder stays resumable from its last checkpoint.
     """
     with Run(config, resume=resume) as run:
+        run.evaluate()
         while turn := run.turn():
             if turn.opens_stage:
                 run.open_stage(turn)
@@ -41,6 +42,7 @@ def train(config: Config, *, resume: bool | None) -> None:
             run.publish_weights(turn)
             run.record(turn, update)
             run.commit(turn)
+            run.evaluate()
         run.finish()
         if run.lead:
             print(f"report: {build_report(config.run.dir)}", flush=True)

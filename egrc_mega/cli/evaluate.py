@@ -127,7 +127,7 @@ def _one_of(kind: Any, value: str) -> Any:
 
 @app.command("compare")
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that `egrc eval --out` has written.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of `egrc eval --out`, or of runs.")],
     base: Annotated[
         Path | None, typer.Option("--base", help="The evaluation that the others began as; else the first.")
     ] = None,

@@ -22,7 +22,9 @@ def problems(config: Config, world_size: int, local_world_size: int) -> Iterator
 
 
 def _data_problems(config: Config) -> Iterator[EgrcError]:
-    for name, path in (("data.train", config.data.train), ("evaluation.data", config.evaluation.data)):
+    files = {"data.train": config.data.train, "evaluation.data": config.evaluation.data}
+    files |= {f"evaluation.sets.{name}.data": own.data for name, own in config.evaluation.sets.items()}
+    for name, path in files.items():
         if not path.is_file():
             yield DataError(f"{name}: {path} does not exist")
 

@@ -13,7 +13,8 @@ from egrc_mega.methods.catalogue import METHODS
 from egrc_mega.methods.reward import REWARDS
 from egrc_mega.plugins import load_plugins
 from egrc_mega.sections.base import Section
-from egrc_mega.sections.data import DataSection, EvaluationSection, GradingSection
+from egrc_mega.sections.data import DataSection, GradingSection
+from egrc_mega.sections.evaluation import EvaluationSection
 from egrc_mega.sections.policy import MegatronSection, PolicySection
 from egrc_mega.sections.registry import OneOf
 from egrc_mega.sections.rollout import RolloutSection, SyncSection

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import ValidationError
 
@@ -52,15 +52,19 @@ def _named(place: Place, root: type[Section]) -> tuple[type[Section] | None, str
     names: list[str] = []
     choices: list[type[Section]] = []
     tag: str | None = None
+    names_follow = False
     for i, part in enumerate(place):
         member = next((c for c in choices if tag and isinstance(part, str) and _tag_value(c, tag) == part), None)
         if member is not None:
             section, choices, tag = member, [], None
             continue
         names.append(str(part))
-        if isinstance(part, int) or i == len(place) - 1:
+        if isinstance(part, int) or i == len(place) - 1 or names_follow:
+            names_follow = False
             continue
         field = section.model_fields.get(part) if section else None
+        # what stands in a mapping has a name that its user has chosen
+        names_follow = field is not None and get_origin(field.annotation) is dict
         choices, tag = (sections_in(field), tag_of(field)) if field else ([], None)
         section = choices[0] if tag is None and choices else None
     return section, ".".join(names)

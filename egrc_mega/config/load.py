@@ -13,8 +13,14 @@ from egrc_mega.config.config import Config, use_plugins
 from egrc_mega.config.explain import explain
 from egrc_mega.errors import ConfigError
 
-PATHS = (("run", "dir"), ("model", "path"), ("data", "train"), ("evaluation", "data"))
-"""In a file they are relative to that file's folder; in `--set` to the working directory."""
+PATHS = (
+    ("run", "dir"),
+    ("model", "path"),
+    ("data", "train"),
+    ("evaluation", "data"),
+    ("evaluation", "sets", "*", "data"),
+)
+"""In a file they are relative to that file's folder; in `--set` to the working directory. `*` stands for any name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +120,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:
-    for section, key in PATHS:
-        if isinstance(raw.get(section), dict) and isinstance(raw[section].get(key), str):
-            raw[section][key] = str((folder / raw[section][key]).resolve())
+    for place in PATHS:
+        _resolve_path(raw, place, folder)
     if isinstance(raw.get("plugins"), list):
         raw["plugins"] = [_plugin_path(name, folder) for name in raw["plugins"]]
+
+
+def _resolve_path(raw: Any, place: Sequence[str], folder: Path) -> None:
+    """Make the values at a place below `raw` absolute, where there are any."""
+    if not isinstance(raw, dict):
+        return
+    key, *rest = place
+    for name in list(raw) if key == "*" else [name for name in (key,) if name in raw]:
+        if rest:
+            _resolve_path(raw[name], rest, folder)
+        elif isinstance(raw[name], str):
+            raw[name] = str((folder / raw[name]).resolve())
 
 
 def _plugin_path(name: Any, folder: Path) -> Any:
@@ -145,11 +162,20 @@ def _parse_override(override: str, raw: dict[str, Any]) -> tuple[list[str | int]
         raise ConfigError(f"--set {override}: the value is not YAML: {' '.join(str(error).split())}") from error
     if len(keys) > 1 and keys[0] == "stages":
         keys[1] = _stage_index(str(keys[1]), raw, override)
-    if tuple(keys) in PATHS and isinstance(value, str):
-        value = str(Path(value).resolve())
+    value = _resolved_value(keys, value)
     if keys == ["plugins"] and isinstance(value, list):
         value = [_plugin_path(name, Path.cwd()) for name in value]
     return keys, value
+
+
+def _resolved_value(keys: Sequence[str | int], value: Any) -> Any:
+    """A value of `--set` with the paths in it relative to the working directory."""
+    for place in PATHS:
+        if len(keys) <= len(place) and all(part in (key, "*") for key, part in zip(keys, place, strict=False)):
+            held = {"value": value}
+            _resolve_path(held, ("value", *place[len(keys) :]), Path.cwd())
+            value = held["value"]
+    return value
 
 
 def _stage_index(key: str, raw: dict[str, Any], override: str) -> int:

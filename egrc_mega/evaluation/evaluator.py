@@ -1,7 +1,9 @@
 """Measures what has not been measured: the same weights under the same protocol are measured once, and that is said."""
 
 import hashlib
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,12 +13,16 @@ from egrc_mega.config.config import Config
 from egrc_mega.data.reader import read_problems
 from egrc_mega.data.render import Renderer
 from egrc_mega.data.tokenizer import special_tokens
+from egrc_mega.evaluation.pending import FOLDER, Pending
 from egrc_mega.evaluation.records import SHOWN_DIGITS, Point, Protocol, Subject
 from egrc_mega.evaluation.runner import Asked, Generate, measure
+from egrc_mega.evaluation.sets import EvaluationSet, evaluation_sets
 from egrc_mega.evaluation.store import add_point, read_table
-from egrc_mega.grading.grader import GRADERS
 from egrc_mega.methods.method import Judge
-from egrc_mega.sections.data import DataSection
+
+Tell = Callable[[int], None]
+Progress = Callable[[str, int], AbstractContextManager[Tell]]
+"""From what is done and how many responses it takes, to what is told how many have come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +44,22 @@ class Outcome:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """One benchmark, read and rendered."""
+
+    name: str
+    asked: list[Asked]
+    protocols: list[Protocol]
+    """One for each temperature."""
+
+
+def _no_progress(_doing: str, _total: int) -> AbstractContextManager[Tell]:
+    return nullcontext(lambda _number: None)
+
+
 class Evaluator:
-    """The benchmark of a configuration, read once, and the folder that holds its table. It knows no training data."""
+    """A configuration's benchmarks, read once, and the folder that holds their table. It knows no training data."""
 
     def __init__(
         self,
@@ -49,64 +69,68 @@ class Evaluator:
         folder: Path,
         generate: Generate,
         judge: Judge,
+        progress: Progress = _no_progress,
     ) -> None:
-        """Read the benchmark's problems and render their prompts.
+        """Read the benchmarks' problems and render their prompts.
 
         Raises:
-            DataError: the benchmark cannot be used.
+            DataError: a benchmark cannot be used.
         """
-        self.folder, self.generate, self.judge = folder, generate, judge
-        section = evaluation_data(config)
-        quarantine = folder / "quarantine.jsonl"
-        tokens = special_tokens(renderer.tokenizer)
-        profile = evaluation_profile(config)
-        problems = read_problems(section.train, section, quarantine, profile=profile, special_tokens=tokens)
-        own = renderer.with_instruction(section.instruction)
-        self.asked = [Asked(one, own.prompt_ids(one)) for one in problems[: config.evaluation.num_problems]]
-        self.protocols = _protocols(config, section, self.asked, stop_token_ids)
+        self.folder, self.generate, self.judge, self.progress = folder, generate, judge, progress
+        self.benches = [_opened(config, each, renderer, stop_token_ids, folder) for each in evaluation_sets(config)]
 
     def evaluate(self, subject: Subject) -> list[Outcome]:
-        """One outcome for each temperature, measured on the weights that the servers hold where it is not known."""
-        return [self._evaluate(subject, protocol) for protocol in self.protocols]
+        """One outcome for each set and temperature, measured on the weights that the servers hold where none is known.
 
-    def _evaluate(self, subject: Subject, protocol: Protocol) -> Outcome:
+        An evaluation that was interrupted goes on with the responses that it has got.
+        """
+        outcomes = [self._evaluate(subject, bench, each) for bench in self.benches for each in bench.protocols]
+        # nothing is pending now; what is left is of weights that nobody will measure again
+        shutil.rmtree(self.folder / FOLDER, ignore_errors=True)
+        return outcomes
+
+    def _evaluate(self, subject: Subject, bench: Bench, protocol: Protocol) -> Outcome:
         known = read_table(self.folder).find(subject, protocol)
         if known is None:
-            measurement = measure(self.asked, subject, protocol, self.generate, self.judge)
-            return Outcome(add_point(self.folder, protocol, measurement.point, measurement.responses), None)
-        point = replace(known, label=subject.label, ordinal=subject.ordinal, step=subject.step)
+            return Outcome(self._measured(subject, bench, protocol), None)
+        point = replace(
+            known,
+            set=bench.name,
+            label=subject.label,
+            ordinal=subject.ordinal,
+            step=subject.step,
+            within=subject.within,
+        )
         return Outcome(point if point == known else add_point(self.folder, protocol, point), known.label)
 
-
-def evaluation_data(config: Config) -> DataSection:
-    """How the benchmark is read: with the evaluation's own keys and instruction, where it has some."""
-    section = config.evaluation
-    own = {name: getattr(section, name) for name in ("prompt_key", "answer_key", "instruction")}
-    stated = {name: value for name, value in own.items() if value is not None}
-    # what only methods ask for is not asked of the benchmark
-    other = {"train": section.data, "facts": (), "answer_type": section.answer_type}
-    return config.data.model_copy(update={**other, **stated})
+    def _measured(self, subject: Subject, bench: Bench, protocol: Protocol) -> Point:
+        total = len(bench.asked) * protocol.samples_per_problem
+        doing = f"evaluating {bench.name or subject.label} at T {protocol.temperature:g}"
+        with Pending(self.folder, subject, protocol) as pending, self.progress(doing, total) as tell:
+            found = measure(bench.asked, subject, protocol, self.generate, self.judge, pending, tell)
+        return add_point(self.folder, protocol, replace(found.point, set=bench.name), found.responses, found.judged)
 
 
-def evaluation_profile(config: Config) -> str | None:
-    """The conventions by which the benchmark is graded: the evaluation's own, or the training set's."""
-    return (config.evaluation.profile or config.grading.profile) if _judges_mathematics(config) else None
-
-
-def training_profile(config: Config) -> str | None:
-    """The conventions of the training set; None where the grader's golds are no mathematics."""
-    return config.grading.profile if _judges_mathematics(config) else None
-
-
-def _judges_mathematics(config: Config) -> bool:
-    return GRADERS[config.grading.grader.grader].judges_mathematics
+def _opened(
+    config: Config, each: EvaluationSet, renderer: Renderer, stop_token_ids: tuple[int, ...], folder: Path
+) -> Bench:
+    problems = read_problems(
+        each.data.train,
+        each.data,
+        folder / "quarantine.jsonl",
+        profile=each.profile,
+        special_tokens=special_tokens(renderer.tokenizer),
+    )
+    own = renderer.with_instruction(each.data.instruction)
+    asked = [Asked(one, own.prompt_ids(one)) for one in problems[: each.num_problems]]
+    return Bench(each.name, asked, _protocols(config, each, asked, stop_token_ids))
 
 
 def _protocols(
-    config: Config, section: DataSection, asked: Sequence[Asked], stop_token_ids: tuple[int, ...]
+    config: Config, each: EvaluationSet, asked: Sequence[Asked], stop_token_ids: tuple[int, ...]
 ) -> list[Protocol]:
     """One for each temperature."""
-    evaluation, environment = config.evaluation, config.rollout.environment
+    environment, section = config.rollout.environment, each.data
     with section.train.open("rb") as file:
         benchmark_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return [
@@ -118,17 +142,17 @@ def _protocols(
             instruction=section.instruction,
             prompts_sha256=_hash_of_prompts(asked),
             num_problems=len(asked),
-            samples_per_problem=1,
+            samples_per_problem=each.n,
             temperature=temperature,
-            top_p=evaluation.top_p,
-            max_new_tokens=evaluation.max_new_tokens,
+            top_p=each.top_p,
+            max_new_tokens=each.max_new_tokens,
             stop_token_ids=stop_token_ids,
-            seed=evaluation.seed,
+            seed=each.seed,
             grading=config.grading.model_dump(mode="json", exclude={"num_workers", "timeout_s"})
-            | {"profile": evaluation_profile(config)},
+            | {"profile": each.profile},
             environment=environment.model_dump(mode="json") if environment else None,
         )
-        for temperature in evaluation.temperatures
+        for temperature in each.temperatures
     ]
 
 

@@ -23,6 +23,8 @@ class Subject:
     """Training steps that the weights have seen; None where nobody knows."""
     weights: str
     """Hash of the weights' content: see `fingerprint`."""
+    within: bool = False
+    """Measured while the stage of that label goes on; False: before it began or after it ended."""
 
     def __str__(self) -> str:
         seen = "" if self.step is None else f" (step {self.step})"
@@ -92,11 +94,18 @@ class Point:
     """How many verdicts each reason decided; empty in files of earlier versions."""
     l_acc: float | None = None
     """Against the base measured by the same protocol; None without one."""
+    set: str = ""
+    """Name of the benchmark among `evaluation.sets`; empty: `evaluation.data`."""
+    within: bool = False
+    """Measured while the stage of that label went on, by `evaluation.every`."""
+    samples_per_problem: int = 1
+    pass_at: Mapping[str, float] = field(default_factory=dict)
+    """pass@k by k, for the k that so many samples a problem allow."""
 
     @property
-    def place(self) -> tuple[str, int, int | None, str]:
+    def place(self) -> tuple[str, int, int | None, str, str]:
         """A point of the same place stands instead of this one."""
-        return self.label, self.ordinal, self.step, self.protocol
+        return self.label, self.ordinal, self.step, self.set, self.protocol
 
     @classmethod
     def of_json(cls, fields: dict[str, Any]) -> "Point":
@@ -107,8 +116,10 @@ class Point:
     def line(self) -> str:
         """The row in words."""
         accuracy = "-" if self.accuracy is None else f"{100 * self.accuracy:.1f}%"
+        seen = f", step {self.step}," if self.within else ""
+        on = f" on {self.set}" if self.set else ""
         return (
-            f"evaluation of {self.label} at T {self.temperature:g}: accuracy {accuracy} "
+            f"evaluation of {self.label}{seen}{on} at T {self.temperature:g}: accuracy {accuracy} "
             f"({self.num_ungraded} of {self.n} ungraded), mean length {self.mean_length:.1f} on {self.n} responses"
         )
 

@@ -8,7 +8,9 @@ from typing import Any
 import orjson
 
 from egrc_mega.errors import RunError
+from egrc_mega.evaluation.intake import JudgedResponse
 from egrc_mega.evaluation.records import Point, Protocol, Response, Subject
+from egrc_mega.evaluation.sample_log import write_samples
 from egrc_mega.evaluation.statistics.l_acc import l_acc
 
 TABLE = "evaluation.json"
@@ -62,13 +64,28 @@ def read_responses(run_dir: Path) -> list[Response]:
         raise _unreadable(run_dir / RESPONSES, error) from error
 
 
-def add_point(run_dir: Path, protocol: Protocol, point: Point, responses: Sequence[Response] = ()) -> Point:
-    """Add a row, in the place of an earlier one of the same place; returns it with its L-Acc."""
+def add_point(
+    run_dir: Path,
+    protocol: Protocol,
+    point: Point,
+    responses: Sequence[Response] = (),
+    judged: Sequence[JudgedResponse] = (),
+) -> Point:
+    """Add a row, in the place of an earlier one of the same place; returns it with its L-Acc.
+
+    Args:
+        responses: some, to be looked at; of points within a stage only those of the newest step stay.
+        judged: all, as numbers, for comparisons.
+    """
+    if judged:
+        write_samples(run_dir, point, judged)
     table = read_table(run_dir)
     points = {old.place: old for old in table.points} | {point.place: point}
     table = Table(tuple(points.values()), {**table.protocols, protocol.key: protocol})
     table = replace(table, points=tuple(_with_l_acc(table, each) for each in table.points))
-    named = {(each.weights, each.protocol) for each in table.points}
+    newest = max((each.step or 0 for each in table.points if each.within), default=0)
+    looked_at = (each for each in table.points if not each.within or (each.step or 0) == newest)
+    named = {(each.weights, each.protocol) for each in looked_at}
     replaced = {(each.weights, each.protocol) for each in responses}
     kept = [r for r in read_responses(run_dir) if (r.weights, r.protocol) in named - replaced]
     _write(run_dir / RESPONSES, [*kept, *responses])

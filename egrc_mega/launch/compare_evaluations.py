@@ -6,7 +6,7 @@ from statistics import fmean
 
 from egrc_mega.errors import ConfigError
 from egrc_mega.evaluation.paper import table_1, table_2
-from egrc_mega.evaluation.results import read_evaluation
+from egrc_mega.evaluation.run_results import all_evaluations
 from egrc_mega.evaluation.side_by_side import Cell, SideBySide, side_by_side
 from egrc_mega.evaluation.table_forms import FORMS
 
@@ -17,7 +17,8 @@ def compare_evaluations(
     """The table in the form that was asked for.
 
     Args:
-        base: the evaluation that the others began as; None: the first.
+        runs: folders of `egrc eval`, or of runs, which have an evaluation for their base and each stage.
+        base: the folder whose first evaluation the others began as; None: the first.
         plot: an .svg file to draw.
 
     Raises:
@@ -27,8 +28,9 @@ def compare_evaluations(
         raise ConfigError(f"--format: {form!r} is unknown; choose from {', '.join(FORMS)}")
     if plot is not None and plot.suffix != ".svg":
         raise ConfigError(f"--plot: {plot} must end in .svg")
-    evaluations = {path: read_evaluation(path) for path in dict.fromkeys([*([base] if base else []), *runs])}
-    table = side_by_side(list(evaluations.values()), evaluations[base or runs[0]], benchmarks)
+    evaluations = all_evaluations([*([base] if base else []), *runs])
+    rows = [each for found in evaluations.values() for each in found]
+    table = side_by_side(rows, evaluations[base or runs[0]][0], benchmarks)
     if plot is not None:
         plot.write_text(_drawn(table))
     return FORMS[form](table)

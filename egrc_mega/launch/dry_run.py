@@ -13,7 +13,7 @@ from egrc_mega.convert.weight_files import has_weights
 from egrc_mega.data.census import census
 from egrc_mega.data.tokenizer import has_tokenizer
 from egrc_mega.errors import ConfigError
-from egrc_mega.evaluation.evaluator import evaluation_data, evaluation_profile, training_profile
+from egrc_mega.evaluation.sets import evaluation_sets, training_profile
 from egrc_mega.methods.method import build_method
 from egrc_mega.sections.policy import MegatronSection
 from egrc_mega.sections.rollout import RolloutSection
@@ -40,16 +40,19 @@ def dry_run(config_files: Sequence[Path], overrides: Sequence[str], *, num_nodes
 
 
 def _data_lines(config: Config) -> Iterator[str]:
-    """Both data files row by row, and what the methods ask of their problems."""
+    """The data files row by row, and what the methods ask of their problems."""
     renderer = open_renderer(config) if has_tokenizer(config.model.path) else None
     training = census(config.data.train, config.data, renderer, profile=training_profile(config))
-    benchmark = census(config.evaluation.data, evaluation_data(config), renderer, profile=evaluation_profile(config))
-    for found in (training, benchmark):
+    files = {"data.train": training} | {
+        each.field: census(each.data.train, each.data, renderer, profile=each.profile)
+        for each in evaluation_sets(config)
+    }
+    for found in files.values():
         found.refuse_bad()
     if renderer:
         prove_asks(config, renderer, training.reading.good)
         _refuse_long_prompts(config, max(training.lengths))
-    for name, found in (("data.train", training), ("evaluation.data", benchmark)):
+    for name, found in files.items():
         yield name
         yield from (f"  {line}" for line in found.lines())
 

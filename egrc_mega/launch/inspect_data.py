@@ -14,7 +14,7 @@ from egrc_mega.data.reader import read
 from egrc_mega.data.render import Renderer
 from egrc_mega.data.tokenizer import load_tokenizer
 from egrc_mega.errors import ConfigError
-from egrc_mega.evaluation.evaluator import evaluation_data, evaluation_profile, training_profile
+from egrc_mega.evaluation.sets import EvaluationSet, evaluation_sets, training_profile
 from egrc_mega.grading.profiles import profile_called
 from egrc_mega.sections.data import DataSection, GradingSection
 
@@ -53,15 +53,21 @@ def _profile_of(file: Path, config: Config | None) -> str | None:
     """The configuration's, by whether the file is its benchmark; without one the default."""
     if config is None:
         return GradingSection().profile
-    is_benchmark = file.resolve() == config.evaluation.data.resolve()
-    return evaluation_profile(config) if is_benchmark else training_profile(config)
+    benchmark = _benchmark(file, config)
+    return benchmark.profile if benchmark else training_profile(config)
+
+
+def _benchmark(file: Path, config: Config) -> EvaluationSet | None:
+    """The set of the configuration's evaluation that is in the file."""
+    sets = evaluation_sets(config)
+    return next((each for each in sets if each.data.train.resolve() == file.resolve()), None)
 
 
 def _section(file: Path, config: Config | None, stated: Mapping[str, Any]) -> DataSection:
     base: dict[str, Any] = {}
     if config:
-        is_benchmark = file.resolve() == config.evaluation.data.resolve()
-        base = (evaluation_data(config) if is_benchmark else config.data).model_dump()
+        benchmark = _benchmark(file, config)
+        base = (benchmark.data if benchmark else config.data).model_dump()
     try:
         return DataSection.model_validate(base | {"train": file} | dict(stated))
     except ValidationError as error:

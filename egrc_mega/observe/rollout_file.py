@@ -1,16 +1,19 @@
 """The file of one step's rollouts: plain arrays, each over all samples laid end to end, and an index in JSON.
 
     output_ids int32[T]   sampled bool[T]   logprobs float32[T]      T: output tokens of the step
-    entropies float16[E]                                             E: tokens of the samples that have them
+    entropies float32[E]                                             E: tokens of the samples that have them
+    token_ends int32[N]   reference_kl float32[K]                    N, K: likewise
     advantages float32[A]                                            A: of the samples with one for each token
     texts uint8[B]        index uint8[J]                             UTF-8
 
-The index has the numbers of each sample and the sizes of its parts. Of a 7B explore step, 2,048 responses of 3,000
-tokens, a file has 100 MB; it is not compressed, for token ids and log-probs hardly shrink.
+The index has the numbers of each sample and the sizes of its parts, and what the method was told beside: the step
+within its stage, its state, and facts of problems and asks. So `egrc credit` pays for a file what the run has paid. Of
+a 7B explore step, 2,048 responses of 3,000 tokens, a file has 100 MB; it is not compressed, for token ids and log-probs
+hardly shrink. In files of earlier versions entropies are float16.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -33,7 +36,7 @@ class StoredSample:
     logprobs: NDArray[np.float32]
     """[O] The servers'; 0.0 where `sampled` is False."""
     entropies: NDArray[np.floating[Any]] | None
-    """[O] The trainer's, in nats at temperature 1, kept to three digits; None where nobody has computed them."""
+    """[O] The trainer's, in nats at temperature 1; None where nobody has computed them."""
     grade: str
     well_formed: bool
     truncated: bool
@@ -50,7 +53,17 @@ class StoredSample:
     tag: str = ""
     """The method's name for this kind of sample, for instance a mode."""
     reason: str = ""
-    """Why it was graded so; empty in files of earlier versions."""
+    """Why it was graded so. This and what follows is empty in files of earlier versions."""
+    think_length: int | None = None
+    """Output tokens up to the last `</think>`, that one included; None: there is none."""
+    max_new_tokens: int | None = None
+    """The cap that the method asked for; None: the stage's."""
+    facts: Mapping[str, float] = field(default_factory=dict)
+    """Numbers of the method's plan, e.g. the budget that the prompt states."""
+    token_ends: NDArray[np.int32] | None = None
+    """[O] Where in `text` each token ends; None where the method did not look at it."""
+    reference_kl: NDArray[np.float32] | None = None
+    """[O] log pi - log ref of each sampled token; None where the method did not look at it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -62,6 +75,8 @@ class StoredGroup:
     prompt: str
     answer: str
     samples: tuple[StoredSample, ...]
+    facts: Mapping[str, float] = field(default_factory=dict)
+    """Of the problem (`data.facts`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -72,26 +87,36 @@ class StoredStep:
     stage: str
     """The stage's label."""
     groups: tuple[StoredGroup, ...]
+    step_in_stage: int | None = None
+    """Counted from 0; None in files of earlier versions, as the state is."""
+    state: Mapping[str, Any] | None = None
+    """The method's, with which it gave the step's credits."""
 
 
 SCALARS = ("grade", "well_formed", "truncated", "reward", "kept", "tag")
+SCALARS_SINCE = {"reason": "", "think_length": None, "max_new_tokens": None}
+"""Scalars that files of earlier versions lack, with what stands for them."""
+MEASURED = {"entropies": np.float32, "token_ends": np.int32, "reference_kl": np.float32}
+"""Arrays that a sample may have, one number a token."""
 
 
 def arrays_of(stored: StoredStep) -> dict[str, NDArray[Any]]:
     """The arrays of a file."""
     samples = [sample for group in stored.groups for sample in group.samples]
     texts = [sample.text.encode("utf-8", "surrogatepass") for sample in samples]
-    entropies = [sample.entropies for sample in samples if sample.entropies is not None]
     advantages = [sample.advantage for sample in samples if not _is_scalar(sample.advantage)]
     sizes = iter(map(len, texts))
     index = {
         "step": stored.step,
         "stage": stored.stage,
+        "step_in_stage": stored.step_in_stage,
+        "state": stored.state,
         "groups": [
             {
                 "key": group.key,
                 "prompt": group.prompt,
                 "answer": group.answer,
+                "facts": dict(group.facts),
                 "samples": [_entry(sample, next(sizes)) for sample in group.samples],
             }
             for group in stored.groups
@@ -101,20 +126,22 @@ def arrays_of(stored: StoredStep) -> dict[str, NDArray[Any]]:
         "output_ids": _joined([sample.output_ids for sample in samples], np.int32),
         "sampled": _joined([sample.sampled for sample in samples], np.bool_),
         "logprobs": _joined([sample.logprobs for sample in samples], np.float32),
-        "entropies": _joined(entropies, np.float16),
         "advantages": _joined(advantages, np.float32),
         "texts": np.frombuffer(b"".join(texts), np.uint8),
         "index": np.frombuffer(orjson.dumps(index, option=orjson.OPT_SERIALIZE_NUMPY), np.uint8),
+    } | {
+        name: _joined([own for sample in samples if (own := getattr(sample, name)) is not None], dtype)
+        for name, dtype in MEASURED.items()
     }
 
 
 def _entry(sample: StoredSample, text_bytes: int) -> dict[str, Any]:
     """A sample in the index."""
-    return {name: getattr(sample, name) for name in SCALARS} | {
-        "reason": str(sample.reason),
+    return {name: getattr(sample, name) for name in (*SCALARS, *SCALARS_SINCE)} | {
+        "facts": dict(sample.facts),
         "num_tokens": len(sample.output_ids),
         "text_bytes": text_bytes,
-        "has_entropies": sample.entropies is not None,
+        **{f"has_{name}": getattr(sample, name) is not None for name in MEASURED},
         "advantage": float(sample.advantage) if _is_scalar(sample.advantage) else None,
         # null where there is one for the whole response; a response that was edited has as many as the edited one
         "num_advantages": None if _is_scalar(sample.advantage) else len(np.asarray(sample.advantage)),
@@ -126,36 +153,54 @@ def _entry(sample: StoredSample, text_bytes: int) -> dict[str, Any]:
 def step_of(arrays: Mapping[str, NDArray[Any]]) -> StoredStep:
     """The step that `arrays_of` laid out as these arrays."""
     index = orjson.loads(arrays["index"].tobytes())
-    entries = [entry for group in index["groups"] for entry in group["samples"]]
-    tokens = _slices([entry["num_tokens"] for entry in entries])
-    entropies = _slices([entry["num_tokens"] * entry["has_entropies"] for entry in entries])
-    advantages = _slices([entry["num_advantages"] or 0 for entry in entries])
-    texts = _slices([entry["text_bytes"] for entry in entries])
-    samples = iter(
-        StoredSample(
-            **{name: entry[name] for name in SCALARS},
-            reason=entry.get("reason", ""),
-            text=arrays["texts"][text].tobytes().decode("utf-8", "surrogatepass"),
-            output_ids=arrays["output_ids"][own],
-            sampled=arrays["sampled"][own],
-            logprobs=arrays["logprobs"][own],
-            entropies=arrays["entropies"][entropy] if entry["has_entropies"] else None,
-            advantage=entry["advantage"] if entry["num_advantages"] is None else arrays["advantages"][advantage],
-            terms=entry["terms"],
-            versions=tuple(VersionSpan(version=v, start=start, end=end) for v, start, end in entry["versions"]),
-        )
-        for entry, own, entropy, advantage, text in zip(entries, tokens, entropies, advantages, texts, strict=True)
-    )
+    samples = _samples(arrays, [entry for group in index["groups"] for entry in group["samples"]])
     groups = tuple(
         StoredGroup(
             key=group["key"],
             prompt=group["prompt"],
             answer=group["answer"],
+            facts=group.get("facts", {}),
             samples=tuple(next(samples) for _ in group["samples"]),
         )
         for group in index["groups"]
     )
-    return StoredStep(step=index["step"], stage=index["stage"], groups=groups)
+    return StoredStep(
+        step=index["step"],
+        stage=index["stage"],
+        groups=groups,
+        step_in_stage=index.get("step_in_stage"),
+        state=index.get("state"),
+    )
+
+
+def _samples(arrays: Mapping[str, NDArray[Any]], entries: Sequence[Mapping[str, Any]]) -> Iterator[StoredSample]:
+    """Each sample of the index with its parts of the arrays."""
+    tokens = _slices([entry["num_tokens"] for entry in entries])
+    advantages = _slices([entry["num_advantages"] or 0 for entry in entries])
+    texts = _slices([entry["text_bytes"] for entry in entries])
+    measured = {name: _measured(arrays, entries, name) for name in MEASURED}
+    for i, entry in enumerate(entries):
+        one_for_all = entry["num_advantages"] is None
+        yield StoredSample(
+            **{name: entry[name] for name in SCALARS},
+            **{name: entry.get(name, instead) for name, instead in SCALARS_SINCE.items()},
+            **{name: parts[i] for name, parts in measured.items()},
+            text=arrays["texts"][texts[i]].tobytes().decode("utf-8", "surrogatepass"),
+            output_ids=arrays["output_ids"][tokens[i]],
+            sampled=arrays["sampled"][tokens[i]],
+            logprobs=arrays["logprobs"][tokens[i]],
+            advantage=entry["advantage"] if one_for_all else arrays["advantages"][advantages[i]],
+            terms=entry["terms"],
+            facts=entry.get("facts", {}),
+            versions=tuple(VersionSpan(version=v, start=start, end=end) for v, start, end in entry["versions"]),
+        )
+
+
+def _measured(arrays: Mapping[str, NDArray[Any]], entries: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
+    """Each sample's part of one of the arrays that not every sample has."""
+    has = [bool(entry.get(f"has_{name}")) for entry in entries]
+    parts = _slices([entry["num_tokens"] * own for entry, own in zip(entries, has, strict=True)])
+    return [arrays[name][part] if own else None for part, own in zip(parts, has, strict=True)]
 
 
 def _joined(parts: Sequence[Any], dtype: Any) -> NDArray[Any]:

@@ -5,11 +5,11 @@ A file is written by a thread while training goes on, under its name only when i
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
@@ -31,15 +31,27 @@ class RolloutLog:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="rollouts")
         self._pending: Future[None] | None = None
 
-    def write(self, step: int, stage: str, groups: Sequence[StoredGroup]) -> None:
+    def write(
+        self,
+        step: int,
+        stage: str,
+        groups: Sequence[StoredGroup],
+        *,
+        step_in_stage: int | None = None,
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
         """Begin to write a step (counted from 1). Files of later steps, which a resumed run makes anew, go.
+
+        Args:
+            step_in_stage: counted from 0.
+            state: of the method, as it was when it gave the credits.
 
         Raises:
             RunError: the step before could not be written, or not within WRITE_TIMEOUT_S.
         """
         self._wait()
         if self.budget_bytes:
-            stored = StoredStep(step=step, stage=stage, groups=tuple(groups))
+            stored = StoredStep(step=step, stage=stage, groups=tuple(groups), step_in_stage=step_in_stage, state=state)
             self._pending = self._writer.submit(self._write, stored)
 
     def _write(self, stored: StoredStep) -> None:

@@ -112,8 +112,16 @@ class Fleet:
         """Requests that are sent and answered while the caller does other things."""
         return Stream(self.dispatcher, self.loop, environment, self.section.silence_timeout_s, self.vocab_size)
 
-    def generate(self, requests: Sequence[RolloutRequest], environment: Environment | None = None) -> list[Completion]:
+    def generate(
+        self,
+        requests: Sequence[RolloutRequest],
+        environment: Environment | None = None,
+        tell: Callable[[Sequence[Completion]], None] = lambda completions: None,
+    ) -> list[Completion]:
         """Completions in the order of the requests; the samples of a prompt go to one server while it serves.
+
+        Args:
+            tell: gets completions as they come.
 
         Raises:
             RolloutError: a request was refused or lost too often, or a server did not come back.
@@ -122,7 +130,9 @@ class Fleet:
         with self.stream(environment) as stream:
             stream.add(requests)
             while stream.num_open:
-                found |= {completion.rid: completion for completion in complete(stream.take())}
+                done = complete(stream.take())
+                tell(done)
+                found |= {completion.rid: completion for completion in done}
         return [found[request.rid] for request in requests]
 
     def revive(self) -> None:
@@ -214,6 +224,10 @@ class Fleet:
     def take_stats(self) -> dict[str, Any]:
         """Since the last call; see `FleetStats`."""
         return self.stats.take(self.servers)
+
+    def forget_rates(self) -> None:
+        """What was asked since the last step was no step's: its record begins here. Losses and events stay."""
+        self.stats.forget_rates(self.servers)
 
     def close(self) -> None:
         """Stop the servers; harmless when called twice."""

@@ -60,8 +60,12 @@ class FleetStats:
             "server_restarts": self.num_restarts,
             "server_events": self.events,
         }
-        self._usages = {server.number: usage for server, usage in zip(servers, usages, strict=True)}
-        self._peak, self._queue, self._busy_s, self.events = self.num_in_flight, 0, 0.0, []
-        self.num_busy_replies = 0
-        self._busy_since = time.monotonic()
+        self.events, self.num_busy_replies = [], 0
+        self.forget_rates(servers)
         return record
+
+    def forget_rates(self, servers: Sequence[Server]) -> None:
+        """Begin anew with what is measured between two records: peaks, tokens and times."""
+        self._usages = {server.number: server.client.usage for server in servers}
+        self._peak, self._queue, self._busy_s = self.num_in_flight, 0, 0.0
+        self._busy_since = time.monotonic()

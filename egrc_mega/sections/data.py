@@ -1,10 +1,10 @@
-"""Training prompts, graders and evaluation."""
+"""Training prompts and graders."""
 
 from datetime import date
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 import egrc_mega.grading.compat  # noqa: F401  graders of published work join their family by being defined
 from egrc_mega.data.file_source import FileSourceSection
@@ -57,30 +57,3 @@ class GradingSection(Section):
     """CPU seconds for one answer; an answer that spends them is wrong."""
     timeout_s: PositiveFloat = 60.0
     """Seconds on the clock for one answer; what the machine twice gives no CPU time for so long is ungraded."""
-
-
-class EvaluationSection(Section):
-    """The table of base / compress / explore."""
-
-    data: Path
-    """JSONL, JSON array or parquet of problems never trained on."""
-    prompt_key: str | None = None
-    """Field that holds the problem's text; None: data.prompt_key."""
-    answer_key: str | None = None
-    """Field that holds the gold answer; None: data.answer_key."""
-    answer_type: AnswerType | None = None
-    """Every gold of the benchmark is of this type; None: each as its text says, whatever data.answer_type is."""
-    instruction: str | None = None
-    """Text appended to every problem; None: data.instruction."""
-    profile: str | None = None
-    """Conventions of the benchmark, by which its answers are graded; None: grading.profile."""
-    num_problems: PositiveInt = 256
-    """Problems taken from the start of the file."""
-    temperatures: tuple[PositiveFloat, ...] = (0.6, 1.0)
-    """One row of the table each."""
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Nucleus at evaluation."""
-    max_new_tokens: PositiveInt = 32768
-    """Cap; a response cut by it counts at full length."""
-    seed: NonNegativeInt = 12345
-    """Sampling seed, the same for every point."""

@@ -89,9 +89,16 @@ def steps_left_at_most(progress: Progress, stages: Sequence[StageSection]) -> in
     return sum(stage.steps for stage in left) - progress.step_in_stage if left else 0
 
 
-def reached(progress: Progress, stages: Sequence[StageSection]) -> tuple[str, int]:
-    """The evaluation point that the run stands at when a stage opens or the run ends: its name and its ordinal.
+def is_within_stage(progress: Progress, stages: Sequence[StageSection]) -> bool:
+    """Whether a stage has begun and goes on."""
+    return progress.stage < len(stages) and progress.step_in_stage > 0
 
-    The base is number 0; after it come the stages in order.
+
+def reached(progress: Progress, stages: Sequence[StageSection]) -> tuple[str, int]:
+    """The evaluation point that the run stands at: its name and its ordinal.
+
+    The base is number 0; after it come the stages in order, each with its ordinal while it goes on, too.
     """
+    if is_within_stage(progress, stages):
+        return stages[progress.stage].name, progress.stage + 1
     return ("base", 0) if progress.stage == 0 else (stages[progress.stage - 1].name, progress.stage)

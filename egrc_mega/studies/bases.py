@@ -11,6 +11,7 @@ from pathlib import Path
 
 import orjson
 
+from egrc_mega.evaluation.sample_log import SAMPLES, read_samples
 from egrc_mega.evaluation.store import BASE, RESPONSES, TABLE, add_point, read_responses, read_table
 from egrc_mega.studies.grid import Cell
 
@@ -23,10 +24,11 @@ def lend_base(cell: Cell, study_dir: Path) -> None:
     if not shared.is_dir() or (run_dir / TABLE).exists():
         return
     run_dir.mkdir(parents=True, exist_ok=True)
-    for name in (RESPONSES, TABLE):
-        partial = run_dir / f".{name}.lent"
-        shutil.copyfile(shared / name, partial)
-        partial.replace(run_dir / name)
+    for name in (SAMPLES, RESPONSES, TABLE):
+        if (shared / name).exists():
+            partial = run_dir / f".{name}.lent"
+            shutil.copyfile(shared / name, partial)
+            partial.replace(run_dir / name)
 
 
 def keep_base(cell: Cell, study_dir: Path) -> None:
@@ -37,10 +39,12 @@ def keep_base(cell: Cell, study_dir: Path) -> None:
     partial = shared.with_name(f".{shared.name}.{cell.name}.{os.getpid()}")
     partial.mkdir(parents=True)
     table, responses = read_table(run_dir), read_responses(run_dir)
-    for point in table.points:
-        if (point.label, point.ordinal) == (BASE, 0):
-            own = [r for r in responses if (r.weights, r.protocol) == (point.weights, point.protocol)]
-            add_point(partial, table.protocols[point.protocol], point, own)
+    points = [point for point in table.points if (point.label, point.ordinal) == (BASE, 0)]
+    judged = read_samples(run_dir, {(point.weights, point.protocol) for point in points})
+    for point in points:
+        key = (point.weights, point.protocol)
+        own = [r for r in responses if (r.weights, r.protocol) == key]
+        add_point(partial, table.protocols[point.protocol], point, own, judged.get(key, ()))
     with contextlib.suppress(OSError):  # somebody else's stands there now
         partial.rename(shared)
     shutil.rmtree(partial, ignore_errors=True)

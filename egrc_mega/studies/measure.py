@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from egrc_mega import __version__
+from egrc_mega.evaluation.sets import MAIN
 from egrc_mega.evaluation.store import read_table
 from egrc_mega.observe.events import read_events, read_steps
 from egrc_mega.studies.connectors import connector_curves
@@ -33,7 +34,7 @@ def measure(cell: Cell, connectors: Mapping[str, Sequence[str]]) -> Result:
     return Result(
         setting=cell.setting,
         seed=cell.seed,
-        points=[asdict(point) for point in read_table(run_dir).points],
+        points=[asdict(point) for point in read_table(run_dir).points if not point.within and point.set == MAIN],
         stages=_stages(events, methods),
         curves=_curves(steps) | connector_curves(run_dir, [step["step"] for step in steps], connectors),
         wall_s=training_seconds(events),

@@ -103,7 +103,11 @@ class FakeLead(Lead):
         self.trackers: Any = SimpleNamespace(check=lambda: None)
         self.printer: Any = SimpleNamespace(show=lambda record: None, note=lambda line: notes.append(("line", line)))
         self.rollouts: Any = SimpleNamespace(write=lambda step, stage, groups: notes.append(("rollouts", step, stage)))
-        fleet = SimpleNamespace(take_stats=dict, release_memory=lambda: notes.append(("release", policy.num_updates)))
+        fleet = SimpleNamespace(
+            take_stats=dict,
+            forget_rates=lambda: None,
+            release_memory=lambda: notes.append(("release", policy.num_updates)),
+        )
 
         def evaluate(subject: Subject) -> list[Any]:
             notes.append(("point", subject.label, subject.ordinal, subject.step, subject.weights))

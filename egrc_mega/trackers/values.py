@@ -10,8 +10,10 @@ def values_of(event: Mapping[str, Any]) -> tuple[int, dict[str, float]] | None:
     if event.get("kind") == "step":
         return event["step"], {f"train/{name}": value for name, value in _numbers(event).items() if name != "step"}
     if event.get("kind") == "evaluation":
-        prefix = f"eval/T{event['temperature']:g}"
+        name = f"{event['set']}/" if event.get("set") else ""
+        prefix = f"eval/{name}T{event['temperature']:g}"
         figures = {name: event.get(name) for name in ("accuracy", "mean_length", "l_acc", "num_ungraded")}
+        figures |= {f"pass@{k}": value for k, value in event.get("pass_at", {}).items()}
         return event.get("step") or 0, {f"{prefix}/{name}": value for name, value in _numbers(figures).items()}
     return None
 

@@ -13,8 +13,8 @@ from egrc_mega.convert.hf_folder import HfTensors, write_folder
 from egrc_mega.data.problems import ProblemSource
 from egrc_mega.data.reader import read_problems
 from egrc_mega.data.tokenizer import special_tokens
-from egrc_mega.evaluation.evaluator import training_profile
 from egrc_mega.evaluation.records import Subject
+from egrc_mega.evaluation.sets import training_profile
 from egrc_mega.methods.records import Credit
 from egrc_mega.observe.console import StepPrinter
 from egrc_mega.observe.events import EventLog
@@ -138,7 +138,9 @@ class Lead:
         costs["length_sampled"] = self.collected.length_sampled
         record = step_record(turn, self.lesson.groups, self.lesson.credits, update, costs, total_steps)
         self.events.write("step", **record)
-        self.rollouts.write(turn.step + 1, turn.stage.name, stored_groups(self.lesson.groups, self.lesson.credits))
+        stored = stored_groups(self.lesson.groups, self.lesson.credits)
+        state = turn.view.state.model_dump(mode="json")
+        self.rollouts.write(turn.step + 1, turn.stage.name, stored, step_in_stage=turn.step_in_stage, state=state)
         self.printer.show(record)
         self.trackers.check()
         for warning in self.gate_watch.warnings(record):
@@ -156,6 +158,7 @@ class Lead:
         for outcome in self.serving.evaluator.evaluate(subject):
             self.printer.note(outcome.line())
             self.events.write("evaluation", kept_from=outcome.kept_from, **asdict(outcome.point))
+        self.serving.fleet.forget_rates()
 
     def publish(self, tensors: HfTensors, policy: Policy, version: str) -> None:
         """Move every server to these weights."""

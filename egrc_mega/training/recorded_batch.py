@@ -1,15 +1,18 @@
 """What a stage's method would pay for a batch that was recorded: nothing is sampled and nothing is trained."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from egrc_mega.config.config import Config
 from egrc_mega.errors import ConfigError, DataError
-from egrc_mega.methods.method import build_method
+from egrc_mega.methods.method import Method, build_method
 from egrc_mega.methods.recorded import recorded_groups
 from egrc_mega.methods.records import Credit, View
 from egrc_mega.observe.rollout_file import StoredGroup, StoredSample
@@ -20,11 +23,15 @@ from egrc_mega.types import Ask, Completion, FinishReason, Grade, Group, Problem
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RecordedBatch:
-    """Groups, the step from which they are, counted from 0, and the label of their stage where one is known."""
+    """Groups, and what is known of the step that they are from."""
 
     groups: list[Group]
     step: int = 0
+    """Within its stage, from 0."""
     stage: str | None = None
+    """The label of the stage."""
+    state: Mapping[str, Any] | None = None
+    """The method's, when it gave the step's credits; None: the state that a stage begins with."""
 
 
 def read_batch(path: Path, name: str = "groups") -> RecordedBatch:
@@ -52,12 +59,12 @@ def _of_run(path: Path) -> RecordedBatch:
     if path.parent.name != "rollouts" or not number.isdigit():
         raise DataError(f"--batch: {path} is no rollout file of a run (rollouts/step_000001.safetensors); give one")
     stored = read_rollouts(path.parent.parent, int(number))
-    return RecordedBatch([_group(group) for group in stored.groups], step=stored.step - 1, stage=stored.stage)
+    step = stored.step - 1 if stored.step_in_stage is None else stored.step_in_stage
+    return RecordedBatch([_group(group) for group in stored.groups], step, stored.stage, stored.state)
 
 
 def _group(group: StoredGroup) -> Group:
-    """A run keeps no facts of its problems: a method that needs one says which."""
-    problem = Problem(key=group.key, text=group.prompt, answer=group.answer)
+    problem = Problem(key=group.key, text=group.prompt, answer=group.answer, facts=group.facts)
     return Group(problem=problem, samples=tuple(_sample(sample, problem) for sample in group.samples))
 
 
@@ -72,18 +79,30 @@ def _sample(sample: StoredSample, problem: Problem) -> Sample:
     )
     return Sample(
         problem=problem,
-        ask=Ask(tag=sample.tag),
+        ask=Ask(tag=sample.tag, max_new_tokens=sample.max_new_tokens, facts=sample.facts),
         prompt_ids=np.zeros(1, np.int32),
         completion=completion,
         text=sample.text,
         grade=Grade(sample.grade),
         well_formed=sample.well_formed,
+        num_forced=_num_forced(sample.sampled),
+        think_length=sample.think_length,
+        token_ends=sample.token_ends,
         entropies=None if sample.entropies is None else sample.entropies.astype(np.float32),
+        reference_kl=sample.reference_kl,
     )
 
 
+def _num_forced(sampled: NDArray[np.bool_]) -> int:
+    """Tokens before the first that the policy sampled: nobody but the method writes there."""
+    return int(np.argmax(sampled)) if sampled.any() else len(sampled)
+
+
 def payment(config: Config, batch: RecordedBatch, label: str | None = None) -> dict[str, list[list[Any]]]:
-    """Rewards and advantages of a batch under a stage's method with the state that it begins with.
+    """Rewards and advantages of a batch under a stage's method.
+
+    The state of the method is the batch's own where it is known and the stage is the one that the batch is from, else
+    the state that a stage begins with.
 
     An advantage that differs from token to token is given as the median, and whole under `token_advantages`, a list
     for each such sample and None for the others.
@@ -93,10 +112,11 @@ def payment(config: Config, batch: RecordedBatch, label: str | None = None) -> d
 
     Raises:
         ConfigError: there is no stage of that label.
-        DataError: the method needs a fact that the batch lacks.
+        DataError: the method needs a fact that the batch lacks, or cannot read the state that the run's method had.
     """
-    method = build_method(_stage(config, batch, label))
-    view = View(step=batch.step, state=method.State(), seed=config.run.seed)
+    stage = _stage(config, batch, label)
+    method = build_method(stage)
+    view = View(step=batch.step, state=_state(method, stage, batch), seed=config.run.seed)
     rows = method.credit(batch.groups, view)
     paid: dict[str, list[list[Any]]] = {
         "rewards": [[credit.reward for credit in row] for row in rows],
@@ -112,6 +132,18 @@ def _stage(config: Config, batch: RecordedBatch, label: str | None) -> StageSect
         raise ConfigError(f"--stage: there is no stage {label!r}, stages are {names}")
     wanted = label or batch.stage
     return config.stages[names.index(wanted)] if wanted in names else config.stages[0]
+
+
+def _state(method: Method[Any, Any], stage: StageSection, batch: RecordedBatch) -> Any:
+    if batch.state is None or stage.name != batch.stage:
+        return method.State()
+    try:
+        return method.State.model_validate(batch.state)
+    except ValidationError as error:
+        raise DataError(
+            f"--batch: the run's method had a state that {stage.method} of stage {stage.name} cannot read "
+            f"({error.errors()[0]['msg']}); give the run's own config.yaml"
+        ) from error
 
 
 def _advantage(credit: Credit) -> float:

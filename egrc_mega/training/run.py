@@ -20,7 +20,7 @@ from egrc_mega.policy import distributed
 from egrc_mega.policy.determinism import make_deterministic
 from egrc_mega.policy.engine import Policy
 from egrc_mega.run_folder import RunFolder, has_begun
-from egrc_mega.stages.progress import advance, reached, steps_left_at_most
+from egrc_mega.stages.progress import advance, is_within_stage, reached, steps_left_at_most
 from egrc_mega.stages.resume import resumed
 from egrc_mega.stages.state import RunState
 from egrc_mega.stop_signal import StopSignal
@@ -145,22 +145,31 @@ class Run:
         """The next step to take, the same on every rank; None when the run is over."""
         return turn_of(self.state, self.config.stages, self.config.run.seed)
 
-    def open_stage(self, turn: Turn) -> None:
-        """Measure the point that the run has reached; then the optimizer forgets, if the stage says so."""
-        self._evaluate()
-        if turn.stage.optim.reset:
-            self.policy.reset_optimizer()
+    def evaluate(self) -> None:
+        """Measure the weights that the run has reached: before its stages, after each, and every so many steps.
 
-    def _evaluate(self) -> None:
-        progress = self.state.progress
+        Whether they are due follows from the run's place alone; a resumed run comes to the same points, and what it has
+        measured of them is kept.
+        """
+        progress, every = self.state.progress, self.config.evaluation.every
+        within = is_within_stage(progress, self.config.stages)
+        if within and (every is None or progress.step % every):
+            return
         label, ordinal = reached(progress, self.config.stages)
         hashes: list[str] = []
-        self._hand_out_weights(lambda _lead, tensors: hashes.append(fingerprint(tensors, self.policy.dtype)))
 
         def measure(lead: Lead) -> None:
-            lead.evaluate(Subject(label=label, ordinal=ordinal, step=progress.step, weights=hashes[0]))
+            subject = Subject(label=label, ordinal=ordinal, step=progress.step, weights=hashes[0], within=within)
+            lead.evaluate(subject)
 
-        self._unless_stopped(measure)
+        with span("evaluation", step=progress.step):
+            self._hand_out_weights(lambda _lead, tensors: hashes.append(fingerprint(tensors, self.policy.dtype)))
+            self._unless_stopped(measure)
+
+    def open_stage(self, turn: Turn) -> None:
+        """The optimizer forgets, if the stage says so."""
+        if turn.stage.optim.reset:
+            self.policy.reset_optimizer()
 
     def collect(self, turn: Turn) -> None:
         """Roll out and grade the step's groups."""
@@ -253,8 +262,7 @@ class Run:
             self.lead.events.write("checkpoint", **facts)
 
     def finish(self) -> None:
-        """Measure the last point and export the Hugging Face folder."""
-        self._evaluate()
+        """Export the Hugging Face folder."""
         self._hand_out_weights(lambda lead, tensors: lead.export(tensors, self.policy, self.state.progress.step))
 
     def _hand_out_weights(self, take: Callable[[Lead, HfTensors], None]) -> None:

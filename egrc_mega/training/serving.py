@@ -46,13 +46,17 @@ class Serving:
         fleet = Fleet.start(config.rollout, model_path, first_version(), folder.logs, vocab_size=vocab_size, note=note)
         self.fleet = stack.enter_context(fleet)
 
-    def generate(self, requests: Sequence[RolloutRequest]) -> list[Completion]:
-        """Completions in the order of the requests.
+    def generate(
+        self,
+        requests: Sequence[RolloutRequest],
+        tell: Callable[[Sequence[Completion]], None] = lambda completions: None,
+    ) -> list[Completion]:
+        """Completions in the order of the requests; `tell` gets them as they come.
 
         Raises:
             RolloutError: a request was lost too often, or refused.
         """
-        return self.fleet.generate(requests, self.environment)
+        return self.fleet.generate(requests, self.environment, tell)
 
     def judge(self, drawn: Sequence[Drawn], needs: frozenset[Need]) -> list[Sample]:
         """Decode and grade completions, in order, and measure on them what `needs` names."""

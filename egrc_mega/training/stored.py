@@ -14,6 +14,7 @@ def stored_groups(groups: Sequence[Group], credits: Sequence[Sequence[Credit]]) 
             key=group.problem.key,
             prompt=group.problem.text,
             answer=group.problem.answer,
+            facts=group.problem.facts,
             samples=tuple(_stored(sample, credit) for sample, credit in zip(group.samples, row, strict=True)),
         )
         for group, row in zip(groups, credits, strict=True)
@@ -38,4 +39,9 @@ def _stored(sample: Sample, credit: Credit) -> StoredSample:
         kept=credit.kept,
         versions=completion.weight_versions,
         tag=sample.ask.tag,
+        think_length=sample.think_length,
+        max_new_tokens=sample.ask.max_new_tokens,
+        facts=sample.ask.facts,
+        token_ends=sample.token_ends,
+        reference_kl=sample.reference_kl,
     )

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from egrc_mega.config.config import Config
 from egrc_mega.config.load import load_config
 from egrc_mega.data.render import Renderer
 from egrc_mega.data.tokenizer import load_tokenizer
-from egrc_mega.evaluation.evaluator import Evaluator, evaluation_data, evaluation_profile, training_profile
+from egrc_mega.evaluation.evaluator import Evaluator
+from egrc_mega.evaluation.sets import evaluation_data, evaluation_profile, training_profile
 from egrc_mega.evaluation.store import read_responses, read_table
 from egrc_mega.rollout.wire import generation_body
 from egrc_mega.seeds import derive_seed
@@ -29,13 +31,15 @@ class Bench:
         renderer = Renderer(load_tokenizer(config.model.path), "")
         self.evaluator = Evaluator(config, renderer, (2,), folder, self.generate, self.judge)
 
-    def generate(self, requests: Sequence[RolloutRequest]) -> list[Completion]:
+    def generate(self, requests: Sequence[RolloutRequest], tell: Any) -> list[Completion]:
         self.num_asked += len(requests)
         self.bodies += [generation_body(request) for request in requests]
-        return [make_sample(range(5)).completion for _ in requests]
+        completions = [replace(make_sample(range(5)).completion, rid=request.rid) for request in requests]
+        tell(completions)
+        return completions
 
     def judge(self, drawn: Sequence[Drawn], _needs: frozenset[str]) -> list[Sample]:
-        return [make_sample(range(5)) for _ in drawn]
+        return [replace(make_sample(range(5)), problem=one.problem) for one in drawn]
 
     def lines(self, *place: Any) -> list[str]:
         return [outcome.line() for outcome in self.evaluator.evaluate(make_subject(*place))]
@@ -98,7 +102,7 @@ def test_what_leaves_for_an_evaluation_is_what_the_configuration_says_field_by_f
     neutral = {"top_k": -1, "min_p": 0.0, "frequency_penalty": 0.0, "presence_penalty": 0.0, "repetition_penalty": 1.0}
     neutral |= {"min_new_tokens": 0, "ignore_eos": False, "n": 1}
     expected = []
-    for temperature, protocol in zip((0.5, 0.9), bench.evaluator.protocols, strict=True):
+    for temperature, protocol in zip((0.5, 0.9), bench.evaluator.benches[0].protocols, strict=True):
         for i, row in enumerate(rows):
             content = f"{row['problem']} {instruction}" if instruction else row["problem"]
             prompt = tokenizer.apply_chat_template(
@@ -135,7 +139,7 @@ def test_another_protocol_is_measured(configure: Any, tmp_path: Path, override: 
     Bench(configure(), tmp_path).lines("base", 0, 0, "w1")
     bench = Bench(configure(override), tmp_path)
     bench.lines("base", 0, 0, "w1")
-    assert bench.num_asked == 2 * bench.evaluator.protocols[0].num_problems
+    assert bench.num_asked == 2 * bench.evaluator.benches[0].protocols[0].num_problems
 
 
 def test_another_benchmark_of_the_same_name_is_measured(configure: Any, tmp_path: Path) -> None:
@@ -146,7 +150,7 @@ def test_another_benchmark_of_the_same_name_is_measured(configure: Any, tmp_path
         (tmp_path / "out").mkdir(exist_ok=True)
         bench.lines("base", 0, 0, "w1")
         assert bench.num_asked == 2
-        hashes.add(bench.evaluator.protocols[0].prompts_sha256)
+        hashes.add(bench.evaluator.benches[0].protocols[0].prompts_sha256)
     # golds are hashed with the prompts
     assert len(hashes) == 2
 
@@ -163,10 +167,10 @@ def test_the_benchmark_is_read_with_its_own_keys_and_instruction(configure: Any,
     benchmark.write_text(json.dumps({"Problem": "1 + 1 = ?", "Answer": 2}))
     keys = ("evaluation.prompt_key=Problem", "evaluation.answer_key=Answer", "evaluation.instruction=9 a")
     bench = Bench(configure(f"evaluation.data={benchmark}", *keys), tmp_path)
-    [asked] = bench.evaluator.asked
+    [asked] = bench.evaluator.benches[0].asked
     assert (asked.problem.text, asked.problem.answer) == ("1 + 1 = ?", "2")
     plain = Bench(configure(f"evaluation.data={benchmark}", *keys[:2]), tmp_path)
-    assert list(asked.prompt_ids) != list(plain.evaluator.asked[0].prompt_ids)
+    assert list(asked.prompt_ids) != list(plain.evaluator.benches[0].asked[0].prompt_ids)
 
 
 def test_keys_that_the_evaluation_does_not_state_are_the_training_datas(configure: Any) -> None:
@@ -185,7 +189,7 @@ def test_facts_that_methods_ask_of_the_training_data_are_not_asked_of_the_benchm
     configure: Any, tmp_path: Path
 ) -> None:
     bench = Bench(configure("data.facts=[reference_accuracy]"), tmp_path)
-    assert len(bench.evaluator.asked) == 4
+    assert len(bench.evaluator.benches[0].asked) == 4
 
 
 def test_golds_are_understood_by_the_profile_of_their_set_unless_the_grader_judges_no_mathematics(

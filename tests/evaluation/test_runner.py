@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -29,14 +31,15 @@ def measured(
     seen: list[RolloutRequest] = []
     asked = [Asked(replace(PROBLEM, key=f"p{i}", text=f"problem {i}"), PROMPT_IDS) for i in range(len(outcomes))]
 
-    def generate(requests: Sequence[RolloutRequest]) -> list[Completion]:
+    def generate(requests: Sequence[RolloutRequest], tell: Any) -> list[Completion]:
         seen.extend(requests)
         return [outcome.completion for outcome in outcomes]
 
     def judge(drawn: Sequence[Drawn], _needs: frozenset[str]) -> list[Sample]:
         return [replace(outcome, problem=one.problem) for outcome, one in zip(outcomes, drawn, strict=True)]
 
-    return measure(asked, subject or make_subject(), make_protocol(**protocol), generate, judge), seen
+    nothing: Any = SimpleNamespace(completions={}, add=lambda completions: None)
+    return measure(asked, subject or make_subject(), make_protocol(**protocol), generate, judge, nothing), seen
 
 
 def test_ungraded_samples_leave_the_accuracy_and_cut_ones_count_as_wrong_at_full_length() -> None:

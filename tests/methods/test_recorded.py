@@ -12,6 +12,7 @@ from egrc_mega.config.load import load_config
 from egrc_mega.errors import ConfigError, DataError
 from egrc_mega.methods.modes import NO_THINKING, THINKING
 from egrc_mega.methods.recorded import numbered_facts, recorded_groups
+from egrc_mega.observe.rollout_file import StoredSample
 from egrc_mega.observe.rollouts import RolloutLog
 from egrc_mega.testing.rollouts import make_stored_group, make_stored_sample
 from egrc_mega.training.recorded_batch import payment, read_batch
@@ -135,6 +136,37 @@ def test_a_rollout_file_of_a_run_is_a_batch_of_its_own_stage(tmp_path: Path) -> 
     assert payment(config, batch, "compress")["rewards"][0][1:] == [0.0, None]
     with pytest.raises(ConfigError, match=r"--stage: there is no stage 'third', stages are \['compress', 'second'\]"):
         payment(config, batch, "third")
+
+
+def run_file(tmp_path: Path, *samples: StoredSample, **known: object) -> Path:
+    with RolloutLog(tmp_path / "run" / "rollouts", 2**20) as log:
+        log.write(40, "second", [make_stored_group(*samples)], **known)  # type: ignore[arg-type]
+    return tmp_path / "run" / "rollouts" / "step_000040.safetensors"
+
+
+def test_of_a_runs_rollouts_thinking_forced_tokens_plan_and_step_within_the_stage_are_known(tmp_path: Path) -> None:
+    plan = {"max_new_tokens": 40, "facts": {"budget": 7.0}}
+    forced = make_stored_sample(5, think_length=3, sampled=np.array([False, False, True, False, True]), **plan)
+    written = make_stored_sample(2, sampled=np.zeros(2, bool))
+    batch = read_batch(run_file(tmp_path, forced, written, step_in_stage=2))
+    first, second = batch.groups[0].samples
+    assert batch.step == 2
+    assert (first.think_length, first.answer_length, first.num_forced) == (3, 2, 2)
+    assert (first.ask.max_new_tokens, first.ask.facts) == (40, {"budget": 7.0})
+    assert (second.think_length, second.num_forced) == (None, 2)
+    assert read_batch(run_file(tmp_path, forced)).step == 39
+
+
+def test_a_method_pays_with_the_state_it_had_and_another_stage_with_its_first(tmp_path: Path) -> None:
+    path = run_file(tmp_path, make_stored_sample(8), make_stored_sample(4), state={"shortest": {"train.jsonl:7": 8}})
+    stages = ("{method: hapo, label: second}", "{method: hapo, label: other}", "{method: compress}")
+    config = load_config(config_of(tmp_path, *stages), below=BELOW).config
+    # h = 8: 1 + cos(pi / 2 * 8 / 8) = 1; 1 + cos(pi / 4)
+    assert payment(config, read_batch(path))["rewards"] == [[pytest.approx(1.0), pytest.approx(1 + 0.5**0.5)]]
+    assert payment(config, read_batch(path), "other")["rewards"] == [[1.0, 1.0]]
+    config = load_config(config_of(tmp_path, "{method: compress, label: second}"), below=BELOW).config
+    with pytest.raises(DataError, match=r"had a state that compress of stage second cannot read .*own config\.yaml"):
+        payment(config, read_batch(path))
 
 
 @pytest.mark.parametrize(

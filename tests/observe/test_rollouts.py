@@ -5,13 +5,15 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 from rich.console import Console, RenderableType
+from safetensors.numpy import load_file, save_file
 
 from egrc_mega.errors import RunError
 from egrc_mega.observe import rollouts
@@ -34,8 +36,8 @@ def assert_same(stored: StoredSample, expected: StoredSample) -> None:
     for field in fields(StoredSample):
         found, value = getattr(stored, field.name), getattr(expected, field.name)
         if isinstance(value, np.ndarray):
-            assert found.dtype == (np.float16 if field.name == "entropies" else value.dtype), field.name
-            np.testing.assert_allclose(found, value, rtol=1e-3 if field.name == "entropies" else 0, err_msg=field.name)
+            assert found.dtype == value.dtype, field.name
+            np.testing.assert_array_equal(found, value, err_msg=field.name)
         else:
             assert found == value, field.name
 
@@ -50,7 +52,9 @@ def test_every_field_of_every_sample_comes_back(tmp_path: Path) -> None:
         make_stored_sample(6, text="größer \N{PILE OF POO} \ud800", entropies=np.ones(6, np.float32)),
         # an edited response has as many advantages as it has tokens after the edit
         make_stored_sample(7, advantage=np.array([1.0, 2.0], np.float32)),
-        make_stored_sample(2, advantage=np.array([3.0, 4.0], np.float32)),
+        make_stored_sample(2, advantage=np.array([3.0, 4.0], np.float32), token_ends=np.array([3, 9], np.int32)),
+        make_stored_sample(3, think_length=2, max_new_tokens=40, facts={"budget": 7.5}, reason="not asked"),
+        make_stored_sample(2, reference_kl=np.array([0.5, -1.25], np.float32), token_ends=np.array([1, 4], np.int32)),
         make_stored_sample(
             3, versions=(VersionSpan(version="v2", start=0, end=1), VersionSpan(version="v3", start=1, end=3))
         ),
@@ -60,9 +64,42 @@ def test_every_field_of_every_sample_comes_back(tmp_path: Path) -> None:
     stored = read_rollouts(tmp_path, 7)
     assert (stored.step, stored.stage) == (7, "explore")
     assert [(g.key, g.prompt, g.answer) for g in stored.groups] == [(g.key, g.prompt, g.answer) for g in groups]
-    assert [len(group.samples) for group in stored.groups] == [3, 6]
+    assert [len(group.samples) for group in stored.groups] == [3, 8]
     for found, expected in zip((s for g in stored.groups for s in g.samples), samples, strict=True):
         assert_same(found, expected)
+
+
+def test_what_the_method_knew_of_the_step_and_of_its_problems_comes_back(tmp_path: Path) -> None:
+    group = replace(make_stored_group(), facts={"reference_accuracy": 0.5})
+    with RolloutLog(tmp_path / "rollouts", BUDGET) as log:
+        log.write(9, "second", [group], step_in_stage=2, state={"shortest": {"train.jsonl:7": 12}})
+    stored = read_rollouts(tmp_path, 9)
+    assert (stored.step_in_stage, stored.state) == (2, {"shortest": {"train.jsonl:7": 12}})
+    assert stored.groups[0].facts == {"reference_accuracy": 0.5}
+
+
+def test_a_file_of_an_earlier_version_lacks_what_has_come_since(tmp_path: Path) -> None:
+    write(tmp_path, 1, groups=(make_stored_group(make_stored_sample(3, entropies=np.ones(3, np.float32))),))
+    path = step_path(tmp_path / "rollouts", 1)
+    arrays = load_file(path)
+    index = orjson.loads(arrays["index"].tobytes())
+    [group] = index["groups"]
+    for entry, since in (
+        (index, ("step_in_stage", "state")),
+        (group, ("facts",)),
+        (
+            group["samples"][0],
+            ("reason", "think_length", "max_new_tokens", "facts", "has_token_ends", "has_reference_kl"),
+        ),
+    ):
+        for name in since:
+            del entry[name]
+    arrays |= {"index": np.frombuffer(orjson.dumps(index), np.uint8), "entropies": np.ones(3, np.float16)}
+    save_file({name: array for name, array in arrays.items() if name not in ("token_ends", "reference_kl")}, path)
+    stored = read_rollouts(tmp_path, 1)
+    assert (stored.step_in_stage, stored.state, stored.groups[0].facts) == (None, None, {})
+    [sample] = stored.groups[0].samples
+    assert_same(sample, make_stored_sample(3, entropies=np.ones(3, np.float16)))
 
 
 def test_a_step_without_groups_comes_back_empty(tmp_path: Path) -> None:

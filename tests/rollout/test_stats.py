@@ -94,3 +94,17 @@ def test_a_request_that_is_under_way_counts_in_both_records(clock: Clock) -> Non
 def test_without_a_prompt_there_is_no_hit_rate_and_without_time_no_tokens_a_second(clock: Clock) -> None:
     found = FleetStats().take(servers(Usage(0, 0, 0)))
     assert (found["cache_hit_rate"], found["server_tokens_per_s"]) == (None, [0.0])
+
+
+def test_what_is_forgotten_is_in_no_record_but_losses_and_events_are(clock: Clock) -> None:
+    stats = FleetStats()
+    flight(stats, clock, 9, 4.0)
+    stats.note_queue(7)
+    stats.num_lost_requests = 1
+    stats.events.append("server 1 is fenced")
+    stats.forget_rates(servers(Usage(prompt=30, cached=6, output=40)))
+    flight(stats, clock, 2, 3.0)
+    record = stats.take(servers(Usage(prompt=40, cached=11, output=46)))
+    assert (record["requests_in_flight"], record["queue"], record["cache_hit_rate"]) == (2, 0, 0.5)
+    assert record["server_tokens_per_s"] == [2.0]
+    assert (record["lost_requests"], record["server_events"]) == (1, ["server 1 is fenced"])

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from egrc_mega.errors import ConfigError
+from egrc_mega.sections.stage import OptimSection
 from egrc_mega.studies.grid import first_difference, read_study
 
 WriteStudy = Callable[..., Path]
@@ -101,3 +102,35 @@ def test_every_study_of_the_repository_can_be_read(root: Path) -> None:
     assert set(studies["zoo"].settings) == configs
     assert len(methods) > 30
     assert all(len(studies[name].section.seeds) == 3 for name in ("egrc", "noisy", "controller"))
+
+
+def test_what_the_zoos_page_says_is_off_is_off_in_every_cell(root: Path) -> None:
+    study = read_study(root / "configs/studies/zoo.yaml")
+    said = " ".join(study.section.about)
+    assert "one update a rollout" in said and "KL terms of the loss" in said and "entropy bonuses" in said
+    clips = {cell.config.megatron.clip_grad for cell in study.cells}
+    assert clips == {1.0}
+    for cell in study.cells:
+        assert sum(stage.steps for stage in cell.config.stages) == (80 if cell.setting == "entangled_star" else 40)
+        for stage in cell.config.stages:
+            assert stage.optim == OptimSection(lr=2e-4), cell.name
+            assert (stage.loss.kl_coef, stage.loss.entropy_coef) == (0.0, 0.0), cell.name
+            assert getattr(stage, "reward_kl_coef", 0.0) == 0.0, cell.name
+            assert stage.rollout.n == 8 and cell.config.rollout.prompts_per_step == 16, cell.name
+
+
+def test_of_the_zoos_methods_only_o1_pruner_looks_at_the_base_model(root: Path) -> None:
+    cells = read_study(root / "configs/studies/zoo.yaml").cells
+    looking = {cell.setting for cell in cells for stage in cell.config.stages if stage.loss.old_logprobs != "trainer"}
+    assert looking == {"o1_pruner"}
+
+
+def test_the_zoos_lengths_are_the_recipes_scaled_to_the_miniature(root: Path) -> None:
+    scale = 72 / 4096
+    cells = read_study(root / "configs/studies/zoo.yaml").cells
+    stages = {cell.setting: cell.config.stages[0] for cell in cells}
+    assert stages["laser"].target == 4096 * scale  # type: ignore[attr-defined]
+    assert stages["dr_grpo"].loss.sum_divisor == round(3000 * scale)
+    assert stages["l1_exact"].alpha == pytest.approx(3e-4 / scale, rel=0.01)  # type: ignore[attr-defined]
+    assert stages["shorterbetter"].beta == pytest.approx(1e-3 / scale, rel=0.01)  # type: ignore[attr-defined]
+    assert stages["a_dlp"].rate == pytest.approx(1e-3 / scale, rel=0.01)  # type: ignore[attr-defined]

@@ -112,7 +112,9 @@ def test_the_method_is_asked_once_and_batch_record_and_rollouts_have_its_answer(
     lead.trackers = Trackers((), Path(), print)
     lead.serving = SimpleNamespace(fleet=SimpleNamespace(take_stats=lambda: {"lost_requests": 2}))  # type: ignore[assignment]
     lead.events = SimpleNamespace(write=lambda kind, **facts: written.update({kind: facts}))  # type: ignore[assignment]
-    lead.rollouts = SimpleNamespace(write=lambda step, stage, rows: written.update(rows=(step, stage, rows)))  # type: ignore[assignment]
+    lead.rollouts = SimpleNamespace(
+        write=lambda step, stage, rows, **at: written.update(rows=(step, stage, rows), at=at)
+    )  # type: ignore[assignment]
     lead.printer = SimpleNamespace(show=lambda record: written.update(shown=record))  # type: ignore[assignment]
     lead.gate_watch = SimpleNamespace(warnings=lambda record: ())  # type: ignore[assignment]
     lead.trackers = SimpleNamespace(check=lambda: None)  # type: ignore[assignment]
@@ -125,6 +127,7 @@ def test_the_method_is_asked_once_and_batch_record_and_rollouts_have_its_answer(
     step, stage, rows = written["rows"]
     assert (step, stage) == (6, "explore")
     assert [[s.reward for s in row.samples] for row in rows] == [[2.0, 3.0], [1.0, None, 2.0]]
+    assert written["at"] == {"step_in_stage": turn.step_in_stage, "state": turn.view.state.model_dump()}
 
 
 def noting(lead: Any) -> list[tuple[Any, ...]]:
@@ -134,7 +137,9 @@ def noting(lead: Any) -> list[tuple[Any, ...]]:
     lead.printer = SimpleNamespace(
         show=lambda record: notes.append(("shown", record["step"])), note=lambda line: notes.append(("line", line))
     )
-    lead.rollouts = SimpleNamespace(write=lambda step, stage, rows: notes.append(("rollouts", step, stage, len(rows))))
+    lead.rollouts = SimpleNamespace(
+        write=lambda step, stage, rows, **at: notes.append(("rollouts", step, stage, len(rows)))
+    )
     lead.serving = SimpleNamespace(fleet=SimpleNamespace(take_stats=dict))
     return notes
 
@@ -162,11 +167,14 @@ def test_an_evaluation_is_a_line_and_an_event_with_every_figure_and_where_it_com
     outcomes = [Outcome(points[0], None), Outcome(points[1], "base")]
     notes, asked = noting(lead), []
     lead.serving = SimpleNamespace(
-        evaluator=SimpleNamespace(evaluate=lambda subject: asked.append(subject) or outcomes)
+        evaluator=SimpleNamespace(evaluate=lambda subject: asked.append(subject) or outcomes),
+        fleet=SimpleNamespace(forget_rates=lambda: notes.append(("rates", None))),
     )
     lead.evaluate(make_subject("b", 1, 5))
     assert asked == [make_subject("b", 1, 5)]
     assert [note for note in notes if note[0] == "line"] == [("line", outcome.line()) for outcome in outcomes]
+    # what the servers were asked for is no step's
+    assert notes[-1] == ("rates", None)
     events = [facts for kind, facts in notes if kind == "evaluation"]
     assert events == [{"kept_from": None, **asdict(points[0])}, {"kept_from": "base", **asdict(points[1])}]
 

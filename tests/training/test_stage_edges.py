@@ -72,6 +72,33 @@ def test_a_run_measures_its_base_and_the_end_of_every_stage_once(whole: FakeRun)
     assert len({weights for *_place, weights in points}) == 4
 
 
+def test_a_run_measures_every_so_many_steps_too_and_the_end_of_a_stage_only_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluation = {"data": tmp_path / "eval.jsonl", "every": 2}
+    run = FakeRun(config_of(tmp_path, evaluation=evaluation), Notes())
+    notes = go(monkeypatch, run)
+    places = [point[:3] for point in notes.of("point")]
+    assert places == [("base", 0, 0), ("a", 1, 2), ("b", 2, 4), ("b", 2, 5), ("c", 3, 6), ("c", 3, 7)]
+    # after the commit of its step, before the next one begins
+    order_of = [note[:2] for note in notes if note[0] in ("save", "collect", "point")]
+    assert order_of[order_of.index(("save", 4)) :][:3] == [("save", 4), ("point", "b"), ("collect", 4)]
+
+
+def test_a_resume_measures_what_was_due_where_the_run_was_killed_and_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluation = {"data": tmp_path / "eval.jsonl", "every": 3}
+    whole = FakeRun(config_of(tmp_path, evaluation=evaluation), Notes())
+    go(monkeypatch, whole)
+    monkeypatch.setattr(run_module, "load", lambda path, policy: setattr(policy, "num_updates", int(path.name)))
+    for step in (2, 4, 6):
+        run = FakeRun(config_of(tmp_path, evaluation=evaluation), Notes(), resume=True)
+        run.fake_store.states = {step: whole.fake_store.states[step]}
+        points = go(monkeypatch, run).of("point")
+        assert points == [point for point in whole.notes.of("point") if point[2] >= step]
+
+
 def test_the_optimizer_forgets_where_a_stage_says_so_after_the_point_was_measured(whole: FakeRun) -> None:
     # at the first stage and the third; the second keeps its moments
     assert whole.notes.of("reset") == [(0,), (5,)]

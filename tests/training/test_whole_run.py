@@ -32,10 +32,10 @@ def runs(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
     """Runs of the same seed, two at a time.
 
     Undisturbed; its requests shuffled, killed at a commit and started again by its supervisor; killed and resumed;
-    stopped within a step and resumed; on two ranks, stopped after a step and resumed.
+    stopped within a step and resumed; on two ranks, stopped after a step and resumed; evaluated every other step.
     """
     base = tmp_path_factory.mktemp("runs")
-    folders = {name: base / name for name in ("undisturbed", "shuffled", "killed", "stopped", "tp2")}
+    folders = {name: base / name for name in ("undisturbed", "shuffled", "killed", "stopped", "tp2", "evaluated")}
     first = start_run(root, folders["undisturbed"])
     # between the update of step 4 and its checkpoint: step 3 closed the stage and is committed
     second = start_run(root, folders["killed"], faults="train.before_commit@4")
@@ -59,6 +59,14 @@ def runs(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
     stop_after_a_step(seventh, folders["tp2"])
     finish_run(sixth)
     finish_run(start_run(root, folders["tp2"], *command, overrides=overrides))
+    own = {
+        "data": str(root / "egrc_mega/miniature/assets/eval.jsonl"),
+        "num_problems": 2,
+        "n": 2,
+        "temperatures": [0.8],
+    }
+    evaluated = ("evaluation.every=2", f"evaluation.sets.own={orjson.dumps(own).decode()}")
+    finish_run(start_run(root, folders["evaluated"], overrides=evaluated))
     return folders
 
 
@@ -98,6 +106,23 @@ def test_a_supervised_run_is_started_again_where_it_was_killed(runs: dict[str, P
 
 def test_the_order_of_the_requests_does_not_matter(runs: dict[str, Path]) -> None:
     assert_same_weights(runs["shuffled"], runs["undisturbed"])
+
+
+def test_evaluations_between_the_steps_change_no_bit_of_the_weights_and_no_step(runs: dict[str, Path]) -> None:
+    assert_same_weights(runs["evaluated"], runs["undisturbed"])
+    evaluated, plain = (events(runs[name], "step") for name in ("evaluated", "undisturbed"))
+    for field in ("length", "entropy", "grad_norm", "requests_in_flight"):
+        assert [step[field] for step in evaluated] == [step[field] for step in plain], field
+
+
+def test_what_was_measured_within_a_stage_stands_in_events_and_table_under_its_set(runs: dict[str, Path]) -> None:
+    points = orjson.loads((runs["evaluated"] / "evaluation.json").read_bytes())["points"]
+    found = [(point["step"], point["set"], point["temperature"], point["n"], point["within"]) for point in points]
+    rows = [("", 0.6, 8), ("", 1.0, 8), ("own", 0.8, 4)]
+    assert found == [(step, *row, step in (2, 4)) for step in (0, 2, 3, 4, 6) for row in rows]
+    told = [(event["step"], event["set"]) for event in events(runs["evaluated"], "evaluation")]
+    assert told == [row[:2] for row in found]
+    assert (runs["evaluated"] / "evaluation_samples.jsonl").read_bytes().count(b"\n") == len(points)
 
 
 def test_training_changes_the_weights(runs: dict[str, Path], base_model: Path) -> None:

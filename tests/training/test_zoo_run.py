@@ -6,15 +6,20 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 
+from egrc_mega.config.load import load_config
 from egrc_mega.methods.catalogue import METHODS
+from egrc_mega.observe.rollouts import read_rollouts, step_path
 from egrc_mega.testing.runs import assert_same_weights, events, finish_run, start_run
+from egrc_mega.training.recorded_batch import payment, read_batch
 
 pytestmark = pytest.mark.long_file
 OWN: dict[str, dict[str, Any]] = {
     "adaptthink": {"no_thinking": " </think>", "thinking": " Wait", "no_thinking_cap": 40, "thinking_cap": 72},
+    "arora": {"reward_kl_coef": 0.05},
     "autothink": {"opening": " Then"},
     "compress": {"clip_len": 72},
     "dapo": {"max_length": 72, "overlong_buffer": 20},
@@ -28,6 +33,7 @@ OWN: dict[str, dict[str, Any]] = {
     "laser": {"target": 40},
     "laser_d": {"lower": 40},
     "laser_de": {"lower": 40},
+    "length_penalty": {"thinking": {"relative": 0.2}, "answer": {"relative": 0.1}},
     "short_rl": {"length_tolerance": 4},
     "thinkprune": {"caps": [80, 72], "steps_per_cap": 1, "system": None},
 }
@@ -82,6 +88,43 @@ def test_every_method_trains_two_steps_in_one_launch_on_two_ranks(launch: Path) 
         assert step["logprob_diff_max"] <= 1e-4, step["method"]
         moved[step["method"]].append(step["updated"] and step["grad_norm"] > 0)
     assert [method for method, updates in moved.items() if not any(updates)] == []
+
+
+def test_egrc_credit_pays_for_the_rollouts_of_every_step_what_the_run_has_paid(launch: Path) -> None:
+    config = load_config([launch / "config.yaml"]).config
+    seen: set[str] = set()
+    for step in events(launch, "step"):
+        paid = payment(config, read_batch(step_path(launch / "rollouts", step["step"])))
+        samples = [sample for group in read_rollouts(launch, step["step"]).groups for sample in group.samples]
+        assert [reward for row in paid["rewards"] for reward in row] == [sample.reward for sample in samples]
+        advantages = [advantage for row in paid["advantages"] for advantage in row]
+        by_token = [tokens for row in paid.get("token_advantages", ()) for tokens in row] or [None] * len(samples)
+        for sample, advantage, tokens in zip(samples, advantages, by_token, strict=True):
+            wanted = np.asarray(sample.advantage) * sample.kept
+            # arrays of advantages are stored in single precision
+            found = advantage if tokens is None else tokens
+            assert found == pytest.approx(wanted if tokens else float(wanted.max()), rel=1e-6), step["method"]
+            seen |= {step["method"]} if advantage or tokens else set()
+    assert set(METHODS.members) == seen
+
+
+def test_what_a_method_has_forced_thought_and_planned_is_in_the_rollouts(launch: Path) -> None:
+    numbers = {step["method"]: step["step"] for step in events(launch, "step")}
+    samples = {
+        name: [
+            sample
+            for group in read_batch(step_path(launch / "rollouts", numbers[name])).groups
+            for sample in group.samples
+        ]
+        for name in ("adaptthink", "l1_exact", "hapo")
+    }
+    assert {sample.num_forced for sample in samples["adaptthink"]} == {1}
+    assert {sample.ask.max_new_tokens for sample in samples["adaptthink"]} == {40, 72}
+    assert {sample.problem.facts["reference_accuracy"] for sample in samples["adaptthink"]} == {0.5}
+    assert {sample.num_forced for sample in samples["hapo"]} == {0}
+    assert all(4 <= sample.ask.facts["budget"] <= 9 for sample in samples["l1_exact"])
+    thought = [sample for sample in samples["hapo"] if "</think>" in sample.text]
+    assert thought and all(0 < sample.think_length <= sample.length for sample in thought)
 
 
 KILLED = ("a_dlp", "adaptthink", "hapo", "laser_d", "short_rl")

@@ -1,0 +1,76 @@
+"""What is measured of the model, on which benchmarks, and when."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from egrc_mega.grading.gold import AnswerType
+from egrc_mega.sections.base import Section
+
+SetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+"""Names stand in `--set evaluation.sets.NAME.n=4`, in file names and in the keys of trackers."""
+
+
+class SetSection(Section):
+    """One more benchmark, by its name."""
+
+    data: Path
+    """JSONL, JSON array or parquet of problems never trained on."""
+    prompt_key: str | None = None
+    """Field that holds the problem's text; None: evaluation.prompt_key, then data.prompt_key."""
+    answer_key: str | None = None
+    """Field that holds the gold answer; None: evaluation.answer_key, then data.answer_key."""
+    answer_type: AnswerType | None = None
+    """Every gold of the benchmark is of this type; None: each as its text says."""
+    instruction: str | None = None
+    """Text appended to every problem; None: evaluation.instruction, then data.instruction."""
+    profile: str | None = None
+    """Conventions of the benchmark; None: those of a set that is known by this name (docs/evaluation.md), else
+    evaluation.profile, then grading.profile."""
+    num_problems: PositiveInt | None = None
+    """Problems taken from the start of the file; None: all of them."""
+    n: PositiveInt = 1
+    """Responses to each problem."""
+    temperatures: tuple[PositiveFloat, ...] | None = None
+    """One row of the table each; None: evaluation.temperatures."""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Nucleus; None: evaluation.top_p."""
+    max_new_tokens: PositiveInt | None = None
+    """Cap; None: evaluation.max_new_tokens."""
+    seed: NonNegativeInt | None = None
+    """Sampling seed; None: evaluation.seed."""
+
+
+class EvaluationSection(Section):
+    """The table of base / compress / explore: the benchmark `data`, and `sets` beside it."""
+
+    data: Path
+    """JSONL, JSON array or parquet of problems never trained on."""
+    prompt_key: str | None = None
+    """Field that holds the problem's text; None: data.prompt_key."""
+    answer_key: str | None = None
+    """Field that holds the gold answer; None: data.answer_key."""
+    answer_type: AnswerType | None = None
+    """Every gold of the benchmark is of this type; None: each as its text says, whatever data.answer_type is."""
+    instruction: str | None = None
+    """Text appended to every problem; None: data.instruction."""
+    profile: str | None = None
+    """Conventions of the benchmark, by which its answers are graded; None: grading.profile."""
+    num_problems: PositiveInt = 256
+    """Problems taken from the start of the file."""
+    n: PositiveInt = 1
+    """Responses to each problem."""
+    temperatures: tuple[PositiveFloat, ...] = (0.6, 1.0)
+    """One row of the table each."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Nucleus at evaluation."""
+    max_new_tokens: PositiveInt = 32768
+    """Cap; a response cut by it counts at full length."""
+    seed: NonNegativeInt = 12345
+    """Sampling seed, the same for every point."""
+    sets: dict[SetName, SetSection] = Field(default_factory=dict)
+    """More benchmarks, measured with the first one, each under its own name."""
+    every: PositiveInt | None = None
+    """Also measure within the stages, every so many steps of the run, between two steps on the same servers; None:
+    the base and the ends of stages only."""
