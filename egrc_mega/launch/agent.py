@@ -1,4 +1,4 @@
-"""torchrun, whose ranks know who has started them: `python -m egrc_mega.launch.agent` with torchrun's arguments."""
+"""Runs torchrun in a process that its ranks know by number: `python -m egrc_mega.launch.agent` and its arguments."""
 
 import os
 

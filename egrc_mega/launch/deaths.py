@@ -24,7 +24,7 @@ class Death:
 
     @property
     def cause(self) -> str:
-        """In words."""
+        """What has ended it, in words."""
         return f"signal {-self.exit_code}" if self.exit_code < 0 else f"exit code {self.exit_code}"
 
 

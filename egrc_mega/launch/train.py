@@ -38,11 +38,11 @@ class World:
 
     @property
     def size(self) -> int:
-        """Processes in all."""
+        """Processes on all nodes together."""
         return self.num_processes * self.num_nodes
 
     def options(self) -> list[str]:
-        """For torchrun."""
+        """The options that torchrun takes."""
         if self.num_nodes == 1:
             return ["--standalone", "--nproc-per-node", str(self.num_processes)]
         return [
