@@ -10,9 +10,9 @@ from egrc_mega.sections.base import Section
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]*$")]
 """Names make folders, and a dash joins them."""
-PointMetric = Literal["accuracy", "length", "length_share", "l_acc"]
+PointMetric = Literal["accuracy", "length", "length_share", "l_acc", "ungraded"]
 """Figures of an evaluation: they have a temperature. All others are of the training steps."""
-POINT_METRICS = ("accuracy", "length", "length_share", "l_acc")
+POINT_METRICS = ("accuracy", "length", "length_share", "l_acc", "ungraded")
 STEP_CONNECTIVES = ("Then", "So", "Next", "Therefore", "Thus", "Hence")
 CHECK_CONNECTIVES = ("Wait", "Hmm", "Alternatively", "But", "However")
 
@@ -36,8 +36,8 @@ class QuantitySection(Section):
     best_by: PointMetric = "l_acc"
     """At the same point and temperature."""
     metric: str = "accuracy"
-    """accuracy, length, length_share or l_acc of an evaluation; or a field of the steps' records, e.g. entropy, steps,
-    connectors_check, compressing_groups."""
+    """accuracy, length, length_share, l_acc or ungraded (a share) of an evaluation; or a field of the steps' records,
+    e.g. entropy, steps, connectors_check, compressing_groups."""
     point: str = "end"
     """`base`, `end`, or the name of a stage: the evaluation after it, or its steps."""
     temperature: PositiveFloat | None = None

@@ -52,6 +52,8 @@ def _of_point(result: Result, figure: Figure) -> float | None:
     if figure.metric == "length_share":
         base = _point(result, BASE, found["temperature"])
         return found["mean_length"] / base["mean_length"] if base else None
+    if figure.metric == "ungraded":
+        return found["num_ungraded"] / found["n"] if found["n"] else None
     value: float | None = found["mean_length" if figure.metric == "length" else figure.metric]
     return value
 

@@ -88,6 +88,7 @@ def _columns(results: Sequence[Result]) -> list[Column]:
         at = f"(T {t:g})"
         columns += [
             Column(f"accuracy_t{t:g}", f"accuracy % {at}", "accuracy", t, 100),
+            *_ungraded(results, t),
             Column(f"length_t{t:g}", f"tokens {at}", "length", t),
             Column(f"length_share_t{t:g}", f"of base % {at}", "length_share", t, 100, is_compared=False),
             Column(f"l_acc_t{t:g}", f"L-Acc % {at}", "l_acc", t, 100),
@@ -105,6 +106,13 @@ def _columns(results: Sequence[Result]) -> list[Column]:
     ]
     columns.append(Column("steps", "steps", "steps", digits=0, is_compared=False))
     return [*columns, Column("wall_s", "wall s", "wall_s", digits=0, is_compared=False)]
+
+
+def _ungraded(results: Sequence[Result], t: float) -> list[Column]:
+    """What an accuracy leaves out stands beside it, wherever any result has left something out."""
+    if not any(point["num_ungraded"] for result in results for point in result.points if point["temperature"] == t):
+        return []
+    return [Column(f"ungraded_t{t:g}", f"ungraded % (T {t:g})", "ungraded", t, 100, is_compared=False)]
 
 
 def _base_row(columns: Sequence[Column], results: Sequence[Result]) -> list[Row]:

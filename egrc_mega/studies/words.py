@@ -11,7 +11,7 @@ from egrc_mega.studies.statistics import Estimate
 from egrc_mega.studies.table import Column, Row
 
 NONE = "-"
-SHARES = ("accuracy", "length_share", "l_acc", "kept", "truncated")
+SHARES = ("accuracy", "length_share", "l_acc", "ungraded", "kept", "truncated")
 """Figures that are written in percent."""
 
 

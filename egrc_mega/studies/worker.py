@@ -153,7 +153,10 @@ def _why(result: Result) -> str:
     end = max(result.points, key=lambda point: (point["ordinal"], -point["temperature"]), default=None)
     if end is None or end["accuracy"] is None:
         return ""
-    return f": accuracy {100 * end['accuracy']:.1f} %, {end['mean_length']:.1f} tokens at T {end['temperature']:g}"
+    return (
+        f": accuracy {100 * end['accuracy']:.1f} % ({end['num_ungraded']} of {end['n']} ungraded), "
+        f"{end['mean_length']:.1f} tokens at T {end['temperature']:g}"
+    )
 
 
 def forget_failures(study: Study) -> None:

@@ -8,7 +8,7 @@ from egrc_mega.studies.records import Result, StagePassed
 def point(label: str, ordinal: int, accuracy: float | None, length: float, temperature: float = 1.0) -> dict[str, Any]:
     """A row of an evaluation, as far as a study looks at it."""
     fields = {"label": label, "ordinal": ordinal, "temperature": temperature}
-    return fields | {"accuracy": accuracy, "mean_length": length, "l_acc": 0.5}
+    return fields | {"accuracy": accuracy, "mean_length": length, "l_acc": 0.5, "n": 8, "num_ungraded": 0}
 
 
 def result(setting: str, seed: int, accuracy: float | None, length: float, **more: Any) -> Result:

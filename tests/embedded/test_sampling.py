@@ -73,3 +73,10 @@ def test_every_token_of_a_request_has_a_number_of_its_own_that_its_seed_decides(
     assert len(first) == len(set(first)) == 50
     # a longer cap changes nothing of what comes first
     assert SamplingParams(max_new_tokens=80, sampling_seed=3).uniforms()[:50].tolist() == first.tolist()
+
+
+def test_what_a_request_does_not_say_or_says_as_null_has_sglangs_default() -> None:
+    plain = SamplingParams.parse({})
+    assert (plain.max_new_tokens, plain.temperature, plain.top_p, plain.top_k) == (128, 1.0, 1.0, -1)
+    assert (plain.stop_token_ids, plain.sampling_seed, plain.ignore_eos) == ((), 42, False)
+    assert SamplingParams.parse({name: None for name in SamplingParams.__slots__ if name != "stop_token_ids"}) == plain

@@ -374,3 +374,12 @@ def test_length_penalty_tells_thinking_from_answer() -> None:
     # a single thinker is no longer than others
     alone = replace(group, samples=(samples[0], samples[2]))
     assert rewards("length_penalty", alone, total=off, thinking={"longest": 0.25}) == [1.0, 1.0]
+
+
+def test_by_default_small_differences_are_blown_up_and_a_floor_leaves_them_small() -> None:
+    # 100 and 110 tokens: R = 2 and 1.99, std .01 / sqrt(2); A = .005 / (std + 1e-6), with a floor .005 / (.1 + 1e-6)
+    std = 0.01 / math.sqrt(2)
+    for fields, scale in (({}, std), ({"advantage_min_std": 0.1}, 0.1)):
+        [row] = credits("shorterbetter", "R100 R110", **fields)
+        wanted = 0.005 / (scale + 1e-6)
+        assert [credit.advantage for credit in row] == pytest.approx([wanted, -wanted], rel=1e-9)

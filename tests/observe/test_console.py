@@ -35,6 +35,10 @@ def test_a_step_without_an_update_says_so() -> None:
     assert "acc - " in line
 
 
+def test_what_the_accuracy_of_a_step_leaves_out_stands_in_its_line() -> None:
+    assert "ungraded 12% " in step_line(make_record(1, ungraded=0.12), eta_s=0)
+
+
 def test_without_a_terminal_there_are_plain_lines_only() -> None:
     stream = io.StringIO()
     with StepPrinter(2, Console(file=stream, force_terminal=False, soft_wrap=True)) as printer:

@@ -1,6 +1,8 @@
 """The optimizer step: one norm, one wait for the device, megatron's arithmetic; torch's fused AdamW, here on a CPU."""
 
+import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from egrc_mega.checkpoint.store import CheckpointStore, load
+from egrc_mega.errors import PolicyError
 from egrc_mega.policy import optimizer as optim
 from egrc_mega.policy.engine import Policy
 from egrc_mega.sections.policy import MegatronSection, PolicySection
@@ -105,3 +108,21 @@ def test_a_fused_run_resumes_bitwise_and_a_plain_one_does_not_become_fused(
     third = build(model_path, **section)
     load(tmp_path / "step_000002", third)
     assert {group["fused"] for group in third.optimizer.param_groups} == {False}
+
+
+@pytest.mark.parametrize("grad_norm", [math.inf, -math.inf, math.nan])
+def test_a_gradient_norm_that_is_no_number_moves_no_weight(grad_norm: float) -> None:
+    def take_no_step() -> None:
+        raise AssertionError("a step was taken")
+
+    optimizer = SimpleNamespace(param_groups=[], step_with_ready_grads=take_no_step)
+    with pytest.raises(PolicyError, match=r"gradient norm is -?(inf|nan): the step is not taken"):
+        optim.step(optimizer, grad_norm, 1e-3, MegatronSection(clip_grad=0.0))  # type: ignore[arg-type]
+
+
+def test_each_of_adams_moments_has_the_type_that_its_own_field_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: dict[str, Any] = {}
+    monkeypatch.setattr(optim, "OptimizerConfig", lambda **fields: said.update(fields))
+    monkeypatch.setattr(optim, "get_megatron_optimizer", lambda _config, _model: SimpleNamespace(chained_optimizers=[]))
+    optim.build_optimizer([], MegatronSection(exp_avg_dtype="bf16", exp_avg_sq_dtype="fp16"))
+    assert (said["exp_avg_dtype"], said["exp_avg_sq_dtype"]) == (torch.bfloat16, torch.float16)

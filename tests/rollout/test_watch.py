@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from egrc_mega.errors import RolloutError
+from egrc_mega.rollout.state import State
 from egrc_mega.rollout.stats import FleetStats
+from egrc_mega.rollout.stream import ABORT_TIMEOUT_S, Stream
 from egrc_mega.rollout.watch import POLL_S, watch
 from egrc_mega.testing.virtual_time import run_in_virtual_time
 
@@ -111,3 +114,34 @@ def test_the_queue_is_the_largest_sum_over_all_servers() -> None:
 
 def test_a_server_that_does_not_serve_has_no_queue() -> None:
     assert watched(queue(3), queue(4, is_serving=False), seconds=10)._queue == 3
+
+
+async def told_to_abort(loads_until: float, listens_from: float) -> list[float]:
+    """When a server that ends its requests from some second on is hung up on."""
+    hung_up: list[float] = []
+
+    class Deaf:
+        is_serving, client = True, property(lambda self: self)
+        state = property(lambda self: State.LOADING if now() < loads_until else State.SERVING)
+        in_flight = property(lambda self: int(now() < listens_from))
+
+        async def abort_all(self) -> None:
+            raise RolloutError("busy")
+
+        def hang_up(self) -> None:
+            hung_up.append(now())
+
+    stream: Any = None
+    server: Any = Deaf()
+    telling = asyncio.create_task(Stream._tell_to_abort(stream, server))
+    await asyncio.sleep(loads_until + ABORT_TIMEOUT_S + 2)
+    telling.cancel()
+    return hung_up
+
+
+@pytest.mark.parametrize(("loads_until", "listens_from", "first"), [(0, 99, 30), (20, 99, 50), (0, 29, None)])
+def test_a_server_that_does_not_end_what_it_is_told_to_abort_is_hung_up_on(
+    loads_until: float, listens_from: float, first: float | None
+) -> None:
+    hung_up = run_in_virtual_time(told_to_abort(loads_until, listens_from))
+    assert (hung_up[0] if hung_up else None) == (None if first is None else pytest.approx(first, abs=1.1))

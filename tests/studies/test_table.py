@@ -95,3 +95,17 @@ def test_markdown_lines_up_and_keeps_text_out_of_its_grammar() -> None:
     lines = text.splitlines()
     assert len(lines) == 4 and len({len(line) for line in lines}) == 1
     assert lines[2] == r"| a\|b | &lt;script> x |"
+
+
+def test_what_an_accuracy_leaves_out_stands_beside_it() -> None:
+    judged = point("end", 1, 0.9, 30.0)
+    results = {
+        "eg": [result("eg", 1, 0.9, 30.0, points=[point("base", 0, 0.5, 100.0), judged | {"num_ungraded": 2}])],
+        "ee": [result("ee", 1, 0.8, 50.0)],
+    }
+    table = build_table(["eg", "ee"], "eg", results)
+    keys = [column.key for column in table.columns]
+    assert keys[keys.index("accuracy_t1") + 1] == "ungraded_t1"
+    shares = [row.values["ungraded_t1"].estimate for row in table.rows]
+    assert shares == [Estimate(0.0, None, 1), Estimate(0.25, None, 1), Estimate(0.0, None, 1)]
+    assert "ungraded_t1" not in build_table(["ee"], "ee", {"ee": results["ee"]}).rows[0].values

@@ -15,6 +15,7 @@ from egrc_mega.studies.grid import read_study
 from egrc_mega.studies.records import RESULT, read_result
 from egrc_mega.studies.worker import CLAIM
 from egrc_mega.testing.forked import popen
+from egrc_mega.testing.results import point, result
 from egrc_mega.testing.runs import assert_same_weights, events
 
 pytestmark = pytest.mark.long_file
@@ -166,3 +167,9 @@ def test_a_changed_setting_is_refused_before_anything_runs(write_study: WriteStu
     finish(start(file))
     output = finish(start(write_study({"clip": {"long": {"set": {"stages.compress.clip_len": 50}}}})), expected=7)
     assert "long-seed1: stages.0.clip_len was 72 and is 50" in output and "begins" not in output
+
+
+def test_the_line_of_a_cell_that_has_ended_says_how_many_responses_its_accuracy_leaves_out() -> None:
+    points = [point("base", 0, 0.5, 100.0), point("end", 1, 0.875, 30.25) | {"num_ungraded": 3}]
+    line = worker._why(result("long", 1, 0.9, 30.0, points=points))
+    assert line == ": accuracy 87.5 % (3 of 8 ungraded), 30.2 tokens at T 1"
