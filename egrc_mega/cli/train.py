@@ -16,6 +16,7 @@ def train(
         int, typer.Option("--nproc-per-node", min=1, help="Processes on this machine; above 1 torchrun starts them.")
     ] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, start nothing.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="A second line a step, with all the rest.")] = False,
     nnodes: Annotated[int, typer.Option("--nnodes", min=1, help="Nodes of the plan; with --dry-run only.")] = 1,
 ) -> None:
     """Train: compress, explore, evaluate, export, report."""
@@ -29,4 +30,5 @@ def train(
     if nnodes > 1:
         raise ConfigError(f"--nnodes: {nnodes} needs --dry-run, which prints the command to run on each node")
 
-    raise typer.Exit(launch(config, overrides or [], resume=resume, fresh=fresh, num_processes=nproc_per_node))
+    chosen = [*(overrides or []), *(["observe.verbose=true"] if verbose else [])]
+    raise typer.Exit(launch(config, chosen, resume=resume, fresh=fresh, num_processes=nproc_per_node))
