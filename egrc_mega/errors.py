@@ -77,6 +77,12 @@ class StorageError(EgrcError):
     exit_code = 11
 
 
+class HealthError(EgrcError):
+    """A run that one of its alarms has ended (`health.stop`), after a checkpoint."""
+
+    exit_code = 12
+
+
 class Stopped(EgrcError):
     """A run that was asked to stop and has saved where it is: no failure, and to be resumed (EX_TEMPFAIL)."""
 

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from egrc_mega.errors import ConfigError, DataError, MethodError, ModelError, RunError
+from egrc_mega.errors import ConfigError, DataError, HealthError, MethodError, ModelError, RunError
 from egrc_mega.sections.supervisor import SupervisorSection
 
-NEVER_MENDED = {error.exit_code: error for error in (ConfigError, DataError, ModelError, RunError, MethodError)}
-"""What the user has to change: started again it would only be refused again."""
+NEVER_MENDED = {
+    error.exit_code: error for error in (ConfigError, DataError, ModelError, RunError, MethodError, HealthError)
+}
+"""What the user has to look at: started again it would only end so again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ def test_a_first_death_is_followed_by_a_restart_that_says_step_and_cause() -> No
     assert judge(deaths(0, code=5), RULES).reason == "exit code 5 in step 1"
 
 
-@pytest.mark.parametrize("code", [2, 3, 4, 7, 10])
+@pytest.mark.parametrize("code", [2, 3, 4, 7, 10, 12])
 def test_what_the_user_must_change_is_not_started_again(code: int) -> None:
     verdict = judge(deaths(3, code=code), RULES)
     assert verdict.wait_s is None and verdict.reason == f"exit code {code} is nothing that a restart mends"

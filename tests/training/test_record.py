@@ -280,7 +280,7 @@ def event(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     lead.serving = SimpleNamespace(fleet=SimpleNamespace(take_stats=of_servers))
     lead.events = SimpleNamespace(write=lambda kind, **own: written.update({kind: own}))
     lead.rollouts = SimpleNamespace(write=lambda *_rows: None)
-    lead.printer = SimpleNamespace(show=lambda _record: None)
+    lead.printer = SimpleNamespace(show=lambda _record, _num_evaluations: None)
     lead.gate_watch = SimpleNamespace(warnings=lambda _record: ())
     lead.trackers = SimpleNamespace(check=lambda: None)
     lead.record(turn_of(), UPDATE, of_the_clock(monkeypatch), 20)
