@@ -52,7 +52,22 @@ def test_the_options_are_the_documented_ones() -> None:
         if not children:
             found[name] = sorted(option for p in command.params for option in p.opts if option.startswith("--"))
     assert found == {
-        "egrc train": ["--config", "--dry-run", "--fresh", "--nnodes", "--nproc-per-node", "--resume", "--set"],
+        "egrc train": [
+            "--config",
+            "--dry-run",
+            "--fresh",
+            "--master-addr",
+            "--master-port",
+            "--nnodes",
+            "--node-rank",
+            "--nproc-per-node",
+            "--resume",
+            "--resume-if-begun",
+            "--set",
+            "--supervise",
+            "--verbose",
+        ],
+        "egrc export": ["--out", "--step"],
         "egrc eval measure": [
             "--at-once",
             "--benchmarks",
@@ -195,7 +210,7 @@ def test_a_vocabulary_that_does_not_match_is_one_line_and_leaves_no_run(
     assert result.returncode == 4, result.stderr
     assert result.stderr.splitlines()[-1].startswith("egrc: error: model.path: the tokenizer of ")
     assert "40 tokens, config.json says vocab_size = 39" in result.stderr
-    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".lock", "run.log"]
 
 
 def test_a_port_in_use_is_one_line_and_leaves_only_the_servers_log(root: Path, tmp_path: Path) -> None:
@@ -206,7 +221,7 @@ def test_a_port_in_use_is_one_line_and_leaves_only_the_servers_log(root: Path, t
         result = small_run(root, tmp_path / "run", f"rollout.port={port}")
     assert result.returncode == 5, result.stderr
     assert f"127.0.0.1:{port} cannot be used: Address already in use" in result.stderr.splitlines()[-1]
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".lock", "logs"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".lock", "logs", "run.log"]
 
 
 def test_malformed_rows_are_quarantined_or_stop_the_run_with_file_and_line(root: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A study's file becomes cells, each a whole configuration; mistakes are told before anything runs."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,3 +135,17 @@ def test_the_zoos_lengths_are_the_recipes_scaled_to_the_miniature(root: Path) ->
     assert stages["l1_exact"].alpha == pytest.approx(3e-4 / scale, rel=0.01)  # type: ignore[attr-defined]
     assert stages["shorterbetter"].beta == pytest.approx(1e-3 / scale, rel=0.01)  # type: ignore[attr-defined]
     assert stages["a_dlp"].rate == pytest.approx(1e-3 / scale, rel=0.01)  # type: ignore[attr-defined]
+
+
+def test_the_methods_page_has_the_accuracy_and_the_length_that_the_zoo_was_measured_with(root: Path) -> None:
+    measured = {}
+    table = (root / "docs/studies/zoo.md").read_text().partition("## Settings at their end")[2].partition("## ")[0]
+    for line in table.splitlines():
+        if match := re.match(r"\| (\w+) +\| 2 +\| ([\d.]+) ± [^|]+\| ([\d.]+) ", line):
+            measured[match[1]] = f"{match[2]} %, {match[3]}"
+    told = {}
+    for line in (root / "docs/methods.md").read_text().splitlines():
+        if line.startswith("| `") and line.endswith(" |") and " %, " in line:
+            cells = line.strip("| ").split(" | ")
+            told |= dict(zip(re.findall(r"`(\w+)`", cells[0]), cells[-1].split("; "), strict=False))
+    assert len(measured) == 37 and told == measured
