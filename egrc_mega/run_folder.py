@@ -29,6 +29,8 @@ RECORDED_PACKAGES = (
 
 
 LOCK = ".lock"
+LOG = "run.log"
+"""What a run has said, line by line, with the time."""
 
 
 class RunFolder:

@@ -45,7 +45,7 @@ def train(config: Config, *, resume: bool | None) -> None:
             run.evaluate()
         run.finish()
         if run.lead:
-            print(f"report: {build_report(config.run.dir)}", flush=True)
+            run.lead.conclude(run.state.best, build_report(config.run.dir))
 
 
 def main() -> None:

@@ -4,7 +4,8 @@ megatron-core writes the shards into `step_N.tmp`; then rank 0 adds `state.json`
 sums, syncs everything to disk, renames the folder and points `latest` at it. A whole step is never overwritten. Resume
 takes the newest step whose manifest verifies; one that is torn or altered is passed over, by name.
 
-The ends of stages stay for ever: they are the models of the paper's table. Of the other steps the newest few stay.
+The ends of stages stay for ever: they are the models of the paper's table; so does the step that `best` names. Of the
+other steps the newest few stay.
 """
 
 import json
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
 
+from egrc_mega.checkpoint.pointers import BEST, pointed
 from egrc_mega.checkpoint.writer import write_shards
 from egrc_mega.convert.companions import copy_companions
 from egrc_mega.convert.pickles import require_harmless
@@ -95,8 +97,10 @@ class CheckpointStore:
         """Remove what `keep` leaves no room for. A step that is not whole neither counts nor vanishes."""
         committed = [path for path in sorted(self.folder.glob("step_??????")) if is_complete(path)]
         others = [path for path in committed if not read_state(path).get(IS_STAGE_END)]
+        best = pointed(self.folder, BEST)
         for old in others[: -self.keep]:
-            shutil.rmtree(old)
+            if old.name != best:
+                shutil.rmtree(old)
 
 
 def load(path: Path, policy: Stateful) -> None:

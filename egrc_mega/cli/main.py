@@ -15,6 +15,7 @@ from egrc_mega.cli import (
     diagnose,
     doctor,
     evaluate,
+    export,
     grade,
     miniature,
     report,
@@ -37,6 +38,7 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("grade")(grade.grade)
 app.command("report")(report.report)
+app.command("export")(export.export)
 app.command("track")(track.track)
 app.command("rollouts")(rollouts.rollouts)
 app.command("diagnose")(diagnose.diagnose)

@@ -29,6 +29,7 @@ def train(
     master_addr: Annotated[str, typer.Option("--master-addr", help="Address of node 0.")] = "127.0.0.1",
     master_port: Annotated[int, typer.Option("--master-port", min=1, max=65535, help="A free port there.")] = 29500,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, start nothing.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="A second line a step, with all the rest.")] = False,
 ) -> None:
     """Train: compress, explore, evaluate, export, report."""
     from egrc_mega.errors import ConfigError
@@ -45,4 +46,5 @@ def train(
     world = World(nproc_per_node, nnodes, node_rank, master_addr, master_port)
     goes_on = None if (resume_if_begun or supervised) and not resume else resume
     start = supervise if supervised else launch
-    raise typer.Exit(start(config, overrides or [], world, resume=goes_on, fresh=fresh))
+    chosen = [*(overrides or []), *(["observe.verbose=true"] if verbose else [])]
+    raise typer.Exit(start(config, chosen, world, resume=goes_on, fresh=fresh))

@@ -194,7 +194,32 @@ def _update_problems(config: Config, stage: StageSection) -> Iterator[EgrcError]
         )
 
 
+def _evaluation_problems(config: Config) -> Iterator[EgrcError]:
+    """Of the best checkpoint and the stop rule."""
+    section, best, stop = config.evaluation, config.evaluation.best, config.evaluation.stop
+    if stop is not None and best is None:
+        yield ConfigError("evaluation.stop: given, but no metric to judge by; set evaluation.best")
+    if stop is not None and stop.patience is None and stop.target is None:
+        yield ConfigError("evaluation.stop: neither patience nor target, so it stops nothing; give one of them")
+    if best is None:
+        return
+    if best.set and best.set not in section.sets:
+        yield ConfigError(f"evaluation.best.set: there is no set {best.set!r}; there are {sorted(section.sets)}")
+        return
+    own = section.sets[best.set] if best.set else section
+    temperatures = section.temperatures if own.temperatures is None else own.temperatures
+    if not temperatures or best.temperature not in (None, *temperatures):
+        yield ConfigError(f"evaluation.best.temperature: {best.temperature} is none of the set's {list(temperatures)}")
+    k = int(best.metric.removeprefix("pass@")) if best.metric.startswith("pass@") else 2
+    if k < 2 or k & (k - 1) or (k > own.n and best.metric.startswith("pass@")):
+        yield ConfigError(
+            f"evaluation.best.metric: {best.metric} needs a power of two from 2 to the set's n = {own.n}; take "
+            f"accuracy, or raise n"
+        )
+
+
 def _config_problems(config: Config) -> Iterator[EgrcError]:
+    yield from _evaluation_problems(config)
     yield from server_problems(config)
     yield from _staleness_problems(config)
     yield from _stage_problems(config)

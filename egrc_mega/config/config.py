@@ -15,6 +15,7 @@ from egrc_mega.plugins import load_plugins
 from egrc_mega.sections.base import Section
 from egrc_mega.sections.data import DataSection, GradingSection
 from egrc_mega.sections.evaluation import EvaluationSection
+from egrc_mega.sections.health import HealthSection
 from egrc_mega.sections.policy import MegatronSection, PolicySection
 from egrc_mega.sections.registry import OneOf
 from egrc_mega.sections.rollout import RolloutSection, SyncSection
@@ -60,6 +61,8 @@ class Config(Section):
     """Commits."""
     evaluation: EvaluationSection
     """Evaluation."""
+    health: HealthSection = HealthSection()
+    """Alarms, and which of them end the run."""
     observe: ObserveSection = ObserveSection()
     """What is kept to be looked at."""
     supervisor: SupervisorSection = SupervisorSection()

@@ -54,7 +54,8 @@ class Bench:
     """One for each temperature."""
 
 
-def _no_progress(_doing: str, _total: int) -> AbstractContextManager[Tell]:
+def no_progress(_doing: str, _total: int) -> AbstractContextManager[Tell]:
+    """Show nothing of how an evaluation goes on."""
     return nullcontext(lambda _number: None)
 
 
@@ -69,7 +70,7 @@ class Evaluator:
         folder: Path,
         generate: Generate,
         judge: Judge,
-        progress: Progress = _no_progress,
+        progress: Progress = no_progress,
     ) -> None:
         """Read the benchmarks' problems and render their prompts.
 

@@ -1,7 +1,7 @@
 """What is measured of the model, on which benchmarks, and when."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -42,6 +42,28 @@ class SetSection(Section):
     """Sampling seed; None: evaluation.seed."""
 
 
+class BestSection(Section):
+    """What makes a checkpoint the best one."""
+
+    metric: Annotated[str, Field(pattern=r"^(accuracy|mean_length|l_acc|pass@[1-9][0-9]*)$")] = "accuracy"
+    """accuracy, mean_length, l_acc, or pass@k of a set with at least k samples a problem, k a power of two."""
+    set: str = ""
+    """Name of the set that it is read from; empty: the first benchmark."""
+    temperature: PositiveFloat | None = None
+    """One of the set's; None: its first."""
+    mode: Literal["max", "min"] = "max"
+    """Whether the highest or the lowest value is the best."""
+
+
+class StopSection(Section):
+    """When evaluations end the run, as if its last step were done."""
+
+    patience: PositiveInt | None = None
+    """So many evaluations in a row that are no better than the best; None: any number."""
+    target: float | None = None
+    """A value of the metric that is enough, from which side `evaluation.best.mode` says; None: none is."""
+
+
 class EvaluationSection(Section):
     """The table of base / compress / explore: the benchmark `data`, and `sets` beside it."""
 
@@ -74,3 +96,7 @@ class EvaluationSection(Section):
     every: PositiveInt | None = None
     """Also measure within the stages, every so many steps of the run, between two steps on the same servers; None:
     the base and the ends of stages only."""
+    best: BestSection | None = None
+    """Keep the checkpoint of the best evaluation after the base, beside the newest ones; None: none is the best."""
+    stop: StopSection | None = None
+    """End the run by its evaluations; None: it goes on to its last step."""

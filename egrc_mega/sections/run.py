@@ -44,6 +44,8 @@ class ObserveSection(Section):
     project: str = "egrc_mega"
     """Under which project wandb and trackio list the run; it is called by its folder's name."""
 
+    verbose: bool = False
+    """A second line a step on the console, with all that the six numbers leave out; `egrc train -v` sets it."""
     rollouts_gib: NonNegativeFloat = 10.0
     """Disk space for every response of the newest steps, in GiB (`egrc rollouts`); the oldest go first. 0: none."""
 

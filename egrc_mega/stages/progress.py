@@ -89,6 +89,12 @@ def steps_left_at_most(progress: Progress, stages: Sequence[StageSection]) -> in
     return sum(stage.steps for stage in left) - progress.step_in_stage if left else 0
 
 
+def evaluations_left_at_most(progress: Progress, stages: Sequence[StageSection], every: int | None) -> int:
+    """Evaluations that may still come: at the end of this stage and of those that follow, and every so many steps."""
+    last = progress.step + steps_left_at_most(progress, stages)
+    return len(stages) - progress.stage + (last // every - progress.step // every if every else 0)
+
+
 def is_within_stage(progress: Progress, stages: Sequence[StageSection]) -> bool:
     """Whether a stage has begun and goes on."""
     return progress.stage < len(stages) and progress.step_in_stage > 0

@@ -20,6 +20,7 @@ MAY_CHANGE = (
     "checkpoint.",
     "observe.",
     "evaluation.",
+    "health.",
     "grading.num_workers",
     "grading.timeout_s",
     "policy.",

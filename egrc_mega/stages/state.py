@@ -5,6 +5,8 @@ from typing import Any
 from pydantic import Field, NonNegativeInt
 
 from egrc_mega.sections.base import Section
+from egrc_mega.stages.best import Best
+from egrc_mega.stages.health import Health
 from egrc_mega.stages.progress import Progress
 
 
@@ -35,6 +37,10 @@ class RunState(Section):
     """The state of the method of the stage under way, or of the last one; None where the stage has not begun."""
     position: Position = Position()
     """Among the problems."""
+    best: Best = Best()
+    """By its evaluations."""
+    health: Health = Health()
+    """What the alarms have seen of its steps."""
     config: dict[str, Any] = Field(default_factory=dict)
     """The configuration that the run goes by, with which a resume compares its own."""
 

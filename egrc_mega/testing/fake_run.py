@@ -4,18 +4,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from egrc_kernels.policy_loss import LossMetrics
 
 from egrc_mega.config.config import Config
 from egrc_mega.convert.hf_folder import HfTensors
+from egrc_mega.evaluation.evaluator import Outcome
 from egrc_mega.evaluation.records import Subject
 from egrc_mega.policy.engine import UpdateResult
 from egrc_mega.policy.flops import Work
 from egrc_mega.policy.pass_sums import TokenStats
+from egrc_mega.sections.evaluation import BestSection
+from egrc_mega.stages.best import Score
 from egrc_mega.stages.state import Carried, Position
+from egrc_mega.testing.points import make_point, make_protocol
 from egrc_mega.testing.samples import make_group, make_sample
 from egrc_mega.training.collection import StepGroups
 from egrc_mega.training.gate import GateWatch
@@ -29,6 +33,9 @@ PROMPTS_PER_STEP = 2
 
 class Notes(list[tuple[Any, ...]]):
     """What happened, in order."""
+
+    accuracies: ClassVar[dict[int, float]] = {}
+    """What evaluations find, by step; a test that needs some sets them on its own notes."""
 
     def of(self, kind: str) -> list[tuple[Any, ...]]:
         """The notes of a kind, without its name."""
@@ -101,23 +108,35 @@ class FakeLead(Lead):
         self.ahead: Any = FakeAhead(notes)
         self.events: Any = SimpleNamespace(write=lambda kind, **facts: notes.append((kind, facts)))
         self.trackers: Any = SimpleNamespace(check=lambda: None)
-        self.printer: Any = SimpleNamespace(show=lambda record: None, note=lambda line: notes.append(("line", line)))
-        self.rollouts: Any = SimpleNamespace(write=lambda step, stage, groups: notes.append(("rollouts", step, stage)))
+        self.printer: Any = SimpleNamespace(
+            show=lambda record, num_evaluations: None,
+            note=lambda line: notes.append(("line", line)),
+            note_pause=lambda seconds: None,
+        )
+        self.rollouts: Any = SimpleNamespace(
+            write=lambda step, stage, groups, **at: notes.append(("rollouts", step, stage))
+        )
         fleet = SimpleNamespace(
             take_stats=dict,
             forget_rates=lambda: None,
             release_memory=lambda: notes.append(("release", policy.num_updates)),
         )
 
-        def evaluate(subject: Subject) -> list[Any]:
+        def evaluate(subject: Subject) -> list[Outcome]:
             notes.append(("point", subject.label, subject.ordinal, subject.step, subject.weights))
-            return []
+            protocol = make_protocol()
+            point = make_point(subject, protocol, notes.accuracies.get(subject.step or 0))
+            return [Outcome(replace(point, within=subject.within), None)]
 
         self.serving: Any = SimpleNamespace(fleet=fleet, evaluator=SimpleNamespace(evaluate=evaluate))
 
     def publish(self, tensors: HfTensors, policy: Any, version: str) -> None:
         """Note the version and the weight."""
         self.notes.append(("publish", version, float(dict(tensors)["weight"])))
+
+    def note_best(self, by: BestSection, score: Score) -> None:
+        """Note the step and its figure."""
+        self.notes.append(("best", score.step, score.value))
 
     def export(self, tensors: HfTensors, policy: Any, step: int) -> None:
         """Note the step and the weight."""

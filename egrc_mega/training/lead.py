@@ -1,20 +1,28 @@
 """Rank 0's part of a run, as one object: servers, graders, problems, weight sync, events."""
 
+import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from egrc_mega import __version__
+from egrc_mega.checkpoint.pointers import BEST, point
 from egrc_mega.config.config import Config
 from egrc_mega.convert.hf_folder import HfTensors, write_folder
 from egrc_mega.data.problems import ProblemSource
 from egrc_mega.data.reader import read_problems
 from egrc_mega.data.tokenizer import special_tokens
+from egrc_mega.errors import HealthError
+from egrc_mega.evaluation.overview import overview
 from egrc_mega.evaluation.records import Subject
+from egrc_mega.evaluation.score import score_of
 from egrc_mega.evaluation.sets import training_profile
+from egrc_mega.evaluation.store import read_table
 from egrc_mega.methods.records import Credit
 from egrc_mega.observe.console import StepPrinter
 from egrc_mega.observe.events import EventLog
@@ -22,7 +30,10 @@ from egrc_mega.observe.rollouts import FOLDER, RolloutLog
 from egrc_mega.policy.engine import Policy
 from egrc_mega.policy.layer_spec import parts_in_use
 from egrc_mega.policy.pass_sums import TokenStats
-from egrc_mega.run_folder import RunFolder
+from egrc_mega.run_folder import LOG, RunFolder
+from egrc_mega.sections.evaluation import BestSection
+from egrc_mega.stages.best import Best, Score, said
+from egrc_mega.stages.health import Alarm
 from egrc_mega.stages.progress import Switch
 from egrc_mega.stages.state import Position
 from egrc_mega.sync.transport import build_transport, check_transport
@@ -32,7 +43,7 @@ from egrc_mega.training.asks import prove_asks
 from egrc_mega.training.batch import Batch, build_batch, scored_only
 from egrc_mega.training.collection import Collector, Planner, StepGroups
 from egrc_mega.training.credit import credited
-from egrc_mega.training.gate import GateWatch
+from egrc_mega.training.gate import GateWatch, bounds_of
 from egrc_mega.training.record import step_record
 from egrc_mega.training.serving import Serving, open_renderer
 from egrc_mega.training.stored import stored_groups
@@ -52,6 +63,9 @@ class Lesson:
 class Lead:
     """What only rank 0 has. Whatever `stack` holds is stopped when the run ends."""
 
+    num_evaluations_left = 0
+    """At most, after the step under way: a part of the time that is left."""
+
     def __init__(self, config: Config, folder: RunFolder, stack: ExitStack, *, resume: bool) -> None:
         """Read the problems, start servers and graders.
 
@@ -60,7 +74,8 @@ class Lead:
         """
         check_transport(config)
         self.config, self.folder = config, folder
-        self.printer = stack.enter_context(StepPrinter(sum(stage.steps for stage in config.stages)))
+        total_steps, log = sum(stage.steps for stage in config.stages), folder.path / LOG
+        self.printer = stack.enter_context(StepPrinter(total_steps, log=log, is_verbose=config.observe.verbose))
         self.printer.note(f"run folder {self.folder.path}; starting servers and graders")
         renderer = open_renderer(config)
         tokens = special_tokens(renderer.tokenizer)
@@ -75,7 +90,7 @@ class Lead:
         prove_asks(config, renderer, problems)
         template = renderer.template
         self.printer.note(f"the chat template {template.proof.line(template.today)}")
-        self.serving = Serving(config, renderer, self.folder, stack, self.printer.note)
+        self.serving = Serving(config, renderer, self.folder, stack, self.printer.note, self.printer.bar)
         source = ProblemSource(problems, shuffle=config.data.shuffle, seed=config.run.seed)
         planner = Planner(source, self.serving.renderer, config.run.seed, self.serving.stop_token_ids)
         serving = self.serving
@@ -141,24 +156,84 @@ class Lead:
         stored = stored_groups(self.lesson.groups, self.lesson.credits)
         state = turn.view.state.model_dump(mode="json")
         self.rollouts.write(turn.step + 1, turn.stage.name, stored, step_in_stage=turn.step_in_stage, state=state)
-        self.printer.show(record)
+        self.printer.show(record, self.num_evaluations_left)
         self.trackers.check()
         for warning in self.gate_watch.warnings(record):
             self.events.write("warning", step=turn.step + 1, text=warning)
             self.printer.note(warning)
         return record
 
+    def note_stage(self, turn: Turn) -> None:
+        """Say which stage begins."""
+        most = "at most " if turn.stage.plateau else ""
+        self.printer.note(f"stage {turn.stage.name} begins: {most}{turn.stage.steps} steps of {turn.stage.method}")
+
+    def conclude(self, best: Best, report: Path) -> None:
+        """Say at the end what came of it, where it is, and what may come next."""
+        run_dir = self.config.run.dir
+        lines = [*overview(read_table(run_dir)), f"export: {run_dir / 'export'}"]
+        if best.by and best.score:
+            lines.append(f"best: step {best.score.step}, {said(best.by, best.score)}; egrc export {run_dir}")
+        lines += [f"report: {report}", f"next: egrc eval compare {run_dir}"]
+        for line in lines:
+            self.printer.note(line)
+
     def note_switch(self, switch: Switch) -> None:
         """Keep and say why a stage has ended."""
         self.events.write("switch", **switch.model_dump())
         self.printer.note(f"stage {switch.ended} ends after {switch.steps_in_stage} steps: {switch.reason}")
 
-    def evaluate(self, subject: Subject) -> None:
-        """Measure the weights that the servers hold, where the run folder has no numbers of them yet, and say so."""
-        for outcome in self.serving.evaluator.evaluate(subject):
+    def evaluate(self, subject: Subject) -> Score | None:
+        """Measure the weights that the servers hold, where the run folder has no numbers of them yet, and say so.
+
+        Returns:
+            What decides about the best checkpoint; None where nothing does.
+        """
+        started = time.monotonic()
+        outcomes = self.serving.evaluator.evaluate(subject)
+        if any(outcome.kept_from is None for outcome in outcomes):
+            self.printer.note_pause(time.monotonic() - started)
+        for outcome in outcomes:
             self.printer.note(outcome.line())
             self.events.write("evaluation", kept_from=outcome.kept_from, **asdict(outcome.point))
         self.serving.fleet.forget_rates()
+        best = self.config.evaluation.best
+        return score_of([outcome.point for outcome in outcomes], subject, best) if best else None
+
+    def note_best(self, by: BestSection, score: Score) -> None:
+        """Point at the checkpoint that is the best so far, and say so."""
+        point(self.folder.path / "checkpoints", BEST, score.step)
+        self.events.write("best", **score.model_dump(), metric=by.metric, set=by.set, temperature=by.temperature)
+        self.printer.note(f"best checkpoint so far: step {score.step}, {said(by, score)}")
+
+    @property
+    def mismatch_bound(self) -> float:
+        """Of the median difference between the servers' log-probs and the trainer's."""
+        dtype = torch.bfloat16 if self.config.megatron.bf16 else torch.float32
+        return bounds_of(self.config.policy, dtype)["median"]
+
+    def note_alarms(self, step: int, alarms: Sequence[Alarm]) -> None:
+        """Keep and say what is ill."""
+        for alarm in alarms:
+            self.events.write("alarm", step=step, name=alarm.name, text=alarm.text)
+            self.printer.note(f"alarm ({alarm.name}): {alarm.text}")
+
+    def give_up(self, step: int, reasons: Sequence[str]) -> None:
+        """End the run by its alarms; the checkpoint of the step is there.
+
+        Raises:
+            HealthError: with what is ill.
+        """
+        self.events.write("stop", step=step, reason="; ".join(reasons))
+        raise HealthError(
+            f"health.stop ends the run after step {step}, which is committed: {'; '.join(reasons)}; --resume goes on "
+            f"from there"
+        )
+
+    def note_stop(self, step: int, reason: str) -> None:
+        """Keep and say why the run ends before its last step."""
+        self.events.write("stop", step=step, reason=reason)
+        self.printer.note(f"the run ends after step {step}: {reason}")
 
     def publish(self, tensors: HfTensors, policy: Policy, version: str) -> None:
         """Move every server to these weights."""

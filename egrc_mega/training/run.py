@@ -20,7 +20,16 @@ from egrc_mega.policy import distributed
 from egrc_mega.policy.determinism import make_deterministic
 from egrc_mega.policy.engine import Policy
 from egrc_mega.run_folder import RunFolder, has_begun
-from egrc_mega.stages.progress import advance, is_within_stage, reached, steps_left_at_most
+from egrc_mega.sections.base import Section
+from egrc_mega.stages.best import Score, follow, reason_to_stop
+from egrc_mega.stages.health import follow as watch_health
+from egrc_mega.stages.progress import (
+    advance,
+    evaluations_left_at_most,
+    is_within_stage,
+    reached,
+    steps_left_at_most,
+)
 from egrc_mega.stages.resume import resumed
 from egrc_mega.stages.state import RunState
 from egrc_mega.stop_signal import StopSignal
@@ -29,6 +38,14 @@ from egrc_mega.training.batch import Batch, decode, encode
 from egrc_mega.training.lead import Lead
 from egrc_mega.training.turn import Turn, turn_of
 from egrc_mega.training.update import UpdateMetrics, run_updates
+
+
+class Recorded(Section):
+    """What rank 0 says of a step that is done."""
+
+    state: RunState
+    fatal: tuple[str, ...]
+    """Alarms that end the run."""
 
 
 class Run:
@@ -42,6 +59,10 @@ class Run:
         self.state = RunState(config=config.to_dict())
         """The same on every rank between turns; within a turn rank 0's is ahead of the others'."""
         self.lead: Lead | None = None
+        self.fatal: tuple[str, ...] = ()
+        """Alarms of the step under way that end the run; the same on every rank."""
+        self.stopped_by: str | None = None
+        """The rule by which evaluations have ended the run; the same on every rank."""
         self.checkpoint: Path | None = None
         """What a resumed run begins with; known to rank 0."""
         self.committed_step = 0
@@ -98,15 +119,15 @@ class Run:
 
         return distributed.on_rank_0(with_lead)
 
-    def _unless_stopped(self, compute: Callable[[Lead], None]) -> None:
+    def _unless_stopped(self, compute: Callable[[Lead], bytes | None]) -> bytes:
         """`on_lead` for what takes long and changes nothing until it is done: given up when a stop is overdue."""
 
-        def within_grace(lead: Lead) -> None:
+        def within_grace(lead: Lead) -> bytes | None:
             with self.stop.may_give_up():
-                compute(lead)
+                return compute(lead)
 
         try:
-            self.on_lead(within_grace)
+            return self.on_lead(within_grace)
         except EgrcError as error:
             if error.exit_code == Stopped.exit_code:
                 self._end_early()
@@ -143,6 +164,8 @@ class Run:
 
     def turn(self) -> Turn | None:
         """The next step to take, the same on every rank; None when the run is over."""
+        if self.stopped_by:
+            return None
         return turn_of(self.state, self.config.stages, self.config.run.seed)
 
     def evaluate(self) -> None:
@@ -155,19 +178,50 @@ class Run:
         within = is_within_stage(progress, self.config.stages)
         if within and (every is None or progress.step % every):
             return
+        found = self._measure_point(within=within)
+        if found:
+            self._weigh(Score.model_validate_json(found))
+        if self.stopped_by and within:  # the end of its stage, after all
+            self._measure_point(within=False)
+
+    def _measure_point(self, *, within: bool) -> bytes:
+        """Measure the present weights; the score of what decides about the best checkpoint, or nothing."""
+        progress = self.state.progress
         label, ordinal = reached(progress, self.config.stages)
         hashes: list[str] = []
 
-        def measure(lead: Lead) -> None:
+        def measure(lead: Lead) -> bytes | None:
             subject = Subject(label=label, ordinal=ordinal, step=progress.step, weights=hashes[0], within=within)
-            lead.evaluate(subject)
+            score = lead.evaluate(subject)
+            return score.model_dump_json().encode() if score else None
 
         with span("evaluation", step=progress.step):
             self._hand_out_weights(lambda _lead, tensors: hashes.append(fingerprint(tensors, self.policy.dtype)))
-            self._unless_stopped(measure)
+            return self._unless_stopped(measure)
+
+    def _weigh(self, score: Score) -> None:
+        """Whether it is the best so far, which is committed then, and whether the run has seen enough.
+
+        What is committed is the place before the evaluation: a resume comes to it again, and to the same end.
+        """
+        section = self.config.evaluation
+        assert section.best is not None
+        by = section.best
+        best, is_better = follow(self.state.best, by, score)
+        reason = reason_to_stop(best, section.stop) if section.stop else None
+        if (is_better or reason) and self.committed_step != score.step:
+            self._save(is_stage_end=reason is not None)
+        if is_better:
+            self.on_lead(lambda lead: lead.note_best(by, score))
+        self.state = self.state.model_copy(update={"best": best})
+        if reason and self.turn():
+            self.stopped_by = reason
+            self.on_lead(lambda lead: lead.note_stop(score.step, reason))
 
     def open_stage(self, turn: Turn) -> None:
-        """The optimizer forgets, if the stage says so."""
+        """Say so; then the optimizer forgets, if the stage says so."""
+        if self.lead:
+            self.lead.note_stage(turn)
         if turn.stage.optim.reset:
             self.policy.reset_optimizer()
 
@@ -225,17 +279,22 @@ class Run:
             lead.events.write("spans", step=turn.step + 1, **RECORDER.event(spans))
             costs = self.accounting.record(turn.step, spans, update.work, self.config.policy.peak_tflops)
             total_steps = before.step + steps_left_at_most(before, stages)
+            lead.num_evaluations_left = evaluations_left_at_most(before, stages, self.config.evaluation.every)
             record = lead.record(turn, update, costs, total_steps)
             progress, switch = advance(before, stages, record)
+            health, alarms = watch_health(self.state.health, self.config.health, record, lead.mismatch_bound)
             view = replace(turn.view, state=turn.method.remember(turn.view, lead.lesson.groups))
             own = turn.method.after_step(view, record).model_dump(mode="json")
             has_begun = switch is None or switch.opens is None
-            moved = {"progress": progress, "method": own if has_begun else None}
+            moved = {"progress": progress, "method": own if has_begun else None, "health": health}
+            lead.note_alarms(turn.step + 1, alarms)
             if switch:
                 lead.note_switch(switch)
-            return self.state.model_copy(update=moved).model_dump_json().encode()
+            fatal = tuple(alarm.text for alarm in alarms if alarm.name in self.config.health.stop)
+            return Recorded(state=self.state.model_copy(update=moved), fatal=fatal).model_dump_json().encode()
 
-        self.state = RunState.model_validate_json(self.on_lead(note))
+        found = Recorded.model_validate_json(self.on_lead(note))
+        self.state, self.fatal = found.state, found.fatal
 
     def commit(self, turn: Turn) -> None:
         """Save a checkpoint when one is due. After this the step is never computed again.
@@ -246,9 +305,11 @@ class Run:
         progress = self.state.progress
         done, ends_stage = progress.step, progress.stage != self._stage_of(turn)
         fault_point("train.before_commit", done)
-        if ends_stage or done % self.config.checkpoint.every == 0:
+        if ends_stage or self.fatal or done % self.config.checkpoint.every == 0:
             self._save(is_stage_end=ends_stage)
             fault_point("train.after_commit", done)
+        if self.fatal:
+            self.on_lead(lambda lead: lead.give_up(done, self.fatal))
         if self.on_lead(lambda _: b"stop" if self.stop.wanted else None):
             self._end_early()
 

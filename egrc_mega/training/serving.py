@@ -7,7 +7,7 @@ from egrc_mega.config.config import Config
 from egrc_mega.convert.families.registry import read_architecture
 from egrc_mega.data.render import Renderer
 from egrc_mega.data.tokenizer import Tokenizer, check_vocabulary, load_tokenizer, stop_token_ids
-from egrc_mega.evaluation.evaluator import Evaluator
+from egrc_mega.evaluation.evaluator import Evaluator, Progress, no_progress
 from egrc_mega.grading.extract import is_well_formed
 from egrc_mega.grading.grader import GRADERS
 from egrc_mega.grading.pool import GraderPool
@@ -25,9 +25,16 @@ class Serving:
     """What training, `egrc eval`, studies and diagnoses share."""
 
     def __init__(
-        self, config: Config, renderer: Renderer, folder: RunFolder, stack: ExitStack, note: Callable[[str], None]
+        self,
+        config: Config,
+        renderer: Renderer,
+        folder: RunFolder,
+        stack: ExitStack,
+        note: Callable[[str], None],
+        progress: Progress = no_progress,
     ) -> None:
-        """Read the benchmark, start servers and graders; `stack` stops them. `note` gets a line about lost servers.
+        """Read the benchmark, start servers and graders; `stack` stops them. `note` gets a line about lost servers,
+        and `progress` shows how an evaluation goes on.
 
         Raises:
             EgrcError: the model folder, the benchmark or a server cannot be used.
@@ -37,7 +44,9 @@ class Serving:
         self.stop_token_ids = stop_token_ids(self.tokenizer, model_path)
         self.environment = build_environment(config.rollout.environment, self.tokenizer)
         # before a server starts, for this may refuse the benchmark
-        self.evaluator = Evaluator(config, renderer, self.stop_token_ids, folder.path, self.generate, self.judge)
+        self.evaluator = Evaluator(
+            config, renderer, self.stop_token_ids, folder.path, self.generate, self.judge, progress
+        )
         grading = config.grading
         grader = GRADERS[grading.grader.grader](grading.grader)
         pool = GraderPool(grading.num_workers, Budget(grading.cpu_s, grading.timeout_s), grader, config.plugins)

@@ -9,7 +9,14 @@ import pytest
 from egrc_mega.methods.compress import CompressSection
 from egrc_mega.methods.explore import ExploreSection
 from egrc_mega.sections.stage import StageSection
-from egrc_mega.stages.progress import Progress, Switch, advance, reached, steps_left_at_most
+from egrc_mega.stages.progress import (
+    Progress,
+    Switch,
+    advance,
+    evaluations_left_at_most,
+    reached,
+    steps_left_at_most,
+)
 
 RULES = {"min_steps": 10, "window": 10, "ema_steps": 5, "checks": 3}
 Record = dict[str, Any]
@@ -267,3 +274,10 @@ def test_where_entropy_is_never_measured_nothing_stands_still_and_length_has_its
     progress, switch = follow(records, stages(**EXACT | {"window": 2}))
     assert switch is None
     assert (progress.curves.entropy, progress.curves.length, progress.curves.window) == (None, 50.0, ())
+
+
+def test_evaluations_to_come_are_the_ends_of_stages_and_what_is_due_until_the_last_step() -> None:
+    rules = [CompressSection(steps=6), ExploreSection(steps=4)]
+    assert evaluations_left_at_most(Progress(), rules, None) == 2
+    assert evaluations_left_at_most(Progress(step=3, step_in_stage=3), rules, 3) == 2 + 2
+    assert evaluations_left_at_most(Progress(step=9, stage=1, step_in_stage=3), rules, 3) == 1

@@ -115,7 +115,7 @@ def test_the_method_is_asked_once_and_batch_record_and_rollouts_have_its_answer(
     lead.rollouts = SimpleNamespace(
         write=lambda step, stage, rows, **at: written.update(rows=(step, stage, rows), at=at)
     )  # type: ignore[assignment]
-    lead.printer = SimpleNamespace(show=lambda record: written.update(shown=record))  # type: ignore[assignment]
+    lead.printer = SimpleNamespace(show=lambda record, num_evaluations: written.update(shown=record))  # type: ignore[assignment]
     lead.gate_watch = SimpleNamespace(warnings=lambda record: ())  # type: ignore[assignment]
     lead.trackers = SimpleNamespace(check=lambda: None)  # type: ignore[assignment]
     update = UpdateMetrics(**{field.name: None for field in fields(UpdateMetrics)} | {"num_updates": 1})  # type: ignore[arg-type]
@@ -135,7 +135,9 @@ def noting(lead: Any) -> list[tuple[Any, ...]]:
     notes: list[tuple[Any, ...]] = []
     lead.events = SimpleNamespace(write=lambda kind, **facts: notes.append((kind, facts)))
     lead.printer = SimpleNamespace(
-        show=lambda record: notes.append(("shown", record["step"])), note=lambda line: notes.append(("line", line))
+        show=lambda record, num_evaluations: notes.append(("shown", record["step"])),
+        note=lambda line: notes.append(("line", line)),
+        note_pause=lambda seconds: None,
     )
     lead.rollouts = SimpleNamespace(
         write=lambda step, stage, rows, **at: notes.append(("rollouts", step, stage, len(rows)))
@@ -170,7 +172,8 @@ def test_an_evaluation_is_a_line_and_an_event_with_every_figure_and_where_it_com
         evaluator=SimpleNamespace(evaluate=lambda subject: asked.append(subject) or outcomes),
         fleet=SimpleNamespace(forget_rates=lambda: notes.append(("rates", None))),
     )
-    lead.evaluate(make_subject("b", 1, 5))
+    lead.config = SimpleNamespace(evaluation=SimpleNamespace(best=None))
+    assert lead.evaluate(make_subject("b", 1, 5)) is None
     assert asked == [make_subject("b", 1, 5)]
     assert [note for note in notes if note[0] == "line"] == [("line", outcome.line()) for outcome in outcomes]
     # what the servers were asked for is no step's

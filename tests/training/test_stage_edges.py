@@ -175,7 +175,8 @@ def test_every_switch_is_told_with_its_reason(whole: FakeRun) -> None:
         ("b", "c", 5, 3),
         ("c", None, 7, 2),
     ]
-    assert whole.notes.of("line")[0] == ("stage a ends after 2 steps: all 2 steps are done",)
+    lines = [line for (line,) in whole.notes.of("line") if line.startswith("stage ")]
+    assert lines[:2] == ["stage a begins: 2 steps of compress", "stage a ends after 2 steps: all 2 steps are done"]
 
 
 @pytest.mark.parametrize("step", [step for step, _is_end in COMMITS])
