@@ -19,6 +19,7 @@ from egrc_mega.policy.pass_sums import TokenStats
 from egrc_mega.sections.evaluation import BestSection
 from egrc_mega.stages.best import Score
 from egrc_mega.stages.state import Carried, Position
+from egrc_mega.stop_signal import StopSignal
 from egrc_mega.testing.points import make_point, make_protocol
 from egrc_mega.testing.samples import make_group, make_sample
 from egrc_mega.training.collection import StepGroups
@@ -113,7 +114,9 @@ class FakeLead(Lead):
             note=lambda line: notes.append(("line", line)),
             note_pause=lambda seconds: None,
         )
-        self.rollouts: Any = SimpleNamespace(write=lambda step, stage, groups: notes.append(("rollouts", step, stage)))
+        self.rollouts: Any = SimpleNamespace(
+            write=lambda step, stage, groups, **at: notes.append(("rollouts", step, stage))
+        )
         fleet = SimpleNamespace(
             take_stats=dict,
             forget_rates=lambda: None,
@@ -170,6 +173,7 @@ class FakeRun(Run):
         self.notes, self.fake_policy, self.fake_store = notes, FakePolicy(notes, entropy), FakeStore(notes)
 
     def _start(self) -> None:
+        self.stop = StopSignal(60.0, answers=True)  # which listens to nothing
         self.policy: Any = self.fake_policy
         self.store: Any = self.fake_store
         self.lead = FakeLead(self.config, self.notes, self.fake_policy)

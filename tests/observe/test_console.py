@@ -98,7 +98,7 @@ def test_a_bar_of_what_is_waited_for_is_shown_on_a_terminal_only() -> None:
 
 
 def test_what_the_accuracy_of_a_step_leaves_out_stands_in_its_line() -> None:
-    assert "ungraded 12% " in step_line(make_record(1, ungraded=0.12), eta_s=0)
+    assert "(12% ungraded)" in step_line(make_record(1, ungraded=0.12), eta_s=0)
 
 
 def test_without_a_terminal_there_are_plain_lines_only() -> None:

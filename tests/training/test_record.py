@@ -279,7 +279,7 @@ def event(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     lead.lesson = Lesson(GROUPS, CREDITS)
     lead.serving = SimpleNamespace(fleet=SimpleNamespace(take_stats=of_servers))
     lead.events = SimpleNamespace(write=lambda kind, **own: written.update({kind: own}))
-    lead.rollouts = SimpleNamespace(write=lambda *_rows: None)
+    lead.rollouts = SimpleNamespace(write=lambda *_rows, **_at: None)
     lead.printer = SimpleNamespace(show=lambda _record, _num_evaluations: None)
     lead.gate_watch = SimpleNamespace(warnings=lambda _record: ())
     lead.trackers = SimpleNamespace(check=lambda: None)
