@@ -89,12 +89,6 @@ class Stopped(EgrcError):
     exit_code = 75
 
 
-class HealthError(EgrcError):
-    """A run that one of its alarms has ended (`health.stop`), after a checkpoint."""
-
-    exit_code = 12
-
-
 def storage_error(error: OSError) -> StorageError:
     """What the operating system has said, in one line with its file."""
     place = f"{error.filename}: " if error.filename else ""
