@@ -26,6 +26,8 @@ OF_PROBLEM = {
 """Field of a group -> the fact of its problem."""
 OF_SAMPLE = ("repetitive", "valid_prefix", "exit_index")
 """Fields of a sample that become facts of its ask under their own names."""
+REQUIRED = ("length", "grade", "truncated", "well_formed")
+"""Fields without which a sample cannot be credited."""
 MODES = {"think": THINKING, "nothink": NO_THINKING}
 
 
@@ -53,13 +55,17 @@ def _group(group: Record, place: str, cap: int | None) -> Group:
         try:
             samples.append(_sample(sample, problem, budget, cap))
         except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{place}.samples[{i}] of the batch cannot be used: {error!r}; see its note") from error
+            raise DataError(f"{place}.samples[{i}] of the batch cannot be used: {error!r}; docs/methods.md") from error
     if not samples:
         raise DataError(f"{place}.samples: there is none; a group has at least one")
     return Group(problem=problem, samples=tuple(samples))
 
 
 def _sample(sample: Record, problem: Problem, budget: Mapping[str, float], cap: int | None) -> Sample:
+    if missing := [name for name in REQUIRED if name not in sample]:
+        raise ValueError(f"{', '.join(missing)} missing; a sample needs {', '.join(REQUIRED)}")
+    if sample["length"] < 1:
+        raise ValueError(f"length {sample['length']} is below 1")
     measured = {name: float(sample[name]) for name in OF_SAMPLE if sample.get(name) is not None}
     facts = {**budget, **measured, **_numbered("step_entropy", sample.get("step_entropies", ()))}
     tag = MODES[sample["mode"]] if sample.get("mode") else ""

@@ -83,7 +83,8 @@ def test_facts_of_the_problem_and_of_each_sample_are_found_by_name(group: Group)
     [
         ({"step": 1}, r"no list 'groups' of groups; it has \['step'\]"),
         ({"groups": [{"samples": []}]}, r"groups\[0\]\.samples: there is none"),
-        ({"groups": [{"samples": [{"length": 3}]}]}, r"groups\[0\]\.samples\[0\] .*KeyError\('truncated'\)"),
+        ({"groups": [{"samples": [{"length": 3}]}]}, r"groups\[0\]\.samples\[0\] .*well_formed missing"),
+        ({"groups": [{"samples": [recorded(0)]}]}, r"groups\[0\]\.samples\[0\] .*length 0 is below 1"),
         ({"groups": [{"samples": [recorded(3, "fine")]}]}, r"groups\[0\]\.samples\[0\] .*'fine' is not a valid Grade"),
         ({"groups": [{"samples": [recorded(3, mode="loud")]}]}, r"samples\[0\] .*KeyError\('loud'\)"),
     ],
