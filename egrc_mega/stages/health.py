@@ -18,7 +18,9 @@ class Alarm(Section):
     """Something is wrong: value, bound and remedy in words."""
 
     name: AlarmName
+    """Which of the alarms it is, as `health.stop` calls it."""
     text: str
+    """The line for the user."""
 
 
 class Watched(Section):
@@ -29,6 +31,7 @@ class Watched(Section):
     highest: float | None = None
     """That the mean over a full window has been."""
     lowest: float | None = None
+    """That it has been."""
 
 
 class Health(Section):
@@ -37,10 +40,15 @@ class Health(Section):
     no_update: NonNegativeInt = 0
     """Steps in a row."""
     truncated: NonNegativeInt = 0
+    """Steps in a row in which every response was cut off."""
     no_answer: NonNegativeInt = 0
+    """Steps in a row in which next to no response had an answer."""
     length: Watched = Watched()
+    """Mean length in tokens."""
     entropy: Watched = Watched()
+    """Mean entropy in nats."""
     mismatch: Watched = Watched()
+    """Median difference of log-probs between servers and trainer."""
     raised: tuple[AlarmName, ...] = ()
     """Alarms whose cause goes on; each has been told."""
 

@@ -44,6 +44,7 @@ class Recorded(Section):
     """What rank 0 says of a step that is done."""
 
     state: RunState
+    """After the step."""
     fatal: tuple[str, ...]
     """Alarms that end the run."""
 

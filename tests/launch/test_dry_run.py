@@ -133,5 +133,5 @@ def test_two_launchers_train_the_miniature_through_the_launch_script(
     outputs = [node.communicate(timeout=400)[0] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], "\n".join(outputs)
     assert (tmp_path / "run/export/model.safetensors").exists()
-    assert "2/2 explore" in outputs[0]
-    assert "2/2 explore" not in outputs[1]
+    assert "stage explore begins" in outputs[0] and " 2/2  acc " in outputs[0]
+    assert " 2/2  acc " not in outputs[1]
