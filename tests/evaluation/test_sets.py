@@ -145,6 +145,20 @@ def test_an_evaluation_that_was_killed_asks_only_for_what_is_missing_and_ends_wi
     assert not (tmp_path / "run" / FOLDER).exists()
 
 
+def test_an_evaluation_that_was_killed_twice_loses_nothing_behind_the_line_that_was_torn_first(
+    config: Config, tmp_path: Path
+) -> None:
+    for answers in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            evaluator(config, tmp_path / "run", Servers(dies_after=answers)).evaluate(make_subject())
+        [file] = (tmp_path / "run" / FOLDER).iterdir()
+        with file.open("ab") as stream:
+            stream.write(b'{"rid":"evaluate-')
+    servers = Servers()
+    evaluator(config, tmp_path / "run", servers).evaluate(make_subject())
+    assert len(servers.asked) == 27 - 1 - 2
+
+
 def test_what_other_weights_have_left_is_not_taken_for_these(config: Config, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         evaluator(config, tmp_path / "run", Servers(dies_after=3)).evaluate(make_subject(weights="a"))

@@ -9,6 +9,7 @@ from egrc_mega import train as train_module
 from egrc_mega.config.check import problems
 from egrc_mega.config.config import Config
 from egrc_mega.config.load import load_config
+from egrc_mega.sections.run import CheckpointSection
 from egrc_mega.stages.state import RunState
 from egrc_mega.testing.fake_run import FakeRun, Notes
 from egrc_mega.training import run as run_module
@@ -67,6 +68,15 @@ def test_a_run_that_its_evaluations_end_ends_as_a_finished_one_does(
     # within its stage, and then as the stage's end
     assert [point["within"] for point in points] == [True, False]
     assert any(words in line for (line,) in notes.of("line"))
+
+
+def test_the_step_at_which_evaluations_end_a_run_is_committed_though_none_is_due_and_it_is_not_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(tmp_path, stop={"patience": 1}).model_copy(update={"checkpoint": CheckpointSection(every=100)})
+    notes = go(monkeypatch, FakeRun(config, Notes()))
+    assert notes.of("stop")[0][0]["step"] == 3
+    assert notes.of("save") == [(1, False), (2, False), (3, True)]
 
 
 @pytest.mark.parametrize("step", [1, 3, 4, 6])
