@@ -39,7 +39,9 @@ def test_on_a_node_without_rank_0_its_code_arrives_all_the_same(file: Path) -> N
 
 
 def test_where_nobody_has_left_anything_nothing_is_raised(file: Path) -> None:
+    assert list(file.parent.iterdir()) == []
     relay.raise_reported(file)
+    assert list(file.parent.iterdir()) == []
 
 
 def test_without_a_launcher_an_error_is_printed_and_a_stop_is_none(

@@ -34,7 +34,10 @@ def test_within_its_grace_time_work_goes_on() -> None:
     with StopSignal(60, answers=True) as stop:
         ask()
         with stop.may_give_up():
-            pass
+            time.sleep(0.01)
+        assert stop.wanted and not stop._is_overdue
+        left_s, _ = signal.getitimer(signal.ITIMER_REAL)
+        assert 0 < left_s <= 60
 
 
 def test_what_waits_is_given_up_when_the_grace_time_is_over() -> None:
@@ -57,7 +60,8 @@ def test_what_must_not_be_given_up_is_not() -> None:
         with stop.may_give_up():
             pass
         ask()
-        wait_for_the_alarm(stop)
+        wait_for_the_alarm(stop)  # nothing is raised here, where the block is over
+        assert stop.wanted and stop._is_overdue and not stop._can_give_up
 
 
 def test_who_does_not_answer_lets_the_first_signal_pass() -> None:

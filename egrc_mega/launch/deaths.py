@@ -7,9 +7,9 @@ from itertools import takewhile
 from egrc_mega.errors import ConfigError, DataError, HealthError, MethodError, ModelError, RunError
 from egrc_mega.sections.supervisor import SupervisorSection
 
-NEVER_MENDED = {
-    error.exit_code: error for error in (ConfigError, DataError, ModelError, RunError, MethodError, HealthError)
-}
+NEVER_MENDED = frozenset(
+    error.exit_code for error in (ConfigError, DataError, ModelError, RunError, MethodError, HealthError)
+)
 """What the user has to look at: started again it would only end so again."""
 
 
