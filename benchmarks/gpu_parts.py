@@ -204,19 +204,24 @@ def _gradients(head: Head) -> None:
     exact = head.exact_gradients(log_sum_T)
     live = [t.detach().requires_grad_() for t in (head.x, head.weight)]
 
-    def two_pass(size: int | None) -> tuple[torch.Tensor, ...]:
-        rest = (head.slopes, None, None, 0, VOCAB, 1.0, size)
+    def two_pass(size: int | None, is_fused: bool = False) -> tuple[torch.Tensor, ...]:
+        rest = (head.slopes, None, None, 0, VOCAB, 1.0, size, is_fused)
         return ops.linear_gradients(head.x, head.weight, head.targets, log_sum_T, *rest)
 
     def in_one(size: int | None) -> tuple[torch.Tensor, ...]:
         loss, _stats = linear_token_loss(*live, head.targets, head.token_loss, chunk_bytes=size)
         return torch.autograd.grad(loss, live)
 
-    def whole(size: int | None) -> tuple[torch.Tensor, ...]:
-        stats = linear_logprob(*live, head.targets, chunk_bytes=size)
+    def whole(size: int | None, is_fused: bool = False) -> tuple[torch.Tensor, ...]:
+        stats = linear_logprob(*live, head.targets, chunk_bytes=size, fuses_gradients=is_fused)
         return torch.autograd.grad(stats.logprob_T, live, head.slopes)
 
     paths = {"backward": two_pass, "loss and gradients, logits twice": whole, "loss and gradients in forward": in_one}
+    if MAY_FUSE:
+        paths |= {
+            "backward, fused": partial(two_pass, is_fused=True),
+            "loss and gradients, fused": partial(whole, is_fused=True),
+        }
     for size in CHUNKS:
         for path, function in paths.items():
             name = f"{head.name} {path}, {_said(size)}"

@@ -30,6 +30,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from egrc_mega.policy import optimizer as optim
 from egrc_mega.policy.balance import Load, plan_loads
 from egrc_mega.policy.context import TokenSplit
+from egrc_mega.policy.copies import CopyStream
 from egrc_mega.policy.flops import FlopModel, Work
 from egrc_mega.policy.loss import policy_loss
 from egrc_mega.policy.model import build_model, transformer_config
@@ -93,6 +94,7 @@ class Policy:
             context_rank=parallel_state.get_context_parallel_rank(),
             sequence_size=megatron.tensor_model_parallel_size if megatron.sequence_parallel else 1,
         )
+        self.copies = CopyStream(device())
         self.flops, self.work = FlopModel.of(self.architecture), Work()
         check_source(source, any_dtype=True, more=layout_problems(self.architecture, ParallelLayout.of(megatron)))
         self.config = transformer_config(self.architecture, megatron)
@@ -206,7 +208,8 @@ class Policy:
         # see variable_seq_lengths in `transformer_config`
         length = None if self.config.variable_seq_lengths else longest
         # built when the schedule asks for them, while the device is busy with those before; virtual stages share them
-        batches = (build_micro_batch(samples, load, pass_.baselines, device(), self.split, length) for load in loads)
+        build = partial(build_micro_batch, samples, baselines=pass_.baselines, device=device(), split=self.split)
+        batches = (self.copies.made(partial(build, load, num_tokens=length)) for load in loads)
         num_outputs = int(flat_offsets(samples)[-1])
         sums = PassSums(num_outputs)
         get_forward_backward_func()(
@@ -244,7 +247,8 @@ class Policy:
             "vocab_size": self.architecture.vocab_size,
             "group": parallel_state.get_tensor_model_parallel_group() if is_sharded else None,
         }
-        if pass_.loss is not None and takes_gradient_in_forward(pass_.loss, hidden_RH.device):
+        is_fused = self.section.fused_output_layer
+        if pass_.loss is not None and not is_fused and takes_gradient_in_forward(pass_.loss, hidden_RH.device):
             token_loss = TokenLoss(batch.rows, pass_.loss)
             slopes_R = entropy_slopes(batch.rows, pass_.loss)
             scalar, stats = linear_token_loss(
@@ -252,7 +256,7 @@ class Policy:
             )
             metrics = token_loss.metrics()
         else:
-            stats = linear_logprob(hidden_RH, weight_VH, batch.targets_R, **how)
+            stats = linear_logprob(hidden_RH, weight_VH, batch.targets_R, fuses_gradients=is_fused, **how)
             if pass_.loss is not None:
                 scalar, metrics = policy_loss(stats.logprob_T, batch.rows, pass_.loss, stats.entropy_T)
         sums.add(batch, stats)

@@ -59,7 +59,7 @@ def _local_layer(config: TransformerConfig) -> ModuleSpec:
     return layer
 
 
-def parts_in_use(transformer_impl: str) -> dict[str, str]:
+def parts_in_use(transformer_impl: str, fused_output_layer: bool = False) -> dict[str, str]:
     """Purpose -> what does it on this machine, for `egrc doctor` and the run's log."""
     adam = megatron_optimizer.Adam.__module__.partition(".")[0]
     if uses_transformer_engine(transformer_impl):
@@ -75,17 +75,20 @@ def parts_in_use(transformer_impl: str) -> dict[str, str]:
         }
     return layers | {
         "weight gradients": f"added up {'inside' if fuses_weight_gradients() else 'after'} the product",
-        "log-probs and loss": f"egrc_kernels, {_which_kernels()}",
+        "log-probs and loss": f"egrc_kernels, {_which_kernels(fused_output_layer)}",
         "optimizer": {"transformer_engine": "Transformer Engine's FusedAdam", "apex": "apex's FusedAdam"}.get(
             adam, "torch's AdamW" + (", fused" if takes_fused_adam() else "")
         ),
     }
 
 
-def _which_kernels() -> str:
+def _which_kernels(fused_output_layer: bool) -> str:
     if not torch.cuda.is_available():
         return "PyTorch references"
-    return f"{'Triton' if replaces_megatrons() else 'PyTorch references'}, a token loss's gradient made with its logits"
+    kernels = "Triton" if replaces_megatrons() else "PyTorch references"
+    if fused_output_layer:
+        return f"{kernels}, the output layer's products fused in 16 bits"
+    return f"{kernels}, a token loss's gradient made with its logits"
 
 
 def _has_flash() -> bool:

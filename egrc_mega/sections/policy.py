@@ -78,6 +78,10 @@ class PolicySection(Section):
     token says little. One missed update is below bf16's noise: sync.verify_every finds that."""
     kernels: Literal["auto", "reference", "triton"] = "auto"
     """Triton kernels or their PyTorch references; `auto`: kernels on a GPU. EGRC_KERNELS decides where this is auto."""
+    fused_output_layer: bool = False
+    """Log-probs and gradients of the output layer by products of our own that write no logits, in training as in
+    scoring. Fewer bytes move, and a token's bits are the same in both; the gradient is not made in the forward pass
+    then, and no GPU has timed it. bf16 on NVIDIA only; elsewhere it changes nothing."""
     offload_optimizer: bool = False
     """Keep optimizer state in host memory but for the step itself; bitwise the same, slower by two copies."""
     deterministic: bool = False

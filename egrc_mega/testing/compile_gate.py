@@ -33,8 +33,9 @@ TABLES = Path(__file__).parents[2] / "kernels"
 SHARED_LIMITS = {"sm_80": 166912, "sm_90": 232448, "sm_100": 232448, "gfx942": 65536}
 """Bytes of shared memory that a block may have."""
 CUDA, ALL = ("sm_80", "sm_90", "sm_100"), ("sm_80", "sm_90", "sm_100", "gfx942")
-VOCAB = 152064
-TILES_KERNEL, LOSS_KERNEL = "linear_logprob._tiles_kernel", "policy_loss._policy_loss_kernel"
+VOCAB, SLICE = 152064, 50688
+TILES_KERNEL, GRADIENTS_KERNEL = "linear_logprob._tiles_kernel", "linear_logprob._gradients_kernel"
+LOSS_KERNEL = "policy_loss._policy_loss_kernel"
 MANY = 64
 """Losses that are compiled in every run of the gate, if there are no more."""
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
@@ -113,6 +114,10 @@ def _fused_variants() -> Iterator[Variant]:
         rows = "" if num_rows % 16 == 0 else "/rows that are no multiple of 16"
         name = f"linear_logprob/tiles/{_temperatures(temperature)}{rows}{'/padding' * padded}"
         yield Variant(name, launch, TILES_KERNEL, (f"sm_{major}0",))
+    for major, has_entropy, padded in product((8, 9, 10), (False, True), (False, True)):
+        launch = partial(_fused_gradients, has_entropy, fused.TILES[major], SLICE - SLICE * padded)
+        name = f"linear_logprob/gradients/{'with' if has_entropy else 'without'} entropy{'/padding' * padded}"
+        yield Variant(name, launch, GRADIENTS_KERNEL, (f"sm_{major}0",))
     for temperature in (1.0, 0.7):
         launch = partial(_fused, 8192, temperature, fused.TILES[9], VOCAB)
         yield Variant(f"linear_logprob/join/{_temperatures(temperature)}", launch, "linear_logprob._join_kernel")
@@ -124,6 +129,16 @@ def _fused(num_rows: int, temperature: float, tiles: Any, num_real: int) -> None
     hidden, weight = _empty(num_rows, 3584, dtype=BF16), _empty(VOCAB, 3584, dtype=BF16)
     targets = _empty(num_rows, dtype=torch.int64)
     fused.fused_partials(hidden, weight, targets, 0, num_real, temperature, tiles, num_programs=132)
+
+
+def _fused_gradients(has_entropy: bool, tiles: Any, num_real: int) -> None:
+    from egrc_kernels.linear_logprob import triton as fused
+
+    hidden, weight = _empty(8191, 3584, dtype=BF16), _empty(SLICE, 3584, dtype=BF16)
+    targets, per_row = _empty(8191, dtype=torch.int64), _empty(8191)
+    entropies = per_row if has_entropy else None
+    rest: Any = (targets, per_row, per_row, entropies, entropies, 0, num_real, 0.7)
+    fused.fused_gradients(hidden, weight, *rest, tiles, num_programs=132)
 
 
 def _loss_variants(every: bool) -> Iterator[Variant]:
@@ -238,7 +253,7 @@ def _compile(variant: Variant, target: str) -> dict[str, Any]:
         return figures | {"registers": _number(r"\.vgpr_count:\s+(\d+)", text), "spills": spills}
     text, ptx, sass = log.getvalue(), compiled.asm["ptx"], disassembled(compiled.asm["cubin"])
     # of a tile's epilogue, which is no loop, the whole kernel must speak
-    whole = {"instructions": num_instructions(sass)} if variant.kernel == TILES_KERNEL else {}
+    whole = {"instructions": num_instructions(sass)} if variant.kernel in (TILES_KERNEL, GRADIENTS_KERNEL) else {}
     return figures | {
         "registers": _number(r"Used (\d+) registers", text),
         "stack": _number(r"(\d+) bytes stack frame", text),

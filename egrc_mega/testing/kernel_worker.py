@@ -1,6 +1,7 @@
 """What the ranks of the kernel tests do."""
 
 import datetime
+from itertools import product
 
 import torch
 import torch.distributed as dist
@@ -23,7 +24,7 @@ def compare_shards() -> None:
     # every column is some row's target, the largest of its shard among them
     targets = torch.cat([(hidden @ weight[:11].T).argmax(1)[:3], torch.randint(11, (6,), generator=generator)])
     factor = torch.randn(9, generator=generator)
-    for temperature in (0.7, 1.0):
+    for temperature, fuses in product((0.7, 1.0), (False, True)[: 1 + is_interpreting()]):
         whole = [x.clone().requires_grad_() for x in (hidden, weight[:11])]
         expected = linear_logprob(whole[0], whole[1], targets, temperature=temperature)
         (expected.logprob_T * factor).sum().backward()
@@ -36,6 +37,7 @@ def compare_shards() -> None:
             vocab_size=11,
             group=dist.group.WORLD,
             chunk_bytes=96,
+            fuses_gradients=fuses,
         )
         (found.logprob_T * factor).sum().backward()
         torch.testing.assert_close(tuple(found), tuple(expected), rtol=1e-5, atol=1e-5)
@@ -49,7 +51,7 @@ def compare_shards() -> None:
 
 
 def compare_interpreted_shards() -> None:
-    """The same with Triton's interpreted kernels, and without gradient the fused forward."""
+    """The same with Triton's interpreted kernels, in chunks and fused."""
     assert is_interpreting()
     compare_shards()
 

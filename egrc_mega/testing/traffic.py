@@ -25,12 +25,14 @@ FREE = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"
 FILLS = {"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"}
 """torch's that read nothing of the tensor that they are given."""
 PRODUCTS = {"mm", "addmm", "addmm_", "bmm"}
+OUR_PRODUCTS = {"linear_logprob._tiles_kernel", "linear_logprob._gradients_kernel"}
 WRITES_ONLY = {"copy_", "fill_", "zero_"}
 """torch's that do not read what they write to."""
 WRITTEN = {
     "logprob._partials_kernel": {"partials"},
     "logprob._gradients_kernel": {"gradients"},
     "linear_logprob._tiles_kernel": {"partials"},
+    "linear_logprob._gradients_kernel": {"gradients"},
     "linear_logprob._join_kernel": {"partials"},
     "policy_loss._policy_loss_kernel": {"gradients", "sums"},
     "policy_loss._totals_kernel": {"loss", "metrics"},
@@ -52,8 +54,8 @@ class Traffic:
     flop: float = 0.0
 
     def bytes_of_products(self) -> int:
-        """Operands and results of torch's products, each time that they are read or written there."""
-        return sum(count for name, count in self.bytes.items() if name in PRODUCTS)
+        """Operands and results of products, each time that they are read or written there."""
+        return sum(count for name, count in self.bytes.items() if name in PRODUCTS | OUR_PRODUCTS)
 
     def minus(self, other: "Traffic") -> "Traffic":
         """What this has and the other has not."""
@@ -129,7 +131,7 @@ class _Counting(TorchDispatchMode):
             launch = self.noted.pop(0)
             traffic.launches[launch.name] += 1
             traffic.bytes[launch.name] += _bytes_of(launch)
-            if launch.name == "linear_logprob._tiles_kernel":
+            if launch.name in OUR_PRODUCTS:
                 hidden, weight = launch.values["hidden"], launch.values["weight"]
                 traffic.flop += 2.0 * hidden.numel() * len(weight) * _share_of_columns(launch)
 
@@ -143,7 +145,7 @@ def _bytes_of(launch: Launch) -> int:
     share = {tiles: 4 / 6} if launch.values.get("AT_ONE") else {}
     if "first_tile" in launch.values:
         columns = _share_of_columns(launch)
-        share |= {"weight": columns, "partials": columns * share.get("partials", 1)}
+        share |= {"weight": columns, "gradients": columns, "partials": columns * share.get("partials", 1)}
     read = {id(tensor): name for name, tensor in tensors.items() if name not in written}
     return int(sum(size(tensors[name]) * share.get(name, 1) for name in [*read.values(), *(written & set(tensors))]))
 

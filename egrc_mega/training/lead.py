@@ -113,7 +113,7 @@ class Lead:
 
     def note_parts(self) -> None:
         """Say and keep which implementations the run trains with."""
-        parts = parts_in_use(self.config.megatron.transformer_impl)
+        parts = parts_in_use(self.config.megatron.transformer_impl, self.config.policy.fused_output_layer)
         self.events.write("parts", **parts)
         self.printer.note("; ".join(f"{purpose}: {part}" for purpose, part in parts.items()))
 

@@ -72,6 +72,16 @@ def test_the_gradient_of_the_linear_head_moves_little_more_than_its_products_nee
     assert "addmm" not in in_forward, "the weight's gradient is one product"
 
 
+def test_the_fused_gradient_moves_at_most_a_quarter_more_than_its_products_operands_and_results(rows: Rows) -> None:
+    """Each operand and each result counted once; and again each time that slices read or add to them."""
+    row = rows["linear_logprob", "backward, fused"]
+    operands, gradient = (32768 + 152064) * 3584 * 2 / 1e9, 2 * ELEMENTS
+    assert row["gigabytes"] <= 1.25 * (3 * operands + 3 * gradient)
+    assert row["times_the_floor"] <= 1.25 and row["times_its_products"] <= 1.25
+    assert row["by_kernel"]["linear_logprob._gradients_kernel"]["launches"] == 3
+    assert not any(name.startswith("logprob.") for name in row["by_kernel"]), "no pass over logits"
+
+
 def test_beyond_its_products_a_gradient_of_the_linear_head_moves_the_one_pass_between_them(rows: Rows) -> None:
     """Of each logit four bytes are read and two of its gradient written; a quarter of the products' would be 2.8."""
     row = rows["linear_logprob", "backward, slices of columns"]

@@ -94,7 +94,10 @@ def samples() -> list[tuple[object, tuple]]:
         (rows.row_gradients_, (logits, targets, ones, ones, ones, None, 0, 9, 0.7)),
         (rows.row_gradients, (logits, logits.bfloat16(), targets, ones, ones, ones, ones, 0, 9, 0.7)),
         (ops.linear_partials, (x, logits[:, :6].contiguous(), targets.new_zeros(4), 0, 3, 0.7, None, True)),
-        (ops.linear_gradients, (x, weight[None], targets.new_zeros(4), *[inverse] * 2, inverse, None, 0, 1, 0.7, None)),
+        (
+            ops.linear_gradients,
+            (x, weight[None], targets.new_zeros(4), *[inverse] * 2, inverse, None, 0, 1, 0.7, None, True),
+        ),
         (products.float32_product, (x.bfloat16(), x.T.bfloat16())),
         (products.add_float32_product_, (torch.zeros(4, 4), x.bfloat16(), x.T.bfloat16())),
         (products.scaled, (x, torch.tensor(2.0), torch.bfloat16)),
@@ -162,7 +165,7 @@ def test_fake_16_bit_tensors_of_a_gpu_pass_both_ways_through_the_linear_ops() ->
         )
         targets, per_row = torch.empty(4, device="cuda", dtype=torch.int64), torch.empty(4, device="cuda")
         assert ops.linear_partials(hidden, weight, targets, 0, 16, 1.0, None, False).shape == (6, 4)
-        both = ops.linear_gradients(hidden, weight, targets, per_row, per_row, None, None, 0, 16, 1.0, None)
+        both = ops.linear_gradients(hidden, weight, targets, per_row, per_row, None, None, 0, 16, 1.0, None, True)
         assert [(g.shape, g.dtype) for g in both] == [(x.shape, x.dtype) for x in (hidden, weight)]
         total = products.float32_product(logits.T, hidden)
         products.add_float32_product_(total, logits.T, hidden)

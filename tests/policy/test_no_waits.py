@@ -123,9 +123,9 @@ def test_a_micro_batch_is_built_when_the_one_before_has_been_launched(
     events: list[str] = []
     build = engine.build_micro_batch
 
-    def built(*arguments: Any) -> Any:
+    def built(*arguments: Any, **options: Any) -> Any:
         events.append("built")
-        return build(*arguments)
+        return build(*arguments, **options)
 
     monkeypatch.setattr(engine, "build_micro_batch", built)
     for piece in policy.model:

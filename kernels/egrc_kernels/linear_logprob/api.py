@@ -20,11 +20,12 @@ def linear_logprob(
     vocab_size: int | None = None,
     group: ProcessGroup | None = None,
     chunk_bytes: int | None = None,
+    fuses_gradients: bool = False,
 ) -> LogprobStats:
     """Log-prob of each target and entropy of each row under softmax(hidden @ weight.T / temperature).
 
     At most `chunk_bytes` of float32 logits are in memory; backward computes them again. Without gradient, a fused
-    kernel takes the place of the chunks where it can (`fused.fuses_forward`): a row's bits then do not depend on its
+    kernel takes the place of the chunks where it can (`fused.can_fuse`): a row's bits then do not depend on its
     company. With one, the sums are of products like backward's: a token that is nearly sure has a gradient smaller than
     what two kinds of products differ by.
 
@@ -37,6 +38,9 @@ def linear_logprob(
         group: tensor-parallel group that shares the vocabulary; None: the whole vocabulary is here. The gradient of
             `hidden_TH` is this rank's share; megatron's `copy_to_tensor_model_parallel_region` adds the shares.
         chunk_bytes: of float32 logits, beside which lie as many of the dtype; None: what `sizes` finds memory for.
+        fuses_gradients: the fused kernel with gradients too, and backward one that makes the gradient by the logits
+            inside its product. No logits are in memory, a third to a half of the bytes move, and a row that is scored
+            and then trained on has the same bits both times.
 
     Raises:
         ValueError: wrong shape, dtype or device, or a temperature that is not positive.
@@ -44,7 +48,7 @@ def linear_logprob(
     check_linear(hidden_TH, weight_VH, targets_T, temperature)
     shard = Shard.here(weight_VH.shape[0], vocab_size, group)
     needs_gradient = torch.is_grad_enabled() and (hidden_TH.requires_grad or weight_VH.requires_grad)
-    how = How(temperature, shard, group, chunk_bytes, needs_gradient)
+    how = How(temperature, shard, group, chunk_bytes, fuses_gradients or not needs_gradient)
     return LogprobStats(*_LinearLogprob.apply(hidden_TH, weight_VH, targets_T, how))
 
 
@@ -70,7 +74,7 @@ class How:
     shard: Shard
     group: ProcessGroup | None
     chunk_bytes: int | None
-    needs_gradient: bool
+    may_fuse: bool
 
 
 class _LinearLogprob(torch.autograd.Function):
@@ -79,7 +83,7 @@ class _LinearLogprob(torch.autograd.Function):
         ctx: Any, hidden_TH: torch.Tensor, weight_VH: torch.Tensor, targets_T: torch.Tensor, how: How
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         place = (how.shard.start, how.shard.num_real, how.temperature, how.chunk_bytes)
-        partials_6T = linear_partials(hidden_TH, weight_VH, targets_T, *place, not how.needs_gradient)
+        partials_6T = linear_partials(hidden_TH, weight_VH, targets_T, *place, how.may_fuse)
         stats = row_stats(partials_6T, targets_T, how.temperature, how.group)
         ctx.save_for_backward(hidden_TH, weight_VH, targets_T, stats.log_sum_T, stats.entropy_T)
         ctx.how = how
@@ -94,4 +98,4 @@ class _LinearLogprob(torch.autograd.Function):
         how: How = ctx.how
         place = (how.shard.start, how.shard.num_real, how.temperature, how.chunk_bytes)
         rest = (log_sum_T, grad_logprob_T, entropy_T, grad_entropy_T, *place)
-        return *linear_gradients(hidden_TH, weight_VH, targets_T, *rest), None, None
+        return *linear_gradients(hidden_TH, weight_VH, targets_T, *rest, how.may_fuse), None, None

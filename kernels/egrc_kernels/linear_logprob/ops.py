@@ -6,7 +6,7 @@ torch's compiler and fake tensors do not look inside.
 import torch
 
 from egrc_kernels.linear_logprob.chunks import gradients_by_columns, partials_by_rows
-from egrc_kernels.linear_logprob.fused import fused_partials, fuses_forward
+from egrc_kernels.linear_logprob.fused import can_fuse, fused_partials
 from egrc_kernels.linear_logprob.sizes import affordable_bytes
 from egrc_kernels.logprob.shards import Shard
 
@@ -24,7 +24,7 @@ def linear_partials(
 ) -> torch.Tensor:
     """[6, T], see `logprob.reference.row_partials`: by the fused kernel where it may and can, else in chunks."""
     shard = Shard(start, num_real)
-    if may_fuse and fuses_forward(hidden, weight):
+    if may_fuse and can_fuse(hidden, weight):
         return fused_partials(hidden, weight, targets, shard, temperature)
     size = chunk_bytes or affordable_bytes(hidden, 0.5)
     return partials_by_rows(hidden, weight, targets, shard, temperature, size)
@@ -48,11 +48,13 @@ def linear_gradients(
     num_real: int,
     temperature: float,
     chunk_bytes: int | None,
+    may_fuse: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The op of `chunks.gradients_by_columns`, which says shapes and arguments."""
+    """The op of `chunks.gradients_by_columns`, which says shapes and arguments: fused where it may and can."""
     per_row = (targets, log_sums, grad_logprobs, entropies, grad_entropies)
     size = chunk_bytes or affordable_bytes(hidden, 0.5)
-    return gradients_by_columns(hidden, weight, *per_row, Shard(start, num_real), temperature, size)
+    is_fused = may_fuse and can_fuse(hidden, weight)
+    return gradients_by_columns(hidden, weight, *per_row, Shard(start, num_real), temperature, size, is_fused)
 
 
 @linear_gradients.register_fake

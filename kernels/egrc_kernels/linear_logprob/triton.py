@@ -1,12 +1,13 @@
-"""The fused forward: product of hidden states and weight with the row sums as its epilogue; logits stay in registers.
+"""Products of hidden states and weight that write no logits: row sums forward, the gradient by the logits backward.
 
-A program takes tiles of BLOCK_M rows and BLOCK_N columns, one after the other, and writes each tile's partials: a row
-has the same tiles and the same order of sums whatever other rows there are. A second kernel joins the tiles of a row
-from left to right, some at a time. Tiles are read through tensor descriptors (TMA from sm_90 on).
+A program takes tiles of BLOCK_M rows and BLOCK_N columns, one after the other; tiles are read through tensor
+descriptors (TMA from sm_90 on). Forward writes each tile's partials: a row has the same tiles and the same order of
+sums whatever other rows there are. A second kernel joins the tiles of a row from left to right, some at a time.
+Backward makes the same logits by the same product, knows each row's sum, and writes only the gradient.
 """
 
 import contextvars
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,6 +17,15 @@ import triton.language as tl
 
 from egrc_kernels.exp2 import LN_2, LOG2_E, exp2
 from egrc_kernels.registry import launches_on_its_device, speaks_ptx
+
+
+@triton.jit
+def _place(tile, tiles_m, first_tile, tiles_n, GROUP_M: tl.constexpr):
+    """Row and column of a tile: programs that run together take few of both, which the second-level cache holds."""
+    group = tile // (GROUP_M * tiles_n)
+    group_rows = tl.minimum(tiles_m - group * GROUP_M, GROUP_M)
+    place = tile - group * GROUP_M * tiles_n
+    return group * GROUP_M + place % group_rows, first_tile + place // group_rows
 
 
 @triton.jit
@@ -63,15 +73,13 @@ def _tiles_kernel(
     weight_tiles = tl.make_tensor_descriptor(weight, [num_columns, hidden_size], [hidden_size, 1], [BLOCK_N, BLOCK_K])
     tiles_m = tl.cdiv(num_rows, BLOCK_M)
     for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0), warp_specialize=WARP_SPECIALIZE):
-        # programs that run together take few rows and few columns, which the second-level cache holds for all of them
-        group = tile // (GROUP_M * tiles_n)
-        group_rows = tl.minimum(tiles_m - group * GROUP_M, GROUP_M)
-        place = tile - group * GROUP_M * tiles_n
-        tile_m, tile_n = group * GROUP_M + place % group_rows, first_tile + place // group_rows
+        tile_m, tile_n = _place(tile, tiles_m, first_tile, tiles_n, GROUP_M)
         x = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
         for k in tl.range(0, hidden_size, BLOCK_K):
             a, b = hidden_tiles.load([tile_m * BLOCK_M, k]), weight_tiles.load([tile_n * BLOCK_N, k])
             x = tl.dot(a, b.T, x)
+        # minus infinity, a logit that is too small for float32, lies 1e30 below: zero times it is zero, a NaN stays
+        x = tl.maximum(x, -1e30, propagate_nan=tl.PropagateNan.ALL)
         rows, first = tile_m * BLOCK_M + tl.arange(0, BLOCK_M), tile_n * BLOCK_N
         is_row, columns = rows < num_rows, first + tl.arange(0, BLOCK_N)
         target = (tl.load(targets + rows, mask=is_row, other=-1) - start).to(tl.int32)
@@ -100,6 +108,67 @@ def _tiles_kernel(
         if not AT_ONE:
             tl.store(out + 4 * num_rows, total_one, mask=is_row)
             tl.store(out + 5 * num_rows, weighted_one, mask=is_row)
+
+
+@triton.jit(do_not_specialize=["num_rows", "num_columns", "first_tile", "tiles_n", "start", "num_real"])
+def _gradients_kernel(
+    hidden,
+    weight,
+    targets,
+    gradients,
+    log_sums,
+    grad_logprobs,
+    entropies,
+    grad_entropies,
+    num_rows,
+    num_columns,
+    hidden_size,
+    gradient_stride,
+    start,
+    num_real,
+    inverse_temperature,
+    first_tile,
+    tiles_n,
+    HAS_ENTROPY: tl.constexpr,
+    MASKED: tl.constexpr,
+    WARP_SPECIALIZE: tl.constexpr,
+    PTX: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP_M: tl.constexpr,
+):
+    hidden_tiles = tl.make_tensor_descriptor(hidden, [num_rows, hidden_size], [hidden_size, 1], [BLOCK_M, BLOCK_K])
+    weight_tiles = tl.make_tensor_descriptor(weight, [num_columns, hidden_size], [hidden_size, 1], [BLOCK_N, BLOCK_K])
+    tiles_m = tl.cdiv(num_rows, BLOCK_M)
+    for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0), warp_specialize=WARP_SPECIALIZE):
+        tile_m, tile_n = _place(tile, tiles_m, first_tile, tiles_n, GROUP_M)
+        x = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+        for k in tl.range(0, hidden_size, BLOCK_K):
+            a, b = hidden_tiles.load([tile_m * BLOCK_M, k]), weight_tiles.load([tile_n * BLOCK_N, k])
+            x = tl.dot(a, b.T, x)
+        rows, first = tile_m * BLOCK_M + tl.arange(0, BLOCK_M), tile_n * BLOCK_N
+        is_row, columns = rows < num_rows, first + tl.arange(0, BLOCK_N)
+        target = (tl.load(targets + rows, mask=is_row, other=-1) - start).to(tl.int32)
+        scale = tl.load(grad_logprobs + rows, mask=is_row, other=0.0) * inverse_temperature
+        shift = tl.load(log_sums + rows, mask=is_row, other=0.0) * LOG2_E
+        y = tl.fma(x, inverse_temperature * LOG2_E, -shift[:, None])
+        if HAS_ENTROPY:
+            # minus infinity, a logit that is too small for float32, lies 1e30 below: zero times it is zero, a NaN stays
+            y = tl.maximum(y, -1e30, propagate_nan=tl.PropagateNan.ALL)
+            slope = tl.load(grad_entropies + rows, mask=is_row, other=0.0) * inverse_temperature
+            level = scale + slope * tl.load(entropies + rows, mask=is_row, other=0.0)
+            gradient = exp2(y, PTX) * tl.fma(y, -(slope * LN_2)[:, None], -level[:, None])
+        else:
+            gradient = exp2(y, PTX) * -scale[:, None]
+        # a loop that is entered only where there is a target, as above, would need the tile twice in registers
+        gradient += tl.where(columns[None, :] == target[:, None], scale[:, None], 0.0)
+        out = gradients + rows.to(tl.int64)[:, None] * gradient_stride + columns[None, :]
+        is_there = is_row[:, None]
+        if MASKED:
+            gradient = tl.where((columns < num_real)[None, :], gradient, 0.0)
+            is_there = is_there & (columns < num_columns)[None, :]
+        tl.store(out, gradient.to(gradients.dtype.element_ty), mask=is_there)
 
 
 @triton.jit
@@ -183,6 +252,15 @@ GROUP_M = 16
 JOIN_ROWS, JOIN_TILES, JOIN_WARPS = 32, 32, 4
 
 
+def _by_padding(num_columns: int, num_real: int, width: int) -> Iterator[tuple[int, int, bool]]:
+    """First and number of the tiles without padding in them and of those with, which are a launch of their own."""
+    num_tiles = triton.cdiv(num_columns, width)
+    whole = min(num_real // width, num_tiles)
+    for first, count, masked in ((0, whole, False), (whole, num_tiles - whole, True)):
+        if count:
+            yield first, count, masked
+
+
 @launches_on_its_device
 def fused_partials(
     hidden_TH: torch.Tensor,
@@ -200,10 +278,7 @@ def fused_partials(
     device = hidden_TH.device
     num_tiles = triton.cdiv(num_columns, tiles.n)
     tiles_N6T = torch.empty(num_tiles, 6, num_rows, dtype=torch.float32, device=device)
-    whole = min(num_real // tiles.n, num_tiles)
-    for first, count, masked in ((0, whole, False), (whole, num_tiles - whole, True)):
-        if not count:
-            continue
+    for first, count, masked in _by_padding(num_columns, num_real, tiles.n):
         grid = (min(num_programs, triton.cdiv(num_rows, tiles.m) * count),)
         launch = partial(
             _tiles_kernel[grid],
@@ -251,6 +326,64 @@ def join_tiles(tiles_N6T: torch.Tensor, temperature: float) -> torch.Tensor:
         num_warps=JOIN_WARPS,
     )
     return partials_6T
+
+
+@launches_on_its_device
+def fused_gradients(
+    hidden_TH: torch.Tensor,
+    weight_CH: torch.Tensor,
+    targets_T: torch.Tensor,
+    log_sum_T: torch.Tensor,
+    grad_logprob_T: torch.Tensor,
+    entropy_T: torch.Tensor | None,
+    grad_entropy_T: torch.Tensor | None,
+    start: int,
+    num_real: int,
+    temperature: float,
+    tiles: Tiles,
+    *,
+    num_programs: int,
+) -> torch.Tensor:
+    """[T, C] in the weight's dtype, see `logprob.reference.row_gradients_`; float32 logits stay in registers."""
+    (num_rows, hidden_size), num_columns = hidden_TH.shape, weight_CH.shape[0]
+    # rows begin at whole vectors, whatever the number of columns
+    stride = triton.cdiv(num_columns, 16) * 16
+    gradient_TC = torch.empty(num_rows, stride, dtype=weight_CH.dtype, device=hidden_TH.device)[:, :num_columns]
+    has_entropy = grad_entropy_T is not None and entropy_T is not None
+    for first, count, masked in _by_padding(num_columns, num_real, tiles.n):
+        grid = (min(num_programs, triton.cdiv(num_rows, tiles.m) * count),)
+        launch = partial(
+            _gradients_kernel[grid],
+            hidden_TH,
+            weight_CH,
+            targets_T,
+            gradient_TC,
+            log_sum_T,
+            grad_logprob_T,
+            entropy_T if has_entropy else grad_logprob_T,
+            grad_entropy_T if has_entropy else grad_logprob_T,
+            num_rows,
+            num_columns,
+            hidden_size,
+            stride,
+            start,
+            num_real,
+            1.0 / temperature,
+            first,
+            count,
+            HAS_ENTROPY=has_entropy,
+            MASKED=masked,
+            WARP_SPECIALIZE=tiles.warp_specialize,
+            PTX=speaks_ptx(),
+            BLOCK_M=tiles.m,
+            BLOCK_N=tiles.n,
+            BLOCK_K=tiles.k,
+            GROUP_M=GROUP_M,
+            num_warps=tiles.num_warps,
+            num_stages=tiles.num_stages,
+        )
+        _with_scratch(hidden_TH.device, launch)
+    return gradient_TC
 
 
 def _with_scratch(device: torch.device, launch: Callable[[], object]) -> None:

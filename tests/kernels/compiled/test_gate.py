@@ -49,7 +49,9 @@ def test_no_loss_at_all_spills() -> None:
     assert {name for name, figures in found.items() if figures["spills"] or figures["stack"]} == set()
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("linear_logprob/tiles")])
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if name.startswith(("linear_logprob/tiles", "linear_logprob/gradients"))]
+)
 def test_products_use_the_matrix_units_and_specialised_warps(name: str, found: dict[str, dict]) -> None:
     target = name.split(" @ ")[1]
     assert found[name]["wgmma"] is (target == "sm_90")

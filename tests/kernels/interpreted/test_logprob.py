@@ -3,6 +3,8 @@
 Not covered: bfloat16, races, speed (the interpreter has none of them); the compile gate and the GPU suite look there.
 """
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -196,7 +198,7 @@ def test_the_fused_forward_agrees_with_float64(num_rows: int, columns: int, size
     hidden = torch.randn(num_rows, size, generator=generator)
     weight = torch.randn(columns, size, generator=generator)
     targets = torch.randint(columns, (num_rows,), generator=generator)
-    assert fused.fuses_forward(hidden, weight)
+    assert fused.can_fuse(hidden, weight)
     with torch.no_grad():
         stats = linear_logprob(hidden, weight, targets, temperature=temperature, vocab_size=columns)
     logits = hidden.double() @ weight.double().T
@@ -286,6 +288,134 @@ def test_many_rows_are_fused_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = fused.fused_partials(hidden, weight, targets, Shard(0, 50), 1.0)
     monkeypatch.setattr(fused, "MAX_ROWS", 16)
     assert torch.equal(fused.fused_partials(hidden, weight, targets, Shard(0, 50), 1.0), whole)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+@pytest.mark.parametrize("has_entropy", [False, True])
+@pytest.mark.parametrize(
+    ("num_rows", "columns", "size", "real", "chunk_rows"),
+    [(1, 1, 8, 1, None), (37, 200, 32, 150, None), (70, 336, 36, 333, 70), (5, 130, 16, 127, 3)],
+)
+def test_fused_gradients_agree_with_float64(
+    num_rows: int, columns: int, size: int, real: int, chunk_rows: int | None, has_entropy: bool, temperature: float
+) -> None:
+    """Whole, and in slices of columns that end within a tile; with padding columns and rows without a target."""
+    generator = torch.Generator().manual_seed(columns)
+    hidden, weight = (torch.randn(n, size, generator=generator) for n in (num_rows, columns))
+    weight[real:] = 1e3
+    targets = torch.randint(real, (num_rows,), generator=generator)
+    targets[num_rows // 2 :: 5] = -100
+    targets[-1] = real - 1
+    factors = torch.randn(2, num_rows, generator=generator)
+    factors[1] *= has_entropy
+    live = [x.clone().requires_grad_() for x in (hidden, weight)]
+    chunk_bytes = chunk_rows and 4 * num_rows * 50
+    options = {"temperature": temperature, "vocab_size": real, "chunk_bytes": chunk_bytes, "fuses_gradients": True}
+    stats = linear_logprob(*live, targets, **options)
+    weighted = stats.logprob_T * factors[0] + (stats.entropy_T * factors[1] if has_entropy else 0)
+    weighted.sum().backward()
+    doubles = [x.double().requires_grad_() for x in (hidden, weight)]
+    logits = (doubles[0] @ doubles[1].T)[:, :real]
+    expected = exact(logits, targets, temperature)
+    (expected[0] * factors[0] + expected[1] * factors[1]).sum().backward()
+    largest = 2 * float(logits.detach().abs().max()) / temperature
+    for found, value in zip(stats, expected, strict=True):
+        assert_close(found, value, largest)
+    for found, value in zip(live, doubles, strict=True):
+        assert_close(found.grad, value.grad, largest)
+    assert live[1].grad is not None and (real == columns or live[1].grad[real:].abs().max() == 0)
+
+
+def test_fused_gradients_are_the_launchers_and_no_logits_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes, dtypes = [], []
+
+    def spy(*arguments: Any, **options: Any) -> torch.Tensor:
+        gradient = fused_gradients(*arguments, **options)
+        shapes.append(tuple(gradient.shape))
+        dtypes.append(gradient.dtype)
+        return gradient
+
+    fused_gradients = fused_kernels.fused_gradients
+    monkeypatch.setattr(fused_kernels, "fused_gradients", spy)
+    for name in ("row_partials", "row_gradients"):
+        monkeypatch.setattr(row_kernels, name, None)
+    hidden, weight = (torch.randn(n, 16).half().requires_grad_() for n in (9, 70))
+    # of float32 logits ten columns, of 16-bit gradients in as much memory and half as much again thirty
+    stats = linear_logprob(hidden, weight, torch.arange(9), chunk_bytes=4 * 9 * 10, fuses_gradients=True)
+    stats.logprob_T.sum().backward()
+    assert shapes == [(9, 30), (9, 30), (9, 10)] and set(dtypes) == {torch.float16}
+
+
+def test_a_row_that_is_scored_and_then_trained_on_has_the_same_bits() -> None:
+    generator = torch.Generator().manual_seed(11)
+    hidden, weight = torch.randn(40, 16, generator=generator), torch.randn(70, 16, generator=generator)
+    targets = torch.randint(70, (40,), generator=generator)
+    with torch.no_grad():
+        scored = linear_logprob(hidden, weight, targets, temperature=0.7)
+    live, chosen = hidden.clone().requires_grad_(), [39, 3, 17]
+    options = {"temperature": 0.7, "fuses_gradients": True}
+    trained = linear_logprob(live[chosen], weight, targets[chosen], **options)
+    assert all(torch.equal(a[chosen], b.detach()) for a, b in zip(scored, trained, strict=True))
+    (trained.logprob_T.sum() + 0.1 * trained.entropy_T.sum()).backward()
+    whole = hidden.clone().requires_grad_()
+    stats = linear_logprob(whole, weight, targets, **options)
+    (stats.logprob_T[chosen].sum() + 0.1 * stats.entropy_T[chosen].sum()).backward()
+    assert live.grad is not None and whole.grad is not None and torch.equal(live.grad[chosen], whole.grad[chosen])
+
+
+@pytest.mark.parametrize("fuses", [False, True])
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_logits_too_small_for_float32_count_as_columns_that_are_not_there(fuses: bool, temperature: float) -> None:
+    """Minus infinity: forward without and with gradient, and every gradient, are those of the other columns."""
+    generator = torch.Generator().manual_seed(12)
+    hidden, weight = torch.randn(5, 16, generator=generator), torch.randn(200, 16, generator=generator)
+    hidden[:, 0], weight[:, 0] = 1e20, 0.0
+    forbidden = torch.arange(200) % 3 == 2
+    forbidden[64:128] = True  # a whole tile
+    weight[forbidden, 0] = -1e20
+    targets = torch.tensor([0, 4, -100, 7, 199])
+    live = [x.clone().requires_grad_() for x in (hidden, weight)]
+    options = {"temperature": temperature, "fuses_gradients": fuses}
+    found = linear_logprob(*live, targets, **options)
+    doubles = [x.double().requires_grad_() for x in (hidden, weight)]
+    expected = exact(doubles[0] @ doubles[1].T, targets, temperature)
+    with torch.no_grad():
+        scored = linear_logprob(hidden, weight, targets, temperature=temperature)
+    for value, alone, exact_value in zip(found, scored, expected, strict=True):
+        assert_close(value, exact_value, 40.0)
+        assert_close(alone, exact_value, 40.0)
+    for stats in (found, expected):
+        (stats[0] + 0.3 * stats[1]).sum().backward()
+    for value, exact_value in zip(live, doubles, strict=True):
+        assert value.grad is not None and exact_value.grad is not None
+        assert_close(value.grad[:, 1:], exact_value.grad[:, 1:], 40.0)
+
+
+def test_fused_gradients_of_a_logit_that_is_no_number_are_none() -> None:
+    generator = torch.Generator().manual_seed(13)
+    hidden, weight = torch.randn(3, 16, generator=generator), torch.randn(70, 16, generator=generator)
+    hidden[1, 5] = torch.nan
+    live = hidden.clone().requires_grad_()
+    stats = linear_logprob(live, weight, torch.tensor([3, 4, 69]), fuses_gradients=True)
+    (stats.logprob_T + stats.entropy_T).sum().backward()
+    assert live.grad is not None
+    for found in (*stats, live.grad.sum(1)):
+        assert found[[0, 2]].isfinite().all() and found[1].isnan()
+
+
+@pytest.mark.parametrize("has_entropy", [False, True])
+@pytest.mark.parametrize("real", [0, 90, 100])
+def test_a_fused_gradient_writes_every_place(has_entropy: bool, real: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that holds NaN before comes out clean, padding and rows without a target included."""
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *s, **o: empty(*s, **o).fill_(torch.nan))
+    generator = torch.Generator().manual_seed(14)
+    hidden, weight = torch.randn(37, 16, generator=generator), torch.randn(100, 16, generator=generator)
+    targets, per_row = torch.arange(37), torch.randn(4, 37, generator=generator)
+    entropies = per_row[2:] if has_entropy else (None, None)
+    found = fused.fused_gradients(hidden, weight, targets, 9 + per_row[0], per_row[1], *entropies, 0, real, 0.7)
+    assert found.shape == (37, 100) and found.isfinite().all()
+    assert found[:, real:].abs().sum() == 0 and (real == 0 or found[:, :real].abs().min() > 0)
 
 
 @pytest.mark.parametrize("chunk_bytes", [None, 4 * 130 * 4])
