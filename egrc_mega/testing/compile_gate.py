@@ -137,8 +137,8 @@ def _fused_gradients(has_entropy: bool, tiles: Any, num_real: int) -> None:
     hidden, weight = _empty(8191, 3584, dtype=BF16), _empty(SLICE, 3584, dtype=BF16)
     targets, per_row = _empty(8191, dtype=torch.int64), _empty(8191)
     entropies = per_row if has_entropy else None
-    rest: Any = (targets, per_row, per_row, entropies, entropies, 0, num_real, 0.7)
-    fused.fused_gradients(hidden, weight, *rest, tiles, num_programs=132)
+    per_rows = (targets, per_row, per_row, entropies, entropies)
+    fused.fused_gradients(hidden, weight, *per_rows, 0, num_real, 0.7, tiles, num_programs=132)
 
 
 def _loss_variants(every: bool) -> Iterator[Variant]:

@@ -2,6 +2,7 @@
 
 import ast
 import warnings
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from egrc_kernels import registry
 from egrc_kernels.linear_logprob import linear_logprob, linear_token_loss, ops, products
-from egrc_kernels.linear_logprob.in_forward import compiles_whole
 from egrc_kernels.logprob import logprob_entropy, rows
 from egrc_kernels.policy_loss import LossSettings, api, policy_loss, token_weights
 from egrc_kernels.rmsnorm import api as norm_api
@@ -20,6 +20,8 @@ from egrc_kernels.rope import api as rope_api
 from egrc_kernels.rope import rope
 from egrc_kernels.swiglu import api as swiglu_api
 from egrc_kernels.swiglu import swiglu
+from functorch.compile import make_boxed_func
+from torch._dynamo.backends.common import aot_autograd
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 
@@ -138,23 +140,33 @@ def test_every_op_compiles_without_a_graph_break() -> None:
     torch.testing.assert_close(torch.autograd.grad(found, inputs), gradients)
 
 
-def test_gradients_in_forward_compile_without_a_graph_break_where_torch_can() -> None:
+def test_a_token_loss_compiles_whole_into_one_op_of_the_output_layer_each_way() -> None:
     generator = torch.Generator().manual_seed(0)
-    hidden, weight = (torch.randn(n, 6, generator=generator).bfloat16().requires_grad_() for n in (4, 10))
-    targets, advantages = torch.tensor([1, 2, 3, -100]), torch.randn(4, generator=generator)
+    hidden, weight = (torch.randn(n, 6, generator=generator).requires_grad_() for n in (4, 10))
+    targets, advantages, slopes = torch.tensor([1, 2, 3, -100]), *torch.randn(2, 4, generator=generator)
+    graphs: list[str] = []
+
+    def keep(module: torch.fx.GraphModule, _: object) -> Callable[..., object]:
+        graphs.append(module.code)
+        return make_boxed_func(module.forward)
 
     def loss(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         def by_row(logprobs: torch.Tensor, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
-            return -(advantages[rows] * logprobs).sum(), -advantages[rows]
+            return -(advantages[rows] * logprobs.exp()).sum(), -advantages[rows] * logprobs.exp()
 
-        return linear_token_loss(hidden, weight, targets, by_row, chunk_bytes=80)[0]
+        value, stats = linear_token_loss(hidden, weight, targets, by_row, chunk_bytes=80, entropy_slopes_T=slopes)
+        assert not stats.logprob_T.requires_grad and not stats.entropy_T.requires_grad
+        return 3 * value + stats.logprob_T.sum()
 
     expected = loss(hidden, weight)
     gradients = torch.autograd.grad(expected, (hidden, weight))
-    whole = compiles_whole(torch.__version__)
-    found = torch.compile(loss, backend="aot_eager", fullgraph=whole)(hidden, weight)
+    backend = aot_autograd(fw_compiler=keep, bw_compiler=keep)
+    found = torch.compile(loss, backend=backend, fullgraph=True)(hidden, weight)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(torch.autograd.grad(found, (hidden, weight)), gradients)
+    forward, backward = graphs
+    assert forward.count("= torch.ops.egrc.") == 1 and "linear_partials" in forward
+    assert backward.count("= torch.ops.egrc.") == 1 and "linear_gradients" in backward
 
 
 def test_fake_16_bit_tensors_of_a_gpu_pass_both_ways_through_the_linear_ops() -> None:

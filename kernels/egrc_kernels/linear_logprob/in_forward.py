@@ -11,26 +11,15 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from packaging.version import Version
 from torch.distributed import ProcessGroup
 
-from egrc_kernels.linear_logprob.api import check_linear
+from egrc_kernels.linear_logprob.api import check_linear, linear_logprob
 from egrc_kernels.linear_logprob.chunks import slices
 from egrc_kernels.linear_logprob.products import add_float32_product_, float32_product, scaled
-from egrc_kernels.linear_logprob.sizes import FIXED_BYTES, KEPT, affordable_bytes, num_units, slice_size
+from egrc_kernels.linear_logprob.sizes import KEPT, affordable_bytes, num_units, slice_size
 from egrc_kernels.logprob.api import LogprobStats
 from egrc_kernels.logprob.rows import row_gradients, row_partials
 from egrc_kernels.logprob.shards import IGNORED, Shard, row_stats
-
-
-def compiles_whole(torch_version: str) -> bool:
-    """Whether torch.compile may look into the op.
-
-    With torch 2.11 on a GPU the compiled gradient was zero (measured), so there the op stays outside of compiled code:
-    a break of the graph, and an error where somebody asks for a whole graph.
-    """
-    return Version(torch_version) >= Version("2.13")
-
 
 TokenLoss = Callable[[torch.Tensor, slice], tuple[torch.Tensor, torch.Tensor]]
 """Of [C] log-probs and their place among the rows: their loss, and its derivative by each, float32 [C]."""
@@ -50,9 +39,11 @@ def linear_token_loss(
 ) -> tuple[torch.Tensor, LogprobStats]:
     """The sum of a token-level loss, with gradient, and the statistics of `linear_logprob`, without.
 
+    Code that torch compiles takes `linear_logprob`, which is one op each way, instead of the pass that is made here.
+
     Args:
         hidden_TH: and the following as for `linear_logprob`.
-        token_loss: called on each chunk of rows in order; equal on all ranks of the group.
+        token_loss: called on each chunk of rows in order, in compiled code once; equal on all ranks of the group.
         chunk_bytes: of float32 logits; beside them lie up to `sizes.KEPT` times as many of gradients by them, and a
             float32 sum as large as the weight stays until backward. None: what `sizes` finds memory for.
         entropy_slopes_T: [T] float32; the loss gains each row's entropy times its slope. None: entropies do not count.
@@ -60,18 +51,41 @@ def linear_token_loss(
     Raises:
         ValueError: as `linear_logprob`.
     """
+    if torch.compiler.is_compiling():
+        how: dict[str, Any] = {"vocab_size": vocab_size, "group": group, "chunk_bytes": chunk_bytes}
+        stats = linear_logprob(hidden_TH, weight_VH, targets_T, temperature=temperature, **how)
+        return _loss_of(stats, targets_T, token_loss, entropy_slopes_T)
     check_linear(hidden_TH, weight_VH, targets_T, temperature)
     shard = Shard.here(weight_VH.shape[0], vocab_size, group)
     rest = (entropy_slopes_T, temperature, shard, group, *rows_kept_and_at_a_time(hidden_TH, weight_VH, chunk_bytes))
-    loss, *stats = _apply(hidden_TH, weight_VH, targets_T, token_loss, *rest)
-    return loss, LogprobStats(*stats)
+    loss, *parts = _LinearTokenLoss.apply(hidden_TH, weight_VH, targets_T, token_loss, *rest)
+    return loss, LogprobStats(*parts)
 
 
-def _applied(*arguments: Any) -> Any:
-    return _LinearTokenLoss.apply(*arguments)
+def _loss_of(
+    stats: LogprobStats, targets_T: torch.Tensor, token_loss: TokenLoss, entropy_slopes_T: torch.Tensor | None
+) -> tuple[torch.Tensor, LogprobStats]:
+    """The loss of statistics that have gradients: they get the loss's slopes, and are returned without."""
+    bare = LogprobStats(*(part.detach() for part in stats))
+    loss, slopes_T = token_loss(bare.logprob_T, slice(0, len(targets_T)))
+    loss = _Sloped.apply(loss, stats.logprob_T, slopes_T.where(targets_T != IGNORED, 0.0))
+    if entropy_slopes_T is not None:
+        loss = loss + torch.dot(entropy_slopes_T, stats.entropy_T)
+    return loss, bare
 
 
-_apply = _applied if compiles_whole(torch.__version__) else torch.compiler.disable(_applied)
+class _Sloped(torch.autograd.Function):
+    """A number whose derivative by a vector is known."""
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor, vector_T: torch.Tensor, slopes_T: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(slopes_T)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (slopes_T,) = ctx.saved_tensors
+        return None, grads[0] * slopes_T, None
 
 
 def rows_kept_and_at_a_time(
@@ -79,10 +93,7 @@ def rows_kept_and_at_a_time(
 ) -> tuple[int, int]:
     """Rows whose gradients by logits are kept, and rows whose logits exist, at a time."""
     (num_rows, hidden_size), num_columns = hidden_TH.shape, weight_VH.shape[0]
-    if torch.compiler.is_compiling():  # free memory and processors are unknown to it
-        size, units = chunk_bytes or FIXED_BYTES, 1
-    else:
-        size, units = chunk_bytes or affordable_bytes(hidden_TH, KEPT), num_units(hidden_TH)
+    size, units = chunk_bytes or affordable_bytes(hidden_TH, KEPT), num_units(hidden_TH)
     most_kept = KEPT * size // (weight_VH.element_size() * num_columns)
     kept = slice_size(num_rows, most_kept, hidden_size, units)
     return kept, slice_size(kept, size // (4 * num_columns), num_columns, units)
