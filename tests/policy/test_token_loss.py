@@ -28,8 +28,11 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_qwen2(tmp_path_factory.mktemp("model"), seed=0, vocab_size=41)
 
 
-def updated(model_path: Path, options: dict[str, Any], has_old: bool) -> tuple[UpdateResult, dict[str, torch.Tensor]]:
-    policy = Policy(model_path, MegatronSection(), PolicySection(max_tokens_per_micro_batch=150))
+def updated(
+    model_path: Path, options: dict[str, Any], has_old: bool, *, fused: bool = False
+) -> tuple[UpdateResult, dict[str, torch.Tensor]]:
+    section = PolicySection(max_tokens_per_micro_batch=150, fused_output_layer=fused)
+    policy = Policy(model_path, MegatronSection(), section)
     samples = with_forced_tokens(loss_batch())
     before = policy.score(samples, 0.8).logprobs
     baselines = Baselines(old=before + 0.1 if has_old else None, reference=before - 0.1)
@@ -64,6 +67,14 @@ def test_both_ways_agree(model_path: Path, name: str, has_old: bool, monkeypatch
         values = [getattr(result.stats, field) for result in (in_forward, in_backward)]
         torch.testing.assert_close(*values, rtol=0, atol=1e-5)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.usefixtures("world_of_one")
+def test_a_fused_output_layer_makes_its_gradient_in_backward(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "takes_gradient_in_forward", lambda *_: True)
+    monkeypatch.setattr(engine, "linear_token_loss", lambda *_, **__: pytest.fail("the gradient was made in forward"))
+    result, _ = updated(model_path, next(iter(TOKEN_LOSSES.values())), has_old=False, fused=True)
+    assert result.grad_norm > 0
 
 
 def test_both_ways_agree_on_shards(tmp_path: Path, model_path: Path) -> None:

@@ -68,7 +68,7 @@ def _loss_of(
     """The loss of statistics that have gradients: they get the loss's slopes, and are returned without."""
     bare = LogprobStats(*(part.detach() for part in stats))
     loss, slopes_T = token_loss(bare.logprob_T, slice(0, len(targets_T)))
-    loss = _Sloped.apply(loss, stats.logprob_T, slopes_T.where(targets_T != IGNORED, 0.0))
+    loss = _Sloped.apply(loss, stats.logprob_T, slopes_T)
     if entropy_slopes_T is not None:
         loss = loss + torch.dot(entropy_slopes_T, stats.entropy_T)
     return loss, bare
