@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +32,8 @@ RECORDED_PACKAGES = (
 LOCK = ".lock"
 LOG = "run.log"
 """What a run has said, line by line, with the time."""
+ORIGINS = "config_origins.json"
+"""Dotted name -> the file, or `--set`, that each value of config.yaml comes from; what is missing is a default."""
 
 
 class RunFolder:
@@ -63,6 +66,8 @@ class RunFolder:
     def write_config(self, config: dict[str, Any]) -> None:
         """Keep the resolved configuration and what it runs on."""
         (self.path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        # what an earlier process of the run has said of its values may no longer be so
+        (self.path / ORIGINS).unlink(missing_ok=True)
         environment = {
             "egrc_mega": __version__,
             "python": platform.python_version(),
@@ -72,6 +77,10 @@ class RunFolder:
             "num_cpus": os.cpu_count(),
         }
         (self.path / "environment.json").write_text(json.dumps(environment, indent=2))
+
+    def write_origins(self, origins: Mapping[str, str]) -> None:
+        """Keep where the values of the configuration come from: dotted name -> a file, or `--set`."""
+        (self.path / ORIGINS).write_text(json.dumps(dict(origins), indent=1))
 
     def __enter__(self) -> Self:
         return self

@@ -7,6 +7,7 @@ or `--resume-if-begun` for who cannot know whether the folder holds a run alread
 import argparse
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from egrc_mega.config.config import Config
@@ -20,17 +21,20 @@ from egrc_mega.training.preflight import preflight
 from egrc_mega.training.run import Run
 
 
-def train(config: Config, *, resume: bool | None) -> None:
+def train(config: Config, *, resume: bool | None, origins: Mapping[str, str] | None = None) -> None:
     """Run every stage until its rules end it, evaluate before, between and after, export and report.
 
     Args:
         resume: go on with the run that the folder holds; None: if it holds one.
+        origins: where the configuration's values come from, to be kept; None: nobody knows.
 
     Raises:
         Stopped: by SIGTERM; what was done is committed.
         EgrcError: something the user can mend; the run folder stays resumable from its last checkpoint.
     """
     with Run(config, resume=resume) as run:
+        if run.lead and origins is not None:
+            run.lead.folder.write_origins(origins)
         run.evaluate()
         while turn := run.turn():
             if turn.opens_stage:
@@ -59,9 +63,10 @@ def main() -> None:
     parser.add_argument("--resume-if-begun", action="store_const", const=None, default=False, dest="resume")
     arguments = parser.parse_args()
     try:
-        config = load_config(arguments.config, arguments.overrides).config
+        loaded = load_config(arguments.config, arguments.overrides)
+        config = loaded.config
         preflight(config, int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"]))
-        train(config, resume=arguments.resume)
+        train(config, resume=arguments.resume, origins=loaded.provenance)
     except RelayedError as error:
         report_relayed(error)
         sys.exit(error.exit_code)

@@ -125,3 +125,13 @@ def test_the_environment_is_recorded(tmp_path: Path) -> None:
         folder.write_config({"run": {"seed": 3}})
     assert "seed: 3" in (tmp_path / "run" / "config.yaml").read_text()
     assert '"torch": "2.' in (tmp_path / "run" / "environment.json").read_text()
+
+
+def test_where_values_come_from_is_recorded_and_goes_with_the_configuration_that_it_was_of(tmp_path: Path) -> None:
+    origins = tmp_path / "run" / "config_origins.json"
+    with RunFolder.claim(tmp_path / "run", resume=False) as folder:
+        folder.write_config({"run": {"seed": 3}})
+        folder.write_origins({"run.seed": "--set"})
+        assert "--set" in origins.read_text()
+        folder.write_config({"run": {"seed": 4}})
+        assert not origins.exists()

@@ -12,8 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from egrc_mega import relay
-from egrc_mega.config.config import Config
-from egrc_mega.config.load import load_config
+from egrc_mega.config.load import LoadedConfig, load_config
 from egrc_mega.errors import Stopped
 from egrc_mega.launch.supervisor import Supervisor
 from egrc_mega.lock import holder_of, local_holder
@@ -64,13 +63,14 @@ def launch(
         Stopped: by SIGTERM; what was done is committed.
         EgrcError: nothing has been started or written yet, or a rank has said so.
     """
-    config = _checked(config_files, overrides, world, resume=resume, fresh=fresh)
+    loaded = _checked(config_files, overrides, world, resume=resume, fresh=fresh)
+    config = loaded.config
     bear_lost_streams()
     if world.size > 1:
         return _run_torchrun(_arguments(config_files, overrides), config.run.dir, resume, world)
     from egrc_mega.train import train
 
-    train(config, resume=resume)
+    train(config, resume=resume, origins=loaded.provenance)
     return 0
 
 
@@ -79,7 +79,7 @@ def supervise(
 ) -> int:
     """`launch`, again and again: see `Supervisor`. From the second time on, and where the folder holds a run, it goes
     on."""
-    config = _checked(config_files, overrides, world, resume=resume, fresh=fresh)
+    config = _checked(config_files, overrides, world, resume=resume, fresh=fresh).config
     bear_lost_streams()
     command = [sys.executable, "-P", "-m", "egrc_mega.cli.main", "train", "--resume-if-begun"]
     command += [*_arguments(config_files, overrides), "--nproc-per-node", str(world.num_processes)]
@@ -91,15 +91,16 @@ def supervise(
 
 def _checked(
     config_files: Sequence[Path], overrides: Sequence[str], world: World, *, resume: bool | None, fresh: bool
-) -> Config:
+) -> LoadedConfig:
     """The configuration, when nothing is known that speaks against the run. The folder is node 0's business."""
-    config = load_config(config_files, overrides).config
+    loaded = load_config(config_files, overrides)
+    config = loaded.config
     preflight(config, world.size, world.num_processes)
     if world.node_rank == 0:
         if fresh and (aside := move_aside(config.run.dir)):
             print(f"the earlier run is now {aside}", flush=True)
         check_folder(config.run.dir, resume=has_begun(config.run.dir) if resume is None else resume)
-    return config
+    return loaded
 
 
 def _arguments(config_files: Sequence[Path], overrides: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ a 7B explore step, 2,048 responses of 3,000 tokens, a file has 100 MB; it is not
 hardly shrink. In files of earlier versions entropies are float16.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -150,10 +150,23 @@ def _entry(sample: StoredSample, text_bytes: int) -> dict[str, Any]:
     }
 
 
-def step_of(arrays: Mapping[str, NDArray[Any]]) -> StoredStep:
-    """The step that `arrays_of` laid out as these arrays."""
-    index = orjson.loads(arrays["index"].tobytes())
-    samples = _samples(arrays, [entry for group in index["groups"] for entry in group["samples"]])
+def index_of(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The index of a file: `step`, `stage`, and `groups` with their samples' numbers and sizes."""
+    return dict(orjson.loads(arrays["index"][:].tobytes()))
+
+
+def step_of(arrays: Mapping[str, Any], wanted: Collection[int] | None = None) -> StoredStep:
+    """The step that `arrays_of` laid out as these arrays.
+
+    Args:
+        arrays: whatever gives a part of a field by its bounds: arrays, or parts of a file that are read when asked for.
+        wanted: numbers of the groups that are taken, from 0; None: all.
+    """
+    index = index_of(arrays)
+    bounds = _slices([len(group["samples"]) for group in index["groups"]])
+    taken = [n for n in range(len(bounds)) if wanted is None or n in wanted]
+    places = [i for n in taken for i in range(bounds[n].start, bounds[n].stop)]
+    samples = _samples(arrays, [entry for group in index["groups"] for entry in group["samples"]], places)
     groups = tuple(
         StoredGroup(
             key=group["key"],
@@ -162,7 +175,7 @@ def step_of(arrays: Mapping[str, NDArray[Any]]) -> StoredStep:
             facts=group.get("facts", {}),
             samples=tuple(next(samples) for _ in group["samples"]),
         )
-        for group in index["groups"]
+        for group in (index["groups"][n] for n in taken)
     )
     return StoredStep(
         step=index["step"],
@@ -173,18 +186,22 @@ def step_of(arrays: Mapping[str, NDArray[Any]]) -> StoredStep:
     )
 
 
-def _samples(arrays: Mapping[str, NDArray[Any]], entries: Sequence[Mapping[str, Any]]) -> Iterator[StoredSample]:
-    """Each sample of the index with its parts of the arrays."""
+def _samples(
+    arrays: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], taken: Iterable[int]
+) -> Iterator[StoredSample]:
+    """Some samples of the index, each with its parts of the arrays."""
     tokens = _slices([entry["num_tokens"] for entry in entries])
     advantages = _slices([entry["num_advantages"] or 0 for entry in entries])
     texts = _slices([entry["text_bytes"] for entry in entries])
-    measured = {name: _measured(arrays, entries, name) for name in MEASURED}
-    for i, entry in enumerate(entries):
+    measured = {name: _measured(entries, name) for name in MEASURED}
+    for i in taken:
+        entry = entries[i]
         one_for_all = entry["num_advantages"] is None
+        own = {name: parts[i] for name, parts in measured.items()}
         yield StoredSample(
             **{name: entry[name] for name in SCALARS},
             **{name: entry.get(name, instead) for name, instead in SCALARS_SINCE.items()},
-            **{name: parts[i] for name, parts in measured.items()},
+            **{name: None if part is None else arrays[name][part] for name, part in own.items()},
             text=arrays["texts"][texts[i]].tobytes().decode("utf-8", "surrogatepass"),
             output_ids=arrays["output_ids"][tokens[i]],
             sampled=arrays["sampled"][tokens[i]],
@@ -196,11 +213,11 @@ def _samples(arrays: Mapping[str, NDArray[Any]], entries: Sequence[Mapping[str, 
         )
 
 
-def _measured(arrays: Mapping[str, NDArray[Any]], entries: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
-    """Each sample's part of one of the arrays that not every sample has."""
+def _measured(entries: Sequence[Mapping[str, Any]], name: str) -> list[slice | None]:
+    """Where each sample's part is of one of the arrays that not every sample has."""
     has = [bool(entry.get(f"has_{name}")) for entry in entries]
     parts = _slices([entry["num_tokens"] * own for entry, own in zip(entries, has, strict=True)])
-    return [arrays[name][part] if own else None for part, own in zip(parts, has, strict=True)]
+    return [part if own else None for part, own in zip(parts, has, strict=True)]
 
 
 def _joined(parts: Sequence[Any], dtype: Any) -> NDArray[Any]:

@@ -5,19 +5,22 @@ A file is written by a thread while training goes on, under its name only when i
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from egrc_mega.errors import RunError
-from egrc_mega.observe.rollout_file import StoredGroup, StoredStep, arrays_of, step_of
+from egrc_mega.observe.rollout_file import StoredGroup, StoredStep, arrays_of, index_of, step_of
 
 FOLDER = "rollouts"
+UNREADABLE = (OSError, SafetensorError, KeyError, TypeError, ValueError)
+"""What reading a torn or foreign file raises."""
+Read = TypeVar("Read")
 WRITE_TIMEOUT_S = 300.0
 """A step's file that is not written after so long stops the run: the disk is gone or hopelessly slow."""
 
@@ -133,8 +136,34 @@ def read_rollouts(run_dir: Path, step: int) -> StoredStep:
     path = step_path(folder, step)
     try:
         return step_of(load_file(path))
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+    except UNREADABLE as error:
         raise RunError(f"{path} cannot be read ({error!r}); take another step of {in_words(numbers)}") from error
+
+
+class StepFile:
+    """A step's file, of which only what is asked for is read: a page shows few of its groups, and it may be large."""
+
+    def __init__(self, run_dir: Path, step: int) -> None:
+        """Read the index of its groups.
+
+        Raises:
+            RunError: there is no such file, or it cannot be read.
+        """
+        self.path = step_path(run_dir / FOLDER, step)
+        self.index = self._read(index_of)
+        """`step`, `stage`, and `groups`, each with `key`, `prompt`, `answer` and the numbers of its `samples`."""
+
+    def groups(self, wanted: Collection[int]) -> tuple[StoredGroup, ...]:
+        """Some groups, counted from 0, in the order of the file; raises as the constructor does."""
+        return self._read(lambda arrays: step_of(arrays, wanted).groups)
+
+    def _read(self, take: Callable[[Mapping[str, Any]], Read]) -> Read:
+        try:
+            with safe_open(self.path, "numpy") as file:
+                names = list(file.keys())
+                return take({name: file.get_slice(name) for name in names})
+        except UNREADABLE as error:
+            raise RunError(f"{self.path} cannot be read ({error!r}); remove it to see the other steps") from error
 
 
 def in_words(numbers: Sequence[int]) -> str:

@@ -44,7 +44,7 @@ STARTERS = {
     "torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_handler": "Popen",
 }
 """The modules whose children are forked in a forked process, and the name by which they start them."""
-PRELOADED = (*MAINS.values(), *STARTERS, "egrc_mega.embedded.server", "egrc_mega.report.figures")
+PRELOADED = (*MAINS.values(), *STARTERS, "egrc_mega.embedded.server", "egrc_mega.report.pareto")
 MAX_MESSAGE_BYTES = 2**17
 
 

@@ -116,7 +116,7 @@ def test_the_options_are_the_documented_ones() -> None:
             "--pp",
             "--tp",
         ],
-        "egrc report": [],
+        "egrc report": ["--out"],
         "egrc data inspect": [
             "--answer-key",
             "--answer-type",

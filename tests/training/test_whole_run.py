@@ -230,6 +230,8 @@ def test_the_export_loads_with_transformers_and_generates(runs: dict[str, Path])
 def test_a_run_leaves_what_the_readme_promises(runs: dict[str, Path]) -> None:
     for name in ("report.html", "metrics.jsonl", "config.yaml", "environment.json", "evaluation.json", "export"):
         assert (runs["undisturbed"] / name).exists(), name
+    origins = orjson.loads((runs["undisturbed"] / "config_origins.json").read_bytes())
+    assert origins["run.dir"] == "--set"
     weights = list((runs["undisturbed"] / "weights").iterdir())
     assert [path.name for path in weights] == ["v6"]
     steps = sorted(path.name for path in (runs["undisturbed"] / "checkpoints").glob("step_*"))
