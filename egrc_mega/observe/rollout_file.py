@@ -197,11 +197,10 @@ def _samples(
     for i in taken:
         entry = entries[i]
         one_for_all = entry["num_advantages"] is None
-        own = {name: parts[i] for name, parts in measured.items()}
         yield StoredSample(
             **{name: entry[name] for name in SCALARS},
             **{name: entry.get(name, instead) for name, instead in SCALARS_SINCE.items()},
-            **{name: None if part is None else arrays[name][part] for name, part in own.items()},
+            **{name: _part(arrays, name, parts[i]) for name, parts in measured.items()},
             text=arrays["texts"][texts[i]].tobytes().decode("utf-8", "surrogatepass"),
             output_ids=arrays["output_ids"][tokens[i]],
             sampled=arrays["sampled"][tokens[i]],
@@ -218,6 +217,11 @@ def _measured(entries: Sequence[Mapping[str, Any]], name: str) -> list[slice | N
     has = [bool(entry.get(f"has_{name}")) for entry in entries]
     parts = _slices([entry["num_tokens"] * own for entry, own in zip(entries, has, strict=True)])
     return [part if own else None for part, own in zip(parts, has, strict=True)]
+
+
+def _part(arrays: Mapping[str, Any], name: str, place: slice | None) -> Any:
+    """A sample's part of an array; None where it has none: files of earlier versions lack whole arrays."""
+    return None if place is None else arrays[name][place]
 
 
 def _joined(parts: Sequence[Any], dtype: Any) -> NDArray[Any]:

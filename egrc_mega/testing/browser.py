@@ -11,11 +11,14 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Coroutine
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import aiohttp
+
+from egrc_mega.parent import die_with_parent
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 TIMEOUT_S = 120.0
@@ -54,7 +57,12 @@ class Browser:
         command = [self.program, *FLAGS, f"--user-data-dir={self._folder.name}", "about:blank"]
         variables = os.environ | {"HOME": self._folder.name}
         self._process = subprocess.Popen(
-            command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            command,
+            env=variables,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=partial(die_with_parent, os.getpid()),
         )
         self._loop = asyncio.new_event_loop()
         try:
