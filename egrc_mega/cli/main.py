@@ -18,6 +18,7 @@ from egrc_mega.cli import (
     export,
     grade,
     miniature,
+    publish,
     report,
     rollouts,
     serve,
@@ -38,6 +39,7 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("grade")(grade.grade)
 app.command("report")(report.report)
+app.command("publish")(publish.publish)
 app.command("export")(export.export)
 app.command("track")(track.track)
 app.command("rollouts")(rollouts.rollouts)

@@ -117,6 +117,7 @@ def test_the_options_are_the_documented_ones() -> None:
             "--tp",
         ],
         "egrc report": ["--out"],
+        "egrc publish": ["--to"],
         "egrc data inspect": [
             "--answer-key",
             "--answer-type",

@@ -16,9 +16,11 @@ from pathlib import Path
 import orjson
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from egrc_mega.errors import EgrcError
 from egrc_mega.evaluation.fingerprint import fingerprint_of_folder
+from egrc_mega.launch.publish import publish
 from egrc_mega.manifest import MANIFEST, write_manifest
 from egrc_mega.run_folder import RunFolder
 from egrc_mega.testing.fake_server import FakeServer
@@ -237,6 +239,19 @@ def test_a_run_leaves_what_the_readme_promises(runs: dict[str, Path]) -> None:
     steps = sorted(path.name for path in (runs["undisturbed"] / "checkpoints").glob("step_*"))
     # the ends of both stages, and the newest two of the others
     assert steps == [f"step_00000{n}" for n in (2, 3, 4, 6)]
+
+
+def test_a_run_is_published_when_its_export_computes_what_was_trained(runs: dict[str, Path], tmp_path: Path) -> None:
+    run = shutil.copytree(runs["undisturbed"], tmp_path / "run")
+    card = (publish(run) / "README.md").read_text()
+    assert "Measured against the checkpoint step\\_000006 of the training: logits in float32 differ by at most" in card
+    assert "Responses have" in card and (run / "publish" / "model.safetensors").exists()
+    shutil.copy(run / "weights" / "v6" / "model.safetensors", run / "export")
+    weights = load_file(run / "export" / "model.safetensors")
+    first = next(iter(weights))
+    save_file(weights | {first: weights[first] + 0.1}, run / "export" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(EgrcError, match="export"):
+        publish(run)
 
 
 def test_a_second_run_in_the_same_folder_is_refused_and_harmless(runs: dict[str, Path], root: Path) -> None:

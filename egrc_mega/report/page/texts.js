@@ -42,7 +42,7 @@ function diagnosisSection(found) {
   const note = found.sides.map((side) => `${side.name}: ${counted(side.num, "response")}`).join("; ");
   const show = (row) => row.values.map((value) => (row.is_share ? percent(value) : number(value)));
   return [
-    el("p", {}, small(`From texts that are kept on this page's terms, a bounded sample: ${note}. egrc diagnose looks at all, and asks the model (docs/diagnosis.md).`)),
+    el("p", {}, small(`From texts that were kept, a bounded sample: ${note}. egrc diagnose looks at all, and asks the model (docs/diagnosis.md).`)),
     el("div", { class: "grid" },
       card("What a response is made of", "mean of a response", table(["", ...names], found.figures.map((row) => [row.label, ...show(row)]), "Diagnosis")),
       found.connectors.length ? card("Connectors", "of a response", table(["word", "kind", ...names], found.connectors.map((row) => [row.name, row.kind, ...row.values.map(number)]), "Connectors")) : null,
