@@ -15,13 +15,13 @@ ATTACK = "<script>window.hacked=1</script>"
 @pytest.fixture
 def runs(tmp_path: Path) -> list[Path]:
     found = []
-    for name, accuracy, length in (("one", 0.5, 40.0), ("two", 1.0, 20.0)):
+    for name, accuracy, length, num in (("one", 0.5, 40.0, 8), ("two", 1.0, 20.0, 6)):
         run = tmp_path / name
         run.mkdir()
         write_steps(run, range(1, 7), 6)
         write_config(run, {"run": {"seed": name}, "model": {"path": ATTACK}})
         write_evaluation(run, ("base", 0, 0), 0.75, 80.0, num=8)
-        write_evaluation(run, ("explore", 1, 6), accuracy, length, num=8)
+        write_evaluation(run, ("explore", 1, 6), accuracy, length, num=num)
         found.append(run)
     return found
 
@@ -37,9 +37,9 @@ def test_a_comparison_overlays_curves_pairs_evaluations_and_lists_differences(
     assert browser.evaluate(texts.format("#runs h3")) == ["one", "two"]
     assert browser.evaluate("document.querySelectorAll('#training .card')[0].querySelectorAll('path.line').length") == 2
     rows = browser.evaluate(texts.format("#evaluation tbody tr"))
-    # four of eight problems are right in one, all in the other; lengths 40 to 47 beside 20 to 27
+    # of the six problems that both have kept four are right in one, all in the other; lengths 40 to 45 and 20 to 25
     pair = next(row for row in rows if row.startswith("one \N{MINUS SIGN} two"))
-    assert "-50.0" in pair and "0 / 4" in pair and "185.1" in pair and "8 of 256 problems" in pair
+    assert "-33.3" in pair and "0 / 2" in pair and "188.9" in pair and "6 of 256 problems" in pair
     assert browser.evaluate(texts.format("#configuration tbody tr")) == ["run.seedonetwo"]
     assert browser.evaluate("document.querySelector('#environment p').textContent").startswith(
         "The environments do not"

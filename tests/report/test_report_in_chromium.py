@@ -10,7 +10,10 @@ from egrc_mega.report.build import build_report
 from egrc_mega.testing.browser import Browser
 from egrc_mega.testing.made_runs import make_groups, write_config, write_evaluation, write_rollouts, write_steps
 
-ATTACK = "<script>window.hacked=1</script><img src=x onerror=window.hacked=2></script><!--"
+ATTACK = (
+    "<script>window.hacked=1</script><img src=x onerror=window.hacked=2>"
+    "</script ><script >window.hacked=4</script ><!--"
+)
 MAX_BYTES = 5 * 2**20
 MAX_ELEMENTS = 8000
 """A page of so many elements is drawn well within two seconds; docs/report.md says how long it took."""
