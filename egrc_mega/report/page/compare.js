@@ -23,7 +23,7 @@ function comparedSection(comparison) {
       el("div", { class: points.length > 1 ? "split" : "" }, el("div", {},
         table(["run", "point", "accuracy", "mean length", "of base", "n"], one.rows.map((row) =>
           [el("span", {}, el("i", { class: `key ${colour(row.place)}` }), row.run), row.name, estimate(row.accuracy, percent), estimate(row.length, number), percent(row.share), number(row.n)]), "Evaluations"),
-        pairTable(one.pairs)), points.length > 1 ? el("div", {}, small("last point of each run"), pareto(points, "Accuracy against length")) : null));
+        pairTable(one.pairs)), points.length > 1 ? el("div", {}, small("first and last point of each run"), pareto(points, "Accuracy against length")) : null));
   }))];
 }
 
