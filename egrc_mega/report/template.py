@@ -4,7 +4,7 @@ import jinja2
 
 
 def template(name: str) -> jinja2.Template:
-    """One of this folder's templates, e.g. `report.html.j2`."""
+    """One of this folder's templates, e.g. `page.html.j2`."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("egrc_mega", "report"), autoescape=True, undefined=jinja2.StrictUndefined
     )
