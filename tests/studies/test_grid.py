@@ -100,7 +100,8 @@ def test_every_study_of_the_repository_can_be_read(root: Path) -> None:
     studies = {file.stem: read_study(file) for file in files}
     methods = {stage.method for cell in studies["zoo"].cells for stage in cell.config.stages}
     configs = {path.stem for path in (root / "configs/methods").glob("*.yaml")}
-    assert set(studies["zoo"].settings) == configs
+    # by their curves two cycles take some hundred steps: no matter for cells of forty
+    assert set(studies["zoo"].settings) == configs - {"egrc_cycles"}
     assert len(methods) > 30
     assert all(len(studies[name].section.seeds) == 3 for name in ("egrc", "noisy", "controller"))
 
