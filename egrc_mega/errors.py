@@ -83,6 +83,12 @@ class HealthError(EgrcError):
     exit_code = 12
 
 
+class HangError(EgrcError):
+    """A run in which a rank has not moved for longer than it may."""
+
+    exit_code = 13
+
+
 class Stopped(EgrcError):
     """A run that was asked to stop and has saved where it is: no failure, and to be resumed (EX_TEMPFAIL)."""
 

@@ -1,19 +1,49 @@
 """Named fault points: no-ops unless the environment variable EGRC_FAULTS arms them, as a test does.
 
-`EGRC_FAULTS="train.before_commit@7"` kills the process when that point is reached for step 7; a name without `@`
-switches a behaviour on, e.g. `rollout.shuffle_requests`.
+Its entries are parted by commas. `train.before_commit@7` kills the process when that point is reached for step 7;
+`checkpoint.shard@7=ENOSPC` has the point fail with that error of the operating system, `=SIGSTOP` sends that signal;
+`#1` at the end keeps any of them to the rank of that number. A name without `@` switches a behaviour on, e.g.
+`rollout.shuffle_requests`.
 """
 
+import errno
 import os
 import signal
+from collections.abc import Iterator
+
+VARIABLE = "EGRC_FAULTS"
+SAVE_POINTS = (
+    "checkpoint.begun",
+    "checkpoint.shard",
+    "checkpoint.shards_written",
+    "checkpoint.state_written",
+    "checkpoint.before_rename",
+    "checkpoint.after_rename",
+    "checkpoint.before_pointer",
+    "checkpoint.after_pointer",
+    "checkpoint.pruning",
+    "checkpoint.pruned",
+)
+"""Every point of a save, in the order in which rank 0 comes by; `shard` is reached after each file of a rank."""
 
 
 def armed(name: str) -> bool:
     """True when the behaviour `name` is switched on."""
-    return name in os.environ.get("EGRC_FAULTS", "").split(",")
+    return name in _entries()
 
 
 def fault_point(name: str, step: int) -> None:
-    """SIGKILL this process if `name@step` is armed."""
-    if armed(f"{name}@{step}"):
-        os.kill(os.getpid(), signal.SIGKILL)
+    """Send this process a signal, or raise an OSError, as is asked for, if `name` is armed for this step and rank."""
+    for entry in _entries():
+        fault, _, rank = entry.partition("#")
+        place, _, act = fault.partition("=")
+        if place != f"{name}@{step}" or rank not in ("", os.environ.get("RANK", "0")):
+            continue
+        if act.startswith("E"):
+            number = getattr(errno, act)
+            raise OSError(number, os.strerror(number))
+        os.kill(os.getpid(), getattr(signal, act or "SIGKILL"))
+
+
+def _entries() -> Iterator[str]:
+    yield from os.environ.get(VARIABLE, "").split(",")

@@ -17,18 +17,26 @@ from megatron.core import parallel_state
 from megatron.core.tensor_parallel.random import initialize_rng_tracker
 
 from egrc_mega.errors import ConfigError, RelayedError
+from egrc_mega.observe.pulse import PULSE
 from egrc_mega.sections.policy import MegatronSection
 
 _lead_group: dist.ProcessGroup | None = None
 """Where ranks wait for rank 0's part: gloo on any device, with a deadline of its own. None: a world of one."""
+_lead_timeout_s: float | None = None
+REPORT_S = 60.0
+"""Beyond the deadlines of groups where a hang is watched for: time for its report before torch ends what waits."""
+INTRODUCTION_BYTES = 512
 
 
-def initialize(section: MegatronSection, timeout_s: float, lead_timeout_s: float | None = None) -> None:
+def initialize(
+    section: MegatronSection, timeout_s: float, lead_timeout_s: float | None = None, *, is_watched: bool = False
+) -> None:
     """Join the world and build megatron's groups; NCCL where CUDA is, gloo elsewhere.
 
     Args:
         timeout_s: deadline of a collective between devices.
         lead_timeout_s: longest that ranks wait for rank 0's part of a step; None: as long as for a collective.
+        is_watched: a watch (`observe.hangs`) ends what waits for longer; torch's own deadlines then come later.
 
     Raises:
         ConfigError: the world's size is no multiple of tensor x pipeline parallel size.
@@ -53,15 +61,17 @@ def initialize(section: MegatronSection, timeout_s: float, lead_timeout_s: float
         # measured on small machines: one thread is faster than two, and bitwise stable
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     backend = "nccl" if torch.cuda.is_available() else "gloo"
-    timeout = datetime.timedelta(seconds=timeout_s)
+    more_s = REPORT_S if is_watched else 0.0
+    timeout = datetime.timedelta(seconds=timeout_s + more_s)
     if "RANK" in os.environ:
         dist.init_process_group(backend, timeout=timeout)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
-    global _lead_group
-    wait = datetime.timedelta(seconds=lead_timeout_s or timeout_s)
+    global _lead_group, _lead_timeout_s
+    _lead_timeout_s = lead_timeout_s
+    wait = datetime.timedelta(seconds=(lead_timeout_s or timeout_s) + more_s)
     _lead_group = dist.new_group(backend="gloo", timeout=wait) if world_size > 1 else None
-    split_world(section, timeout_s)
+    split_world(section, timeout_s + more_s)
 
 
 @contextmanager
@@ -120,19 +130,31 @@ def on_rank_0(compute: Callable[[], bytes | None]) -> bytes:
         Exception: on rank 0 whatever `compute` raised.
         RelayedError: on the other ranks then, so that none waits for a rank that is gone.
     """
-    if dist.get_world_size() == 1:
-        return compute() or b""
     if not is_rank_0():
-        answer = broadcast_bytes(None)
+        with PULSE.awaiting("rank 0's part", _lead_timeout_s, "run.lead_timeout_s"):
+            answer = broadcast_bytes(None)
         if answer[0]:
             raise RelayedError("rank 0 has failed and said why", exit_code=answer[0])
         return answer[1:]
     try:
-        payload = compute() or b""
+        with PULSE.awaiting("servers, graders or files", _lead_timeout_s, "run.lead_timeout_s"):
+            payload = compute() or b""
     except Exception as error:
         broadcast_bytes(bytes([getattr(error, "exit_code", 1)]))
         raise
-    return broadcast_bytes(bytes([0]) + payload)[1:]
+    with PULSE.awaiting("the other ranks, who take rank 0's part", None, ""):
+        return broadcast_bytes(bytes([0]) + payload)[1:]
+
+
+def introduce(text: str) -> list[str]:
+    """Every rank's text of at most 512 bytes, in order, on every rank. Collective."""
+    own = torch.frombuffer(bytearray(text.encode().ljust(INTRODUCTION_BYTES)), dtype=torch.uint8)
+    assert len(own) == INTRODUCTION_BYTES
+    if dist.get_world_size() == 1:
+        return [text]
+    found = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(found, own, group=_lead_group)
+    return [each.numpy().tobytes().decode().strip() for each in found]
 
 
 def broadcast_bytes(payload: bytes | None) -> bytes:

@@ -19,6 +19,7 @@ from egrc_mega.convert.hf_folder import HfTensors
 from egrc_mega.convert.parallel import ParallelLayout, layout_problems
 from egrc_mega.convert.source import check_source, open_source
 from egrc_mega.errors import ConfigError, PolicyError
+from egrc_mega.observe.pulse import PULSE
 from egrc_mega.policy.distributed import device  # first: it bends megatron to the CPU where there is no CUDA
 from egrc_mega.sections.policy import MegatronSection, PolicySection
 from egrc_mega.sections.stage import LossSection
@@ -229,6 +230,7 @@ class Policy:
     def _forward_step(
         self, data_iterator: Iterator[MicroBatch], model: Any, *, pass_: Pass, sums: PassSums
     ) -> ForwardResult:
+        PULSE.beat()
         batch = next(data_iterator)
         output = model(batch.input_ids_1T, batch.position_ids_1T, None, packed_seq_params=batch.packed)
         return output, partial(self._loss, batch=batch, pass_=pass_, sums=sums)

@@ -12,6 +12,7 @@ from egrc_mega.convert import layout
 from egrc_mega.convert.family import Architecture, Entry, Kind
 from egrc_mega.convert.hf_folder import HfTensors
 from egrc_mega.convert.source import Source
+from egrc_mega.observe.pulse import PULSE
 from egrc_mega.policy.distributed import device
 
 
@@ -19,6 +20,7 @@ def import_hf(model: Sequence[GPTModel], source: Source) -> None:
     """Fill this rank's parameters from a checkpoint that `convert.source.check_source` has passed, no intermediate."""
     parameters, architecture = local_parameters(model), source.architecture
     for entry in architecture.entries():
+        PULSE.beat()
         target = parameters.pop(entry.name, None)
         if target is None:
             continue  # another rank's
@@ -82,6 +84,7 @@ def gather_hf(tensors: dict[str, torch.Tensor], architecture: Architecture) -> H
     stage_owners = _owners(list(dict.fromkeys([*tensors, *expert_owners])), stages)
     dtype = next(iter(tensors.values())).dtype
     for entry in architecture.entries():
+        PULSE.beat()
         local = tensors.get(entry.name)
         full = None if local is None else layout.unshard(entry, _tensor_parallel_shards(entry, local))
         shape = layout.padded_shape(entry, architecture, tensor_place(entry)[1])

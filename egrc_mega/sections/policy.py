@@ -89,4 +89,5 @@ class PolicySection(Section):
     peak_tflops: PositiveFloat | None = None
     """A device's peak in the training dtype, e.g. 989 for an H100 in bf16; gives MFU in the metrics."""
     distributed_timeout_s: PositiveFloat = 1800.0
-    """Deadline of a collective; must exceed the longest rollout."""
+    """Longest that a rank may be without any movement, a micro-batch or a collective, outside of rank 0's part. Then
+    all ranks' stacks are written to RUN/hangs, and the run ends with exit code 13."""

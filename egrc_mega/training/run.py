@@ -38,6 +38,7 @@ from egrc_mega.training.batch import Batch, decode, encode
 from egrc_mega.training.lead import Lead
 from egrc_mega.training.turn import Turn, turn_of
 from egrc_mega.training.update import UpdateMetrics, run_updates
+from egrc_mega.training.verbs import noted, watch_for_hangs
 
 
 class Recorded(Section):
@@ -49,6 +50,7 @@ class Recorded(Section):
     """Alarms that end the run."""
 
 
+@noted
 class Run:
     """One training run. Use as a context manager: leaving it stops servers, graders and process groups."""
 
@@ -84,9 +86,11 @@ class Run:
         config = self.config
         if config.policy.deterministic:
             make_deterministic()
-        distributed.initialize(config.megatron, config.policy.distributed_timeout_s, config.run.lead_timeout_s)
+        limits = config.policy.distributed_timeout_s, config.run.lead_timeout_s
+        distributed.initialize(config.megatron, *limits, is_watched=True)
         self.stack.callback(distributed.finalize)
         RECORDER.rank = distributed.rank()
+        self.stack.enter_context(watch_for_hangs(config))
         self.stop = self.stack.enter_context(StopSignal(config.run.stop_grace_s, answers=distributed.is_rank_0()))
         self.store = CheckpointStore(config.run.dir / "checkpoints", config.checkpoint.keep)
         distributed.on_rank_0(self._start_lead)
@@ -262,6 +266,7 @@ class Run:
         if self.config.rollout.colocated:
             # no rank takes memory that a server still holds
             self.on_lead(lambda lead: lead.serving.fleet.release_memory())
+        fault_point("train.before_update", turn.step + 1)
         with self.accounting.phase("train"):
             return run_updates(self.policy, batch, turn.stage, self.config.policy, turn.step_in_stage)
 

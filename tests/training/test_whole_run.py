@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from egrc_mega.errors import EgrcError
+from egrc_mega.errors import EgrcError, HangError
 from egrc_mega.evaluation.fingerprint import fingerprint_of_folder
 from egrc_mega.launch.publish import publish
 from egrc_mega.manifest import MANIFEST, write_manifest
@@ -35,9 +35,15 @@ def runs(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
 
     Undisturbed; its requests shuffled, killed at a commit and started again by its supervisor; killed and resumed;
     stopped within a step and resumed; on two ranks, stopped after a step and resumed; evaluated every other step.
+    Beside them, asleep for most of the time, one of two ranks of which the second is stopped for ever: `hung`; what it
+    has said is in `hung.log`.
     """
     base = tmp_path_factory.mktemp("runs")
-    folders = {name: base / name for name in ("undisturbed", "shuffled", "killed", "stopped", "tp2", "evaluated")}
+    names = ("undisturbed", "shuffled", "killed", "stopped", "tp2", "evaluated", "hung")
+    folders = {name: base / name for name in names}
+    # long for a miniature whose machine is busy, and short for what the other runs take
+    limit, stop = ("policy.distributed_timeout_s=20",), "train.before_update@2=SIGSTOP#1"
+    hung = start_run(root, folders["hung"], "--nproc-per-node", "2", faults=stop, overrides=limit)
     first = start_run(root, folders["undisturbed"])
     # between the update of step 4 and its checkpoint: step 3 closed the stage and is committed
     second = start_run(root, folders["killed"], faults="train.before_commit@4")
@@ -69,6 +75,7 @@ def runs(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
     }
     evaluated = ("evaluation.every=2", f"evaluation.sets.own={orjson.dumps(own).decode()}")
     finish_run(start_run(root, folders["evaluated"], overrides=evaluated))
+    (base / "hung.log").write_text(finish_run(hung, expected=HangError.exit_code))
     return folders
 
 
@@ -125,6 +132,20 @@ def test_what_was_measured_within_a_stage_stands_in_events_and_table_under_its_s
     told = [(event["step"], event["set"]) for event in events(runs["evaluated"], "evaluation")]
     assert told == [row[:2] for row in found]
     assert (runs["evaluated"] / "evaluation_samples.jsonl").read_bytes().count(b"\n") == len(points)
+
+
+def test_a_rank_that_is_stopped_for_ever_ends_the_run_with_a_report_of_who_hangs_where(runs: dict[str, Path]) -> None:
+    said = runs["hung"].with_suffix(".log").read_text().splitlines()
+    head, own, stopped = (line for line in said if line.startswith(("egrc: rank", "egrc: the run hangs")))
+    assert head.endswith("s (policy.distributed_timeout_s = 20)")
+    assert re.match(r"egrc: rank 0: update, step 2, for \d+ s, in all_reduce, called at egrc_mega/policy/", own), own
+    assert re.match(r"egrc: rank 1: update, step 2, .* \(fault_point\); does not answer: .* is stopped$", stopped), (
+        stopped
+    )
+    assert said[-1].startswith("egrc: error: the run hangs: rank 0 has not moved for") and "is stopped" in said[-1]
+    (file,) = (runs["hung"] / "hangs").iterdir()
+    of_rank_0, of_rank_1 = file.read_text().split("\n== ")[1:]
+    assert "in run_updates" in of_rank_0 and "in update\n" in of_rank_1 and "in fault_point" in of_rank_1
 
 
 def test_training_changes_the_weights(runs: dict[str, Path], base_model: Path) -> None:

@@ -1,0 +1,279 @@
+"""The report of a hang: when a rank has not moved for longer than it may, all ranks say where they are, in one file.
+
+Each rank has a watch, a thread of its own. The first one that finds its rank overdue makes a folder in RUN/hangs, which
+the others' watches look for: each answers with the stacks of all its threads and with what it waits for. A rank that
+cannot answer, because it is stopped or holds the interpreter, is looked at from outside: its state, its last note, and
+the stacks that `faulthandler` writes when a signal asks for them, which takes no interpreter. Then the run is ended.
+"""
+
+import contextlib
+import faulthandler
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn, Self
+
+import psutil
+
+from egrc_mega.errors import HangError
+from egrc_mega.lock import Holder
+from egrc_mega.observe.pulse import PULSE, Note, read_page
+from egrc_mega.relay import report_error
+
+FOLDER = "hangs"
+POLL_S = 1.0
+PATIENCE_S = 10.0
+"""For the answer of a rank that can give one."""
+DUMP_S = 3.0
+"""For the stacks of one that cannot."""
+STACKS_SIGNAL = signal.SIGUSR2
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Of a rank about itself, or of another rank about one that is silent."""
+
+    note: Note
+    waited_s: float
+    """Without any movement."""
+    place: str
+    """Where its main thread is, in a few words."""
+    stacks: str
+    trouble: str = ""
+    """Why it has not answered itself."""
+
+    def line(self, rank: int) -> str:
+        """What the console shows of it."""
+        at = [self.note.phase or "between two phases", f"for {self.waited_s:.0f} s"] if self.note.since else []
+        at += [f"awaits {self.note.awaits}"] * bool(self.note.awaits) + [f"in {self.place}"] * bool(self.place)
+        return f"rank {rank}: " + "; ".join([", ".join(at)] * bool(at) + [self.trouble] * bool(self.trouble))
+
+
+def introduction() -> str:
+    """How this rank can be found when it is silent; every rank's watch gets those of all."""
+    return json.dumps(asdict(Holder.this_process()) | {"page": PULSE.publish()})
+
+
+def leave(error: HangError) -> NoReturn:
+    """End this process, whose main thread is not to be had any more; who has started it ends the others."""
+    report_error(error)
+    sys.stderr.flush()
+    os._exit(HangError.exit_code)
+
+
+class Stillness:
+    """For how long nothing has moved, by one look after the other."""
+
+    def __init__(self, poll_s: float) -> None:
+        self.poll_s, self.waited_s = poll_s, 0.0
+        self._count, self._then = -1, 0.0
+
+    def look(self, count: int, now: float) -> float:
+        """Seconds without a movement; where this process was stopped itself between two looks, that does not count."""
+        moved = count != self._count
+        self.waited_s = 0.0 if moved else self.waited_s + min(now - self._then, 2 * self.poll_s)
+        self._count, self._then = count, now
+        return self.waited_s
+
+
+class HangWatch:
+    """Watches this rank. Use as a context manager, in the main thread.
+
+    Args:
+        folder: of the run; all ranks see it.
+        introductions: of all ranks, in order; the same on each.
+        limit_s: how long this rank may be without movement where its note says nothing else.
+        field: the setting that has the limit.
+        end: what follows upon a report, in the watch's thread.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        rank: int,
+        introductions: Sequence[str],
+        limit_s: float,
+        field: str,
+        end: Callable[[HangError], None] = leave,
+    ) -> None:
+        self.rank, self.limit_s, self.field, self.end = rank, limit_s, field, end
+        self.peers = [json.loads(text) for text in introductions]
+        first = self.peers[0]
+        # no two attempts at a run have the same, so that nobody answers an earlier one's question
+        self.ask = folder / FOLDER / f"{first['started']:.0f}-{first['pid']}"
+        self.poll_s = min(POLL_S, limit_s / 4)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="hang watch", daemon=True)
+
+    def __enter__(self) -> Self:
+        # written with no help of the interpreter, into the page that others read
+        faulthandler.register(STACKS_SIGNAL, file=PULSE.publish(), all_threads=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._over.set()
+        self._thread.join()
+        faulthandler.unregister(STACKS_SIGNAL)
+
+    def _watch(self) -> None:
+        stillness, has_answered = Stillness(self.poll_s), False
+        while not self._over.wait(self.poll_s):
+            waited_s = stillness.look(PULSE.count, time.monotonic())
+            if not has_answered and self.ask.exists():
+                has_answered = True
+                self._write_answer(waited_s)
+            elif not has_answered and waited_s > (PULSE.note.limit_s or self.limit_s):
+                has_answered = self._report(waited_s)
+
+    def _report(self, waited_s: float) -> bool:
+        """Ask all ranks, write and say what they answer, and end the run; False when another rank does so already."""
+        try:
+            self.ask.mkdir(parents=True)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            print(f"egrc: {self.ask}: {error.strerror}; the other ranks are looked at from outside", file=sys.stderr)
+        note = PULSE.note  # a rank that is run on for its stacks may move this one, too
+        answers = self._collect(waited_s)
+        limit = f"{note.field or self.field} = {note.limit_s or self.limit_s:g}"
+        file = self.ask.with_suffix(".txt")
+        head = f"rank {self.rank} has not moved for {waited_s:.0f} s ({limit})"
+        lines = [answer.line(rank) for rank, answer in enumerate(answers)]
+        stacks = [f"== {line}\n{answer.stacks}" for line, answer in zip(lines, answers, strict=True)]
+        for line in (f"the run hangs: {head}", *lines):
+            print(f"egrc: {line}", file=sys.stderr, flush=True)
+        try:
+            file.write_text("\n".join([head, *lines, "", *stacks]))
+        except OSError as error:
+            print("\n".join([f"egrc: {file}: {error.strerror}; the stacks:", *stacks]), file=sys.stderr, flush=True)
+        shutil.rmtree(self.ask, ignore_errors=True)
+        silent = [line for line, answer in zip(lines, answers, strict=True) if answer.trouble]
+        self.end(HangError(f"the run hangs: {head}; {'; '.join(silent or lines)}; all stacks: {file}"))
+        return True
+
+    def _collect(self, waited_s: float) -> list[Answer]:
+        """One answer for each rank: its own, or what can be seen of it."""
+        answers: dict[int, Answer] = {self.rank: own_answer(waited_s)}
+        deadline = time.monotonic() + PATIENCE_S
+        silent = set(range(len(self.peers))) - {self.rank}
+        while any(_may_answer(**self.peers[rank]) for rank in silent) and time.monotonic() < deadline:
+            time.sleep(min(0.1, self.poll_s))
+            answers |= {rank: answer for rank in silent if (answer := self._read_answer(rank)) is not None}
+            silent -= answers.keys()
+        return [answers[rank] if rank in answers else look_at(**peer) for rank, peer in enumerate(self.peers)]
+
+    def _file(self, rank: int) -> Path:
+        return self.ask / f"rank_{rank:05d}.json"
+
+    def _write_answer(self, waited_s: float) -> None:
+        file = self._file(self.rank)
+        with contextlib.suppress(OSError):
+            file.with_suffix(".tmp").write_text(json.dumps(asdict(own_answer(waited_s))))
+            file.with_suffix(".tmp").replace(file)
+
+    def _read_answer(self, rank: int) -> Answer | None:
+        try:
+            fields = json.loads(self._file(rank).read_text())
+        except (OSError, ValueError):
+            return None
+        return Answer(**fields | {"note": Note(**fields["note"])})
+
+
+def own_answer(waited_s: float) -> Answer:
+    """Where all threads of this process are, the main thread first."""
+    frames = sys._current_frames()
+    main = threading.main_thread()
+    threads = sorted(threading.enumerate(), key=lambda thread: thread is not main)
+    stacks = {thread: traceback.extract_stack(frames[thread.ident]) for thread in threads if thread.ident in frames}
+    texts = [f"thread {thread.name}:\n{''.join(stack.format())}" for thread, stack in stacks.items()]
+    place = _place([(frame.filename, frame.lineno or 0, frame.name) for frame in reversed(stacks[main])])
+    return Answer(PULSE.note, waited_s, place, "".join(texts))
+
+
+def _may_answer(pid: int, started: float, host: str, page: int) -> bool:
+    """False of a process of this machine that will not."""
+    if host != Holder.this_process().host:
+        return True
+    with contextlib.suppress(psutil.Error):
+        known = not Holder(pid, started, host).is_known_dead()
+        return known and psutil.Process(pid).status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
+    return False
+
+
+def look_at(pid: int, started: float, host: str, page: int) -> Answer:
+    """What can be seen of a rank that does not answer."""
+    holder = Holder(pid, started, host)
+    if host != Holder.this_process().host:
+        return Answer(Note(), 0.0, "", "", f"does not answer; it is {holder}, which cannot be seen from here")
+    if holder.is_known_dead():
+        return Answer(Note(), 0.0, "", "", f"{holder} is gone")
+    try:
+        state = psutil.Process(pid).status()
+    except psutil.Error:
+        state = "gone"
+    note, _ = read_page(pid, page) or (Note(), "")
+    stacks = _stacks_of(pid, page)
+    main_thread = stacks.rpartition("hread 0x")[2]  # the oldest is written last
+    waited_s = time.monotonic() - note.since if note.since else 0.0
+    trouble = f"does not answer: {holder} is {state}"
+    return Answer(note, waited_s, _place(_dumped(main_thread)), _py_spy(pid) or stacks, trouble)
+
+
+def _stacks_of(pid: int, page: int) -> str:
+    """Have a process of this machine write its stacks; one that is stopped must run on for it, to a run that ends."""
+    if read_page(pid, page) is None:
+        return ""  # not the process that we know: the signal would end it
+    with contextlib.suppress(OSError):
+        os.kill(pid, STACKS_SIGNAL)
+        os.kill(pid, signal.SIGCONT)
+    deadline, stacks = time.monotonic() + DUMP_S, ""
+    while time.monotonic() < deadline:
+        time.sleep(0.05)
+        found = read_page(pid, page)
+        if found is None or (found[1] and found[1] == stacks):
+            break
+        stacks = found[1]
+    return stacks
+
+
+def _py_spy(pid: int) -> str:
+    """What py-spy sees of a process, where it is installed."""
+    tool = shutil.which("py-spy")
+    if tool is None:
+        return ""
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        command = [tool, "dump", "--nonblocking", "--pid", str(pid)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S).stdout
+    return ""
+
+
+def _dumped(stack: str) -> list[tuple[str, int, str]]:
+    """File, line and function of each frame that `faulthandler` has written, innermost first."""
+    frames = []
+    for line in stack.splitlines():
+        file, _, rest = line.strip().removeprefix('File "').partition('", line ')
+        number, _, name = rest.partition(" in ")
+        if number.isdigit():
+            frames.append((file, int(number), name))
+    return frames
+
+
+def _place(frames: Sequence[tuple[str, int, str]]) -> str:
+    """Of frames, innermost first: the innermost function, and who outside of torch has called it."""
+    if not frames:
+        return ""
+    inner = frames[0]
+    outer = next((frame for frame in frames if "/torch/" not in frame[0]), inner)
+    called = f"{'/'.join(Path(outer[0]).parts[-3:])}:{outer[1]} ({outer[2]})"
+    return called if outer is inner else f"{inner[2]}, called at {called}"
