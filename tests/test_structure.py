@@ -34,7 +34,7 @@ LAYERS = [
     {"config"},
     {"data", "convert", "egrc_kernels", "miniature"},
     {"rollout", "embedded", "policy", "sync", "checkpoint"},
-    {"evaluation", "trackers", "miniature.base_model", "bench"},
+    {"evaluation", "trackers", "miniature.base_model", "bench", "plan"},
     {"report", "diagnosis.connectors", "diagnosis.loops", "diagnosis.texts", "diagnosis.text_totals"}
     | {"diagnosis.token_classes"},
     {"training", "train", "diagnosis"},

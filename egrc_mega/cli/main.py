@@ -18,6 +18,7 @@ from egrc_mega.cli import (
     export,
     grade,
     miniature,
+    plan,
     publish,
     report,
     rollouts,
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 app.command("train")(train.train)
 app.command("grade")(grade.grade)
+app.command("plan")(plan.plan)
 app.command("report")(report.report)
 app.command("publish")(publish.publish)
 app.command("export")(export.export)

@@ -24,6 +24,7 @@ from egrc_mega.convert.hf_folder import (
 )
 from egrc_mega.convert.parallel import ParallelLayout, layout_problems
 from egrc_mega.convert.publish import new_folder, remove_dead
+from egrc_mega.convert.shapes import padded_shape
 from egrc_mega.convert.source import (
     COMPANION_FOLDER,
     LATEST,
@@ -182,7 +183,7 @@ def _tensors(source: Source, entry: Entry, dtype: torch.dtype | None) -> list[to
 
 def _write_entry(writer: TorchDistWriter, entry: Entry, source: Source, dtype: torch.dtype | None, tensor: int) -> int:
     """Append one parameter; returns the bytes of its tensors."""
-    padded = layout.padded_shape(entry, source.architecture, tensor)
+    padded = padded_shape(entry, source.architecture, tensor)
     shape, written = (*entry.stack, *padded), 0
     lead = (1,) * len(entry.index)
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from egrc_mega.convert.family import Architecture, Entry, Kind
+from egrc_mega.convert.shapes import split_dimension
 
 
 def to_megatron(entry: Entry, tensors: Sequence[torch.Tensor], architecture: Architecture) -> torch.Tensor:
@@ -61,18 +62,6 @@ def unshard(entry: Entry, shards: Sequence[torch.Tensor]) -> torch.Tensor:
         halves = [part.chunk(2) for part in shards]
         return torch.cat([half[0] for half in halves] + [half[1] for half in halves])
     return torch.cat(list(shards), dim=dimension)
-
-
-def padded_shape(entry: Entry, architecture: Architecture, tensor_parallel_size: int) -> tuple[int, ...]:
-    """Shape of the whole parameter with the rows that pad the vocabulary."""
-    if entry.kind is not Kind.VOCAB:
-        return entry.shape
-    return (architecture.padded_vocab_size(tensor_parallel_size), *entry.shape[1:])
-
-
-def split_dimension(entry: Entry) -> int | None:
-    """The dimension that tensor parallelism splits; None: every rank holds all of it."""
-    return {Kind.REPLICATED: None, Kind.ROW: 1}.get(entry.kind, 0)
 
 
 def _interleave_qkv(tensors: Sequence[torch.Tensor], architecture: Architecture) -> torch.Tensor:

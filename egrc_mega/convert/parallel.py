@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Self
 
 from egrc_mega.convert.family import Architecture, Entry
-from egrc_mega.convert.layout import padded_shape, split_dimension
+from egrc_mega.convert.shapes import padded_shape, split_dimension
 
 
 @dataclass(frozen=True, slots=True)

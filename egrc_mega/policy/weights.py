@@ -11,6 +11,7 @@ from megatron.core.models.gpt import GPTModel
 from egrc_mega.convert import layout
 from egrc_mega.convert.family import Architecture, Entry, Kind
 from egrc_mega.convert.hf_folder import HfTensors
+from egrc_mega.convert.shapes import padded_shape
 from egrc_mega.convert.source import Source
 from egrc_mega.observe.pulse import PULSE
 from egrc_mega.policy.distributed import device
@@ -87,7 +88,7 @@ def gather_hf(tensors: dict[str, torch.Tensor], architecture: Architecture) -> H
         PULSE.beat()
         local = tensors.get(entry.name)
         full = None if local is None else layout.unshard(entry, _tensor_parallel_shards(entry, local))
-        shape = layout.padded_shape(entry, architecture, tensor_place(entry)[1])
+        shape = padded_shape(entry, architecture, tensor_place(entry)[1])
         if entry.is_expert and entry.name in expert_owners:
             full = _broadcast(full, expert_owners[entry.name], experts, shape, dtype)
         full = _broadcast(full, stage_owners[entry.name], stages, shape, dtype)

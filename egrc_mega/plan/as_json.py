@@ -1,0 +1,89 @@
+"""A plan as plain values: bytes, tokens, seconds, hours."""
+
+from typing import Any
+
+from egrc_mega.plan.memory import RankMemory
+from egrc_mega.plan.plan import Memory, Plan, StagePlan
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """What `page` shows, for programs. Sizes are in bytes, times in seconds where no unit stands in the name."""
+    split = plan.split
+    found: dict[str, Any] = {
+        "model": {"parameters": plan.model.num_parameters, "origin": plan.model.origin},
+        "gpu": plan.gpu.name,
+        "gpu_memory_bytes": plan.gpu.memory_bytes,
+        "gpus": {"all": split.num_gpus, "trainer": split.trainer, "rollout": split.rollout},
+        "colocated": split.is_colocated,
+        "possible": not plan.problems,
+        "problems": plan.problems,
+        "max_tokens_per_micro_batch": plan.config.policy.max_tokens_per_micro_batch,
+    }
+    if plan.memory:
+        found |= _memory(plan.memory)
+    if plan.stages:
+        found["stages"] = {each.stage.name: _stage(plan, each) for each in plan.stages}
+        found |= {"evaluation_hours": plan.evaluation_hours, "hours": plan.hours, "gpu_hours": plan.gpu_hours}
+    return found
+
+
+def _memory(memory: Memory) -> dict[str, Any]:
+    server = memory.server
+    return {
+        "ranks": [_rank(rank) for rank in memory.ranks],
+        "activations_by_recompute": memory.activations,
+        "fitting_tokens_per_micro_batch": memory.fitting_budget,
+        "server": {
+            "weights": server.weights,
+            "kv_cache": server.kv_cache,
+            "kv_bytes_per_token": server.kv_bytes_per_token,
+            "kv_tokens": server.kv_tokens,
+        },
+        "colocated_peak": memory.colocated_peak,
+    }
+
+
+def _rank(rank: RankMemory) -> dict[str, Any]:
+    return {
+        "stage": rank.stage,
+        "parameters": rank.states.parameters,
+        "weights": rank.states.weights,
+        "gradients": rank.states.gradients,
+        "optimizer": rank.states.optimizer,
+        "optimizer_on_host": rank.optimizer_on_host,
+        "activations": rank.activations,
+        "working": rank.working,
+        "head": rank.head,
+        "sync": rank.sync,
+        "reserved": rank.reserved,
+        "phases": rank.phases(),
+        "peak": rank.peak,
+    }
+
+
+def _stage(plan: Plan, each: StagePlan) -> dict[str, Any]:
+    training, work = each.time.training, each.stage.work
+    return {
+        "steps": each.stage.steps,
+        "responses": work.num_responses,
+        "mean_tokens": work.lengths.mean,
+        "longest": each.stage.longest,
+        "prompt_tokens": work.prompt_tokens,
+        "rollout_s": each.time.rollout,
+        "train_s": training.total,
+        "train_parts_s": {
+            "products": training.products,
+            "bubble": training.bubble,
+            "sends": training.tensor,
+            "replicas": training.data,
+            "optimizer": training.optimizer,
+        },
+        "sync_at_least_s": each.time.sync,
+        "one_step_ahead": each.time.is_overlapped,
+        "step_s": each.time.total,
+        "micro_batches": training.num_micro_batches,
+        "bubble_share": training.bubble_share,
+        "tokens_per_s": each.time.tokens_per_s,
+        "tokens_per_s_per_gpu": each.time.tokens_per_s / plan.split.num_gpus,
+        "hours": each.hours,
+    }

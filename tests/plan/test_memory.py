@@ -1,0 +1,131 @@
+"""Bytes on a GPU: against what one H100 took, and how they change with what they depend on."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from egrc_mega.convert.families.registry import architecture_of
+from egrc_mega.convert.hf_config import HfConfig
+from egrc_mega.convert.presets import PRESETS
+from egrc_mega.plan.activations import in_flight, kept_bytes, layer_bytes
+from egrc_mega.plan.gpus import GIB, find_gpu
+from egrc_mega.plan.head import LEAST_BYTES, MOST_BYTES, affordable, head_bytes
+from egrc_mega.plan.memory import RESERVED_BYTES, Setting, fitting_budget, memory_problems, rank_memory, ranks
+from egrc_mega.plan.model_facts import Model
+from egrc_mega.plan.serving import DEFAULT_STATIC, server_memory, static_share
+from egrc_mega.plan.states import World
+from egrc_mega.sections.policy import MegatronSection
+from egrc_mega.sections.rollout import RolloutSection
+
+GPU = find_gpu("h100-80g")
+
+
+def model(preset: str, **changes: object) -> Model:
+    return Model(architecture_of(HfConfig(PRESETS[preset] | changes)), preset)
+
+
+SMALL, SEVEN = model("deepseek-r1-distill-qwen-1.5b"), model("deepseek-r1-distill-qwen-7b")
+
+
+def setting(own: Model, num_ranks: int = 1, **section: object) -> Setting:
+    world = World(num_ranks, MegatronSection(**({"bf16": True} | section)))
+    return Setting(own, world, GPU, offloads_optimizer=False, bucket_bytes=2**28, is_colocated=False)
+
+
+def test_the_peak_is_what_one_h100_took(root: Path) -> None:
+    """R1-Distill-Qwen-1.5B, one micro-batch of 16384 response tokens, no recomputation: 68.72 GiB, all parts on."""
+    lines = (root / "benchmarks/results/h100/second_step.jsonl").read_text().splitlines()
+    measured = next(row["peak_gib"] for row in map(json.loads, lines) if row["name"] == "even, all on")
+    # torch counts what it has handed out: no context, no NCCL, nothing reserved
+    planned = rank_memory(setting(SMALL), 0, 16384, 1).phases()["train"] - RESERVED_BYTES
+    assert planned / GIB == pytest.approx(measured, rel=0.03)
+
+
+def test_a_layer_keeps_what_can_be_counted_by_hand() -> None:
+    section = MegatronSection(bf16=True)
+    hidden, query, key_value, ffn, heads = 1536, 12 * 128, 2 * 128, 8960, 12
+    elements = 4 * hidden + (query + 2 * key_value) + (query + key_value) + query + 3 * ffn
+    assert layer_bytes(SMALL.architecture, section) == 2 * elements + 4 * heads + 8
+    assert layer_bytes(SMALL.architecture, section, "selective") == 2 * elements + 8
+    assert layer_bytes(SMALL.architecture, section, "full") == 2 * hidden
+    # in float32 everything but the statistics doubles
+    single = MegatronSection()
+    assert layer_bytes(SMALL.architecture, single, "selective") == 4 * elements + 8
+
+
+def test_sequence_parallelism_splits_what_tensor_parallelism_leaves_whole() -> None:
+    tensor = MegatronSection(bf16=True, tensor_model_parallel_size=2)
+    both = MegatronSection(bf16=True, tensor_model_parallel_size=2, sequence_parallel=True)
+    saved = layer_bytes(SMALL.architecture, tensor) - layer_bytes(SMALL.architecture, both)
+    assert saved == 2 * 4 * 1536 / 2 + 4
+
+
+def test_early_stages_keep_more_micro_batches_and_never_more_than_there_are() -> None:
+    section = MegatronSection(pipeline_model_parallel_size=4)
+    assert [in_flight(section, stage, 100) for stage in range(4)] == [4, 3, 2, 1]
+    assert [in_flight(section, stage, 2) for stage in range(4)] == [2, 2, 2, 1]
+    virtual = MegatronSection(pipeline_model_parallel_size=4, virtual_pipeline_model_parallel_size=2)
+    # 2 (4 - 1) + 4 + 1 pieces of half a stage
+    assert in_flight(virtual, 0, 100) == 11 / 2
+
+
+def test_full_recomputation_keeps_what_enters_a_layer_or_a_unit_of_layers() -> None:
+    def kept(**section: object) -> float:
+        return kept_bytes(SMALL.architecture, MegatronSection(bf16=True, **section), 0, 1000, 1)  # type: ignore[arg-type]
+
+    full = {"recompute_granularity": "full", "recompute_method": "uniform"}
+    assert kept(**full, recompute_num_layers=1) == 28 * 1000 * 2 * 1536
+    assert kept(**full, recompute_num_layers=7) == 4 * 1000 * 2 * 1536
+    block = full | {"recompute_method": "block", "recompute_num_layers": 10}
+    assert kept(**block) == 1000 * (10 * 2 * 1536 + 18 * layer_bytes(SMALL.architecture, MegatronSection(bf16=True)))
+
+
+def test_the_head_takes_less_where_less_is_free() -> None:
+    assert affordable(100 * GIB) == MOST_BYTES
+    assert LEAST_BYTES / 2 < affordable(0) <= LEAST_BYTES
+    section = MegatronSection(bf16=True)
+    most, least = (head_bytes(SMALL.architecture, section, 16384, size) for size in (MOST_BYTES, LEAST_BYTES))
+    columns, hidden = 151936, 1536
+    assert most == MOST_BYTES + 2 * 16384 * columns + 3 * 2 * 16384 * hidden + 4 * columns * hidden
+    assert least == 5 * LEAST_BYTES + 3 * 2 * 16384 * hidden + 4 * columns * hidden
+
+
+def test_the_largest_budget_fits_and_the_next_does_not() -> None:
+    own = setting(SEVEN, 8, tensor_model_parallel_size=4, sequence_parallel=True)
+    budget = fitting_budget(own, 10)
+    peaks = [max(rank.peak for rank in ranks(own, size, 10)) for size in (budget, budget + 512)]
+    assert peaks[0] <= GPU.memory_bytes < peaks[1]
+    assert fitting_budget(setting(SEVEN), 1) == 0
+
+
+def test_an_offloaded_optimizer_is_on_the_device_for_its_step_only() -> None:
+    own = setting(SEVEN, 8, tensor_model_parallel_size=4)
+    away = replace(own, offloads_optimizer=True)
+    here, there = (rank_memory(each, 0, 16384, 10) for each in (own, away))
+    assert here.phases()["train"] - there.phases()["train"] == here.states.optimizer
+    assert here.phases()["optimizer step"] == there.phases()["optimizer step"]
+
+
+def test_a_server_shares_weights_and_groups_and_takes_its_share_of_the_card() -> None:
+    one = server_memory(SEVEN, GPU, RolloutSection())
+    assert one.weights == 2 * SEVEN.num_parameters
+    assert one.kv_bytes_per_token == 2 * 4 * 128 * 28 * 2
+    assert one.weights + one.kv_cache == pytest.approx(DEFAULT_STATIC * GPU.memory_bytes)
+    four = server_memory(SEVEN, GPU, RolloutSection(tensor_parallel_size=4))
+    assert four.kv_bytes_per_token == one.kv_bytes_per_token / 4
+    # norms are on every GPU
+    norms = 2 * (2 * 28 + 1) * 3584
+    assert four.weights == pytest.approx(one.weights / 4 + norms * 3 / 4)
+    flags = RolloutSection(sglang_args=("--mem-fraction-static", "0.7"))
+    assert static_share(flags) == static_share(RolloutSection(sglang_args=("--mem-fraction-static=0.7",))) == 0.7
+
+
+def test_what_the_trainer_holds_is_not_the_servers() -> None:
+    beside = server_memory(SEVEN, GPU, RolloutSection(), resident_bytes=60 * GIB)
+    assert beside.weights + beside.kv_cache == GPU.memory_bytes - 60 * GIB
+    own = setting(SEVEN, 8, tensor_model_parallel_size=4)
+    [problem] = memory_problems(own, ranks(own, 16384, 1), replace(beside, kv_cache=-GIB), 4096)
+    assert "a server has -1.0 GiB for keys and values" in problem
+    assert "over by 1.2 GiB" in problem

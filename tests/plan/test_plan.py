@@ -1,0 +1,150 @@
+"""`egrc plan`: the paper's recipe on sixteen H100, and what is said where it cannot work."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from egrc_mega.convert.presets import PRESETS
+from egrc_mega.errors import ConfigError, ModelError
+from egrc_mega.launch.plan import Question, plan_for
+from egrc_mega.plan.as_json import as_json
+from egrc_mega.plan.page import page
+from egrc_mega.plan.plan import Plan
+from egrc_mega.testing import forked
+
+SEVEN, SMALL = "r1_distill_qwen_7b", "r1_distill_qwen_1p5b"
+
+
+def ask(
+    root: Path, *overrides: str, recipe: str = SEVEN, gpus: int = 16, gpu: str = "h100-80g", **rest: object
+) -> Plan:
+    return plan_for(Question([root / f"configs/{recipe}.yaml"], overrides, gpus, gpu, **rest))  # type: ignore[arg-type]
+
+
+def test_the_recipe_is_planned_offline_without_weights(root: Path) -> None:
+    """The command as the documentation has it, in a process of its own."""
+    command = ["plan", str(root / "configs/r1_distill_qwen_7b.yaml"), "--gpus", "16", "--gpu", "h100-80g"]
+    told = forked.run([sys.executable, "-P", "-m", "egrc_mega.cli.main", *command])
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.strip() == page(ask(root)).strip()
+    for part in (
+        "7.62 billion parameters, sizes of preset deepseek-r1-distill-qwen-7b (no folder yet)",
+        "16 GPUs = 8 train + 8 serve",
+        "8 processes = tensor 4 x pipeline 1 x data 2, recomputing selective",
+        "1,904,057,344 parameters; 3,808,114,688 bytes of weights, 7,616,229,376 of gradients",
+        "largest token budget that fits",
+        "for keys and values",
+        "compress: 1024 responses",
+        "explore: 2048 responses",
+        "GPU hours",
+    ):
+        assert part in told.stdout, part
+
+
+def test_json_has_what_the_page_has(root: Path) -> None:
+    plan = ask(root)
+    found = json.loads(json.dumps(as_json(plan)))
+    assert found["possible"] and found["problems"] == []
+    assert found["gpus"] == {"all": 16, "trainer": 8, "rollout": 8}
+    [rank] = found["ranks"]
+    kept = rank["weights"] + rank["gradients"] + rank["optimizer"] + rank["reserved"] + rank["activations"]
+    assert rank["peak"] == rank["phases"]["train"] == kept + max(rank["working"], rank["head"])
+    for stage in found["stages"].values():
+        assert stage["train_s"] == pytest.approx(sum(stage["train_parts_s"].values()))
+        assert stage["step_s"] == pytest.approx(stage["rollout_s"] + stage["train_s"] + stage["sync_at_least_s"])
+        assert stage["hours"] == pytest.approx(stage["steps"] * stage["step_s"] / 3600)
+    hours = sum(stage["hours"] for stage in found["stages"].values()) + found["evaluation_hours"]
+    assert found["gpu_hours"] == pytest.approx(16 * hours)
+
+
+def test_a_folders_own_config_json_has_the_last_word(root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "DeepSeek-R1-Distill-Qwen-7B"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(PRESETS["deepseek-r1-distill-qwen-7b"] | {"num_hidden_layers": 14}))
+    plan = ask(root, f"model.path={folder}")
+    assert plan.model.origin == str(folder / "config.json")
+    assert plan.model.architecture.num_layers == 14
+
+
+def test_a_model_that_nobody_knows_is_told_with_those_that_are_known(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        ModelError, match=r"no config\.json, and no preset is called nothing; .*deepseek-r1-distill-qwen-7b"
+    ):
+        ask(root, f"model.path={tmp_path / 'nothing'}")
+
+
+def test_an_unknown_gpu_is_told_with_those_that_are_known(root: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--gpu: v100 is not known; known are a100-40g, a100-80g, .*h100-80g"):
+        ask(root, gpu="v100")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "gpus", "reason"),
+    [
+        (["megatron.tensor_model_parallel_size=3"], 12, "tensor_model_parallel_size: 3 does not divide the 28"),
+        (["megatron.pipeline_model_parallel_size=3"], 24, "3 stages cannot share 28 layers evenly"),
+        ([], 12, "the trainer's 6 GPUs are no multiple of tensor 4 = 4"),
+        (["megatron.context_parallel_size=4"], 16, "8 GPUs are no multiple of tensor 4 x context 4 = 16"),
+        (["rollout.tensor_parallel_size=3"], 18, "tensor_parallel_size: 3 does not divide the 28 attention heads"),
+        (["policy.max_tokens_per_micro_batch=8192"], 16, "8192 cannot hold a response of stage explore of 8192 tokens"),
+        (["megatron.tensor_model_parallel_size=1", "megatron.sequence_parallel=false"], 2, "over by"),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_told_with_its_reason(overrides: list[str], gpus: int, reason: str, root: Path) -> None:
+    plan = ask(root, *overrides, gpus=gpus)
+    assert any(reason in problem for problem in plan.problems), plan.problems
+    assert not plan.stages
+
+
+def test_how_much_memory_is_missing_is_told_to_the_tenth(root: Path) -> None:
+    plan = ask(root, "megatron.tensor_model_parallel_size=1", "megatron.sequence_parallel=false", gpus=2)
+    assert plan.memory
+    over = (plan.memory.ranks[0].peak - plan.gpu.memory_bytes) / 2**30
+    assert f"over by {over:.1f} GiB" in plan.problems[0]
+
+
+def test_an_impossible_plan_ends_the_command_with_its_reasons(root: Path) -> None:
+    command = ["plan", str(root / "configs/r1_distill_qwen_7b.yaml"), "--gpus", "12", "--json"]
+    told = forked.run([sys.executable, "-P", "-m", "egrc_mega.cli.main", *command])
+    assert told.returncode == ConfigError.exit_code
+    assert "egrc: error: the trainer's 6 GPUs are no multiple of tensor 4 = 4" in told.stderr
+    assert json.loads(told.stdout)["possible"] is False
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"gpus": 1}, "--gpus: 1, of which servers would have 0"),
+        ({"rollout_gpus": 16}, "servers would have 16 .--rollout-gpus. and the trainer 0"),
+        ({"mean_tokens": 5000.0}, "--mean-tokens: 5000, but responses of stage compress end at 4096"),
+    ],
+)
+def test_a_question_that_contradicts_itself_is_refused(options: dict, told: str, root: Path) -> None:
+    with pytest.raises(ConfigError, match=told):
+        ask(root, **options)
+
+
+def test_colocated_servers_share_every_gpu_and_leave_no_room_for_others(root: Path) -> None:
+    colocated = ["rollout.server=sglang", "rollout.colocated=true"]
+    plan = ask(root, *colocated)
+    assert (plan.split.trainer, plan.split.rollout) == (16, 16)
+    assert plan.memory and plan.memory.colocated_peak
+    assert plan.memory.colocated_peak <= plan.gpu.memory_bytes
+    # the cache has what the trainer leaves
+    apart = ask(root).memory
+    assert apart and plan.memory.server.kv_cache < apart.server.kv_cache
+    with pytest.raises(ConfigError, match=r"rollout\.colocated servers stand on all 16"):
+        ask(root, *colocated, rollout_gpus=8)
+
+
+def test_started_servers_have_the_gpus_that_the_configuration_gives_them(root: Path) -> None:
+    servers = ["rollout.server=sglang", "rollout.num_servers=2", "rollout.tensor_parallel_size=2"]
+    plan = ask(root, *servers, gpus=12)
+    assert (plan.split.trainer, plan.split.rollout) == (8, 4)
+
+
+def test_the_small_recipe_is_planned_too(root: Path) -> None:
+    plan = ask(root, recipe=SMALL, gpus=8)
+    assert not plan.problems and plan.stages
