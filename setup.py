@@ -17,7 +17,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["egrc_mega", "egrc_mega.*"]) + find_packages("kernels"),
     package_dir={"egrc_kernels": "kernels/egrc_kernels"},
-    package_data={"egrc_mega": ["py.typed", "miniature/assets/**/*", "report/*.j2", "report/page/*"]},
+    package_data={"egrc_mega": ["py.typed", "miniature/assets/**/*", "report/*.j2", "report/page/*", "plan/*.json"]},
     install_requires=[
         "aiohttp>=3.10",
         "jinja2>=3.1.6",

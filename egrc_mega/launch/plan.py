@@ -12,6 +12,8 @@ from egrc_mega.plan.gpus import find_gpu
 from egrc_mega.plan.model_facts import find_model
 from egrc_mega.plan.page import page
 from egrc_mega.plan.plan import Plan, make_plan
+from egrc_mega.plan.scaling import Law, curve, law
+from egrc_mega.plan.scaling_figure import scaling_figure
 from egrc_mega.plan.split import choose_split
 from egrc_mega.plan.workload import stage_works
 
@@ -53,3 +55,16 @@ def show_plan(question: Question, *, in_json: bool) -> None:
     print(json.dumps(as_json(plan), indent=1) if in_json else page(plan))
     if plan.problems:
         raise ConfigError("\n".join(plan.problems))
+
+
+def scaling_of_the_recipe(root: Path) -> tuple[Law, str]:
+    """The law and the figure of docs/plan.md: the second stage of the 7B recipe, whose steps are the longest."""
+    plan = plan_for(Question([root / "configs/r1_distill_qwen_7b.yaml"], [], 8, "h100-80g"))
+    stage = plan.stages[-1].stage
+    points = curve(plan, stage)
+    found = law(plan, stage, points)
+    title = (
+        f"A step of R1-Distill-Qwen-7B on 8 to 1,024 H100: {stage.work.num_responses} responses of at most "
+        f"{stage.longest} tokens, {stage.work.lengths.mean:.0f} on average"
+    )
+    return found, scaling_figure(points, found, title)

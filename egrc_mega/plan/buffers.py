@@ -46,7 +46,7 @@ class Buffer:
 
     @property
     def size(self) -> int:
-        """Elements, gaps included."""
+        """Elements with the gaps between them."""
         return self.buckets[-1].end if self.buckets else 0
 
     @property

@@ -26,8 +26,8 @@ def evaluation_seconds(
     for each in evaluation_sets(config):
         requests = (each.num_problems or UNKNOWN_PROBLEMS) * each.n
         lengths = Lengths(min(mean, 0.9 * each.max_new_tokens), each.max_new_tokens)
-        share = -(-requests // num_servers)
-        seconds += len(each.temperatures) * batch_seconds(server, share, lengths, prompt, constants)
+        once = batch_seconds(server, requests, num_servers, lengths, prompt, constants)
+        seconds += len(each.temperatures) * once
     return seconds * num_evaluations(config)
 
 

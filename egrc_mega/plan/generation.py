@@ -7,11 +7,14 @@ values allows, and a server is done when its last response is: the tail is part 
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from egrc_mega.plan.constants import Constants
 from egrc_mega.plan.gpus import Gpu
 from egrc_mega.plan.lengths import Lengths
 from egrc_mega.plan.model_facts import Model
+
+Floats = NDArray[np.float64]
 
 STRIDE = 32
 """Decoding steps that are reckoned at once, of which a batch has some hundreds at most."""
@@ -30,49 +33,45 @@ class Server:
 
 
 def batch_seconds(
-    server: Server, num_requests: int, lengths: Lengths, prompt_tokens: int, constants: Constants
+    server: Server, num_responses: int, num_servers: int, lengths: Lengths, prompt_tokens: int, constants: Constants
 ) -> float:
-    """Seconds until a server has answered its share of a batch.
+    """Seconds until a batch is answered: until the server is done that has the longest response of all.
 
     Args:
-        num_requests: of this server.
+        num_responses: of all servers, which have equally many.
         prompt_tokens: of each prompt. Samples of one prompt share its keys and values; they are counted for each.
     """
-    wanted = np.random.default_rng(0).permutation(lengths.quantiles(num_requests)) + 1
-    stride = max(STRIDE, int(lengths.cap / MOST_STRIDES))
     costs = _StepCosts(server, constants)
-    seconds = costs.prefill(num_requests * prompt_tokens)
-    done = np.zeros(0)
-    running = np.zeros(0)
-    waiting = 0
-    while waiting < num_requests or len(running):
-        waiting, running, done = _admit(server, wanted, waiting, running, done, prompt_tokens)
+    waiting = _wanted(num_responses, num_servers, lengths)
+    stride = max(STRIDE, lengths.cap // MOST_STRIDES)
+    seconds = costs.prefill(len(waiting) * prompt_tokens)
+    running, done = np.zeros(0), np.zeros(0)
+    while len(waiting) or len(running):
+        count = _number_that_fits(server, waiting, running, prompt_tokens)
+        running, waiting = np.concatenate([running, waiting[:count]]), waiting[count:]
+        done = np.concatenate([done, np.zeros(count)])
         contexts = float(done.sum()) + len(done) * (prompt_tokens + stride / 2)
-        # a stride ends with the first that is done where few are left, so that the tail is not rounded up
-        steps = min(stride, int(np.ceil((running - done).max()))) if waiting >= num_requests else stride
+        # the last stride ends with its last response, so that the tail is not rounded up
+        steps = stride if len(waiting) else min(stride, int(np.ceil((running - done).max())))
         seconds += steps * costs.decode(len(running), contexts)
         done = done + steps
-        keep = done < running
-        running, done = running[keep], done[keep]
+        goes_on = done < running
+        running, done = running[goes_on], done[goes_on]
     return seconds
 
 
-def _admit(
-    server: Server,
-    wanted: np.ndarray[tuple[int], np.dtype[np.float64]],
-    waiting: int,
-    running: np.ndarray[tuple[int], np.dtype[np.float64]],
-    done: np.ndarray[tuple[int], np.dtype[np.float64]],
-    prompt_tokens: int,
-) -> tuple[int, np.ndarray[tuple[int], np.dtype[np.float64]], np.ndarray[tuple[int], np.dtype[np.float64]]]:
-    """Let in as many as fit when every running response grows to its end; one always runs."""
+def _wanted(num_responses: int, num_servers: int, lengths: Lengths) -> Floats:
+    """Lengths of the responses of the server that has the longest of all, in the order in which they come."""
+    own = lengths.quantiles(-(-num_responses // num_servers))
+    own[-1] = lengths.quantiles(num_responses)[-1]
+    return np.random.default_rng(0).permutation(own) + 1
+
+
+def _number_that_fits(server: Server, waiting: Floats, running: Floats, prompt_tokens: int) -> int:
+    """How many may enter when every running response grows to its end; one always runs."""
     free = server.kv_tokens - float(running.sum()) - len(running) * prompt_tokens
-    sizes = np.cumsum(wanted[waiting:] + prompt_tokens)
-    count = int(np.searchsorted(sizes, free, side="right"))
-    if not count and not len(running):
-        count = min(1, len(sizes))
-    entering = wanted[waiting : waiting + count]
-    return waiting + count, np.concatenate([running, entering]), np.concatenate([done, np.zeros(count)])
+    count = int(np.searchsorted(np.cumsum(waiting + prompt_tokens), free, side="right"))
+    return count if count or len(running) else min(1, len(waiting))
 
 
 class _StepCosts:

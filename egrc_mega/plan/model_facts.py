@@ -1,12 +1,11 @@
 """The sizes of the model that a configuration names: of its folder's config.json, or of a preset without one."""
 
 import math
-from collections import Counter
 from functools import cached_property
 from pathlib import Path
 
 from egrc_mega.convert.families.registry import architecture_of, read_architecture
-from egrc_mega.convert.family import Architecture
+from egrc_mega.convert.family import Architecture, Entry
 from egrc_mega.convert.hf_config import HfConfig
 from egrc_mega.convert.presets import PRESETS
 from egrc_mega.convert.shapes import padded_shape, split_dimension
@@ -32,11 +31,16 @@ class Model:
     @cached_property
     def num_parameters(self) -> int:
         """Of the whole model, vocabulary not padded."""
-        return sum(math.prod(shape) * count for shape, count in self._shapes.items())
+        return sum(math.prod(entry.shape) * count for entry, count in self._kinds)
 
     @cached_property
-    def _shapes(self) -> Counter[tuple[int, ...]]:
-        return Counter(entry.shape for entry in self.architecture.entries())
+    def _kinds(self) -> list[tuple[Entry, int]]:
+        """One entry of each kind and shape, and how many there are: mixtures have ten thousands."""
+        found: dict[tuple[object, ...], tuple[Entry, int]] = {}
+        for entry in self.architecture.entries():
+            key = (entry.shape, entry.kind, entry.is_expert)
+            found[key] = (entry, found[key][1] + 1 if key in found else 1)
+        return list(found.values())
 
     def served_bytes(self, tensor_parallel_size: int, *, only_experts: bool = False) -> float:
         """Weights on one GPU of a server, in bf16."""
@@ -47,9 +51,9 @@ class Model:
 
     def _parameters_of_a_gpu(self, tensor: int, only_experts: bool) -> float:
         total = 0.0
-        for entry in self.architecture.entries():
+        for entry, count in self._kinds:
             if entry.is_expert or not only_experts:
-                size = math.prod(padded_shape(entry, self.architecture, tensor))
+                size = count * math.prod(padded_shape(entry, self.architecture, tensor))
                 total += size if split_dimension(entry) is None else size / tensor
         return total
 

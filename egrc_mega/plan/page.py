@@ -87,6 +87,8 @@ def _serving(plan: Plan, memory: Memory) -> Iterator[str]:
 
 def _times(plan: Plan) -> Iterator[str]:
     yield "time     of a step in seconds, by phase"
+    if plan.model.architecture.num_experts:
+        yield "  published steps of mixtures of experts took one to three times as long as this says (docs/plan.md)"
     for stage in plan.stages:
         yield from _stage_lines(plan, stage)
     yield (

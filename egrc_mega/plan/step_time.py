@@ -39,10 +39,9 @@ def step_time(config: Config, world: World, server: Server, split: Split, work: 
     """How long a step of a stage takes."""
     budget = config.policy.max_tokens_per_micro_batch
     num_servers = split.rollout // server.tensor_parallel_size
-    share = -(-work.num_responses // num_servers)
     training = training_time(server.model, world, server.gpu, work, budget, constants)
     return StepTime(
-        rollout=batch_seconds(server, share, work.lengths, work.prompt_tokens, constants),
+        rollout=batch_seconds(server, work.num_responses, num_servers, work.lengths, work.prompt_tokens, constants),
         training=training,
         sync=sync_seconds(server, split, constants),
         is_overlapped=config.rollout.one_step_ahead,
