@@ -23,11 +23,15 @@ def plan(
     prompt_tokens: Annotated[
         int | None, typer.Option("--prompt-tokens", min=0, help="Tokens of a prompt; without: 128.")
     ] = None,
+    search: Annotated[
+        bool, typer.Option("--search", help="Rank layouts and splits between trainer and servers instead.")
+    ] = False,
     overrides: Overrides = None,
     in_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
-    """Say what fits and how long it takes, or why it is impossible. Starts and writes nothing."""
-    from egrc_mega.launch.plan import Question, show_plan
+    """Say what fits and how long it takes, or why it is impossible and what is nearest. Starts and writes nothing."""
+    from egrc_mega.launch.plan import Question, show_plan, show_search
 
     question = Question(config, overrides or [], gpus, gpu, rollout_gpus, mean_tokens, prompt_tokens)
-    show_plan(question, in_json=in_json)
+    show = show_search if search else show_plan
+    show(question, in_json=in_json)

@@ -14,6 +14,8 @@ from egrc_mega.plan.page import page
 from egrc_mega.plan.plan import Plan, make_plan
 from egrc_mega.plan.scaling import Law, curve, law
 from egrc_mega.plan.scaling_figure import scaling_figure
+from egrc_mega.plan.search import Search
+from egrc_mega.plan.search_page import candidate_as_json, search_as_json, search_page
 from egrc_mega.plan.split import choose_split
 from egrc_mega.plan.workload import stage_works
 
@@ -31,8 +33,8 @@ class Question:
     prompt_tokens: int | None = None
 
 
-def plan_for(question: Question) -> Plan:
-    """The plan of a configuration.
+def search_for(question: Question) -> Search:
+    """The layouts of a configuration; its own among them.
 
     Raises:
         ConfigError, ModelError: the configuration, the model or the question itself cannot be used.
@@ -41,20 +43,54 @@ def plan_for(question: Question) -> Plan:
     config = load_config(list(question.config_files), list(question.overrides)).config
     model = find_model(config.model.path)
     split = choose_split(config.rollout, question.num_gpus, question.rollout_gpus)
-    works = stage_works(config, question.mean_tokens, question.prompt_tokens)
-    return make_plan(config, model, gpu, split, works)
+    return Search(config, model, gpu, split, stage_works(config, question.mean_tokens, question.prompt_tokens))
+
+
+def plan_for(question: Question) -> Plan:
+    """The plan of a configuration as it is; raises as `search_for`."""
+    search = search_for(question)
+    return make_plan(search.config, search.model, search.gpu, search.split, search.works)
 
 
 def show_plan(question: Question, *, in_json: bool) -> None:
     """Print the plan of a configuration.
 
     Raises:
-        ConfigError: the layout is impossible; what is known of it has been printed.
+        ConfigError: the layout is impossible; what is known of it has been printed. The message has the nearest that
+            works.
     """
-    plan = plan_for(question)
-    print(json.dumps(as_json(plan), indent=1) if in_json else page(plan))
-    if plan.problems:
-        raise ConfigError("\n".join(plan.problems))
+    search = search_for(question)
+    plan = make_plan(search.config, search.model, search.gpu, search.split, search.works)
+    nearest = search.nearest() if plan.problems else None
+    found = as_json(plan)
+    if nearest:
+        found["nearest"] = candidate_as_json(search, nearest)
+    print(json.dumps(found, indent=1) if in_json else page(plan))
+    if not plan.problems:
+        return
+    if nearest is None:
+        raise ConfigError("\n".join([*plan.problems, f"no layout of it works on {search.gpu.name}; take larger GPUs"]))
+    options = " ".join(nearest.choice.options(search.config, search.split))
+    num_gpus = nearest.plan.split.num_gpus
+    raise ConfigError("\n".join([*plan.problems, f"the nearest that works: --gpus {num_gpus} {options}".rstrip()]))
+
+
+def show_search(question: Question, *, in_json: bool) -> None:
+    """Print the best layouts and splits.
+
+    Raises:
+        ConfigError: none fits.
+    """
+    search = search_for(question)
+    works, num_tried = search.ranked()
+    if in_json:
+        print(json.dumps(search_as_json(search, works, num_tried), indent=1))
+    else:
+        print(search_page(search, works, num_tried))
+    if not works:
+        nearest = search.nearest()
+        told = f"{nearest.plan.split.num_gpus} do" if nearest else "no number of them does"
+        raise ConfigError(f"--gpus: {search.split.num_gpus} {search.gpu.name} hold no layout of it; {told}")
 
 
 def scaling_of_the_recipe(root: Path) -> tuple[Law, str]:

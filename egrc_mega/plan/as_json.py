@@ -20,18 +20,18 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "max_tokens_per_micro_batch": plan.config.policy.max_tokens_per_micro_batch,
     }
     if plan.memory:
-        found |= _memory(plan.memory)
+        found |= _memory(plan.memory, plan.config.policy.max_tokens_per_micro_batch)
     if plan.stages:
         found["stages"] = {each.stage.name: _stage(plan, each) for each in plan.stages}
         found |= {"evaluation_hours": plan.evaluation_hours, "hours": plan.hours, "gpu_hours": plan.gpu_hours}
     return found
 
 
-def _memory(memory: Memory) -> dict[str, Any]:
+def _memory(memory: Memory, budget: int) -> dict[str, Any]:
     server = memory.server
     return {
         "ranks": [_rank(rank) for rank in memory.ranks],
-        "activations_by_recompute": memory.activations,
+        "activations_by_recompute": memory.activations(budget),
         "fitting_tokens_per_micro_batch": memory.fitting_budget,
         "server": {
             "weights": server.weights,

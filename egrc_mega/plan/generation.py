@@ -4,7 +4,8 @@ A step reads the weights once and the keys and values of everything that runs. R
 values allows, and a server is done when its last response is: the tail is part of the time.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,17 @@ def batch_seconds(
         num_responses: of all servers, which have equally many.
         prompt_tokens: of each prompt. Samples of one prompt share its keys and values; they are counted for each.
     """
+    own = -(-num_responses // num_servers)
+    # cache that nobody would use changes nothing, and a search asks the same again and again
+    enough = own * (lengths.cap + 1 + prompt_tokens)
+    server = replace(server, kv_tokens=min(server.kv_tokens, enough))
+    return _batch_seconds(server, num_responses, num_servers, lengths, prompt_tokens, constants)
+
+
+@lru_cache(maxsize=4096)
+def _batch_seconds(
+    server: Server, num_responses: int, num_servers: int, lengths: Lengths, prompt_tokens: int, constants: Constants
+) -> float:
     costs = _StepCosts(server, constants)
     waiting = _wanted(num_responses, num_servers, lengths)
     stride = max(STRIDE, lengths.cap // MOST_STRIDES)

@@ -23,6 +23,8 @@ class Gpu:
     """NVLink, one direction."""
     network_bytes_per_s: float
     """One direction, per GPU, of the usual node: one network card a GPU."""
+    host_bytes_per_s: float
+    """To the host's memory, one direction."""
     gpus_per_node: int
     """GPUs that NVLink joins."""
 
@@ -35,6 +37,7 @@ def _gpu(
     tb_per_s: float,
     link_gb_per_s: float,
     gigabits: float,
+    host_gb_per_s: float,
     node: int = 8,
 ) -> Gpu:
     return Gpu(
@@ -45,6 +48,7 @@ def _gpu(
         tb_per_s * 1e12,
         link_gb_per_s * 1e9,
         gigabits / 8 * 1e9,
+        host_gb_per_s * 1e9,
         node,
     )
 
@@ -52,15 +56,15 @@ def _gpu(
 GPUS = {
     gpu.name: gpu
     for gpu in (
-        _gpu("a100-40g", 39.4, 312, 156, 1.555, 300, 200),
-        _gpu("a100-80g", 79.1, 312, 156, 2.039, 300, 200),
-        _gpu("h20-96g", 95.1, 148, 74, 4.0, 450, 400),
-        _gpu("h800-80g", 79.1, 989, 494.5, 3.35, 200, 400),
-        _gpu("h100-80g", 79.18, 989, 494.5, 3.35, 450, 400),
-        _gpu("h200-141g", 139.8, 989, 494.5, 4.8, 450, 400),
-        _gpu("b200-180g", 178.4, 2250, 1125, 7.7, 900, 400),
-        _gpu("gb200-186g", 184.0, 2500, 1250, 8.0, 900, 400, 72),
-        _gpu("b300-288g", 268.0, 2250, 1125, 8.0, 900, 800),
+        _gpu("a100-40g", 39.4, 312, 156, 1.555, 300, 200, 32),
+        _gpu("a100-80g", 79.1, 312, 156, 2.039, 300, 200, 32),
+        _gpu("h20-96g", 95.1, 148, 74, 4.0, 450, 400, 64),
+        _gpu("h800-80g", 79.1, 989, 494.5, 3.35, 200, 400, 64),
+        _gpu("h100-80g", 79.18, 989, 494.5, 3.35, 450, 400, 64),
+        _gpu("h200-141g", 139.8, 989, 494.5, 4.8, 450, 400, 64),
+        _gpu("b200-180g", 178.4, 2250, 1125, 7.7, 900, 400, 64),
+        _gpu("gb200-186g", 184.0, 2500, 1250, 8.0, 900, 400, 450, 72),
+        _gpu("b300-288g", 268.0, 2250, 1125, 8.0, 900, 800, 64),
     )
 }
 """By the name that `--gpu` takes. NVIDIA's printed figures, without sparsity:
@@ -76,6 +80,7 @@ GPUS = {
   ways). GB200: "GB200 NVL72" divided by 72 (360 PFLOP/s with sparsity, 13.4 TB at 576 TB/s, NVLink 130 TB/s). B300:
   DGX B300 (2.3 TB in all, 800 Gb/s a GPU); its bf16 rate is taken to be the B200's.
 
+To the host PCIe 4 or 5 of 16 lanes (32 and 64 GB/s one way), on GB200 NVLink-C2C (900 GB/s both ways).
 Memory is 0.99 of the printed gigabytes in GiB where nobody has read it off a card."""
 ALIASES = {"a100": "a100-80g", "h100": "h100-80g", "h200": "h200-141g", "b200": "b200-180g", "gb200": "gb200-186g"}
 

@@ -9,7 +9,7 @@ from egrc_mega.plan.gpus import GIB, Gpu
 from egrc_mega.plan.head import affordable, head_bytes
 from egrc_mega.plan.model_facts import Model
 from egrc_mega.plan.serving import ServerMemory
-from egrc_mega.plan.states import States, World, states_of_rank
+from egrc_mega.plan.states import States, World
 
 RESERVED_BYTES = 3 * GIB
 """CUDA's context, NCCL's buffers and what the allocator cannot use: an assumption, not a measurement."""
@@ -35,8 +35,7 @@ class Setting:
     @cached_property
     def states(self) -> tuple[States, ...]:
         """Of a rank of each pipeline stage; they depend on no token."""
-        stages = range(self.world.section.pipeline_model_parallel_size)
-        return tuple(states_of_rank(self.model.architecture, self.world, stage) for stage in stages)
+        return self.model.states_of(self.world)
 
 
 @dataclass(frozen=True, slots=True)

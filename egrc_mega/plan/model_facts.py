@@ -10,6 +10,7 @@ from egrc_mega.convert.hf_config import HfConfig
 from egrc_mega.convert.presets import PRESETS
 from egrc_mega.convert.shapes import padded_shape, split_dimension
 from egrc_mega.errors import ModelError
+from egrc_mega.plan.states import States, World, states_of_rank
 from egrc_mega.policy.flops import FlopModel
 
 SERVED_BYTES = 2
@@ -22,6 +23,7 @@ class Model:
     def __init__(self, architecture: Architecture, origin: str) -> None:
         self.architecture, self.origin = architecture, origin
         self._served: dict[tuple[int, bool], float] = {}
+        self._states: dict[str, tuple[States, ...]] = {}
 
     @cached_property
     def flops(self) -> FlopModel:
@@ -41,6 +43,14 @@ class Model:
             key = (entry.shape, entry.kind, entry.is_expert)
             found[key] = (entry, found[key][1] + 1 if key in found else 1)
         return list(found.values())
+
+    def states_of(self, world: World) -> tuple[States, ...]:
+        """What a rank of each pipeline stage holds that lasts from step to step."""
+        key = f"{world.num_ranks} {world.section.model_dump_json()}"
+        if key not in self._states:
+            stages = range(world.section.pipeline_model_parallel_size)
+            self._states[key] = tuple(states_of_rank(self.architecture, world, stage) for stage in stages)
+        return self._states[key]
 
     def served_bytes(self, tensor_parallel_size: int, *, only_experts: bool = False) -> float:
         """Weights on one GPU of a server, in bf16."""

@@ -62,7 +62,7 @@ def _memory(plan: Plan, memory: Memory) -> Iterator[str]:
             f"  stage {rank.stage}, {layers_text(pieces)}: {states.parameters:,} parameters; {states.weights:,} bytes "
             f"of weights, {states.gradients:,} of gradients, {states.optimizer:,} of optimizer"
         )
-    modes = ", ".join(f"{_gib(size)} {mode}" for mode, size in memory.activations.items())
+    modes = ", ".join(f"{_gib(size)} {mode}" for mode, size in memory.activations(budget).items())
     yield f"  activations of stage 0 by recomputation: {modes}"
     yield f"  largest token budget that fits: {memory.fitting_budget}"
     if memory.colocated_peak is not None:

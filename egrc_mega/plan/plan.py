@@ -1,9 +1,11 @@
 """A plan: what a configuration needs and how long it takes on so many GPUs of a kind."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from egrc_mega.config.config import Config
 from egrc_mega.convert.parallel import ParallelLayout, layout_problems
+from egrc_mega.plan.activations import Recompute
 from egrc_mega.plan.constants import CONSTANTS, Constants
 from egrc_mega.plan.evaluation_time import evaluation_seconds
 from egrc_mega.plan.generation import Server
@@ -31,18 +33,26 @@ class StagePlan:
         return self.stage.steps * self.time.total / 3600
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Memory:
     """Bytes of a possible layout."""
 
+    setting: Setting
+    num_micro_batches: int
+    """Of an update and data-parallel rank, of the stage with most."""
     ranks: list[RankMemory]
-    activations: dict[str, float]
-    """Of the first stage, which keeps most, under each way of recomputing."""
-    fitting_budget: int
-    """The largest token budget of a micro-batch that fits."""
     server: ServerMemory
     colocated_peak: float | None
     """On a GPU that trains and serves; None where none does both."""
+
+    @cached_property
+    def fitting_budget(self) -> int:
+        """The largest token budget of a micro-batch that fits."""
+        return fitting_budget(self.setting, self.num_micro_batches)
+
+    def activations(self, budget: int) -> dict[Recompute, float]:
+        """Bytes of the first stage, which keeps most, under each way of recomputing."""
+        return activations_by_mode(self.setting, 0, budget, self.num_micro_batches)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +99,12 @@ def make_plan(
         return Plan(config, model, gpu, split, problems)
     memory = _memory(config, model, gpu, split, works)
     longest = max(each.longest + each.work.prompt_tokens for each in works)
-    setting = _setting(config, model, gpu, split)
-    problems = list(memory_problems(setting, memory.ranks, memory.server, longest))
+    problems = list(memory_problems(memory.setting, memory.ranks, memory.server, longest))
     if problems:
         return Plan(config, model, gpu, split, problems, memory)
     server = Server(model, gpu, config.rollout.tensor_parallel_size, memory.server.kv_tokens)
     stages = tuple(
-        StagePlan(each, step_time(config, setting.world, server, split, each.work, constants)) for each in works
+        StagePlan(each, step_time(config, memory.setting.world, server, split, each.work, constants)) for each in works
     )
     hours = evaluation_seconds(config, server, split, works, constants) / 3600
     return Plan(config, model, gpu, split, [], memory, stages, hours)
@@ -122,13 +131,7 @@ def _memory(config: Config, model: Model, gpu: Gpu, split: Split, works: list[St
     if split.is_colocated:
         serving = resident + server.weights + max(0.0, server.kv_cache)
         peak = max(serving, *(rank.peak for rank in found))
-    return Memory(
-        ranks=found,
-        activations={str(k): v for k, v in activations_by_mode(setting, 0, budget, count).items()},
-        fitting_budget=fitting_budget(setting, count),
-        server=server,
-        colocated_peak=peak,
-    )
+    return Memory(setting, count, found, server, peak)
 
 
 def server_layout_problems(model: Model, size: int) -> list[str]:

@@ -1,16 +1,15 @@
 """Bytes of weights, gradients and optimizer of every rank, as megatron-core allocates them."""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from egrc_mega.convert.family import Architecture, Entry
-from egrc_mega.convert.parallel import ParallelLayout, is_on_stage, rank_shape, stage_layers
+from egrc_mega.convert.parallel import ParallelLayout, rank_shape, stage_layers
 from egrc_mega.plan.buffers import Buffer, Parameter, bucket_size, lay_out
 from egrc_mega.sections.policy import MegatronSection
 
 ORDER = (
-    "embedding.",
     "linear_qkv.layer_norm_weight",
     "linear_proj.",
     "linear_qkv.weight",
@@ -22,10 +21,8 @@ ORDER = (
     "router.",
     "linear_fc1.weight",
     "linear_fc2.weight",
-    "final_layernorm.",
-    "output_layer.",
 )
-"""Parts of the names of `convert.families` in the order in which megatron-core's local layers register them.
+"""Parts of a layer by names of `convert.families`, in the order in which megatron-core's local layers register them.
 Transformer Engine's layers have another order, which moves the gaps of alignment by some kilobytes at most."""
 GRADIENT_BYTES = 4
 """Gradients are added up in float32 whatever the weights are (`policy.optimizer.wrap_model`)."""
@@ -128,39 +125,38 @@ def stage_parameters(architecture: Architecture, section: MegatronSection, stage
     """The parameters of a rank of that pipeline stage in the module's order, for each of the stage's pieces."""
     layout = ParallelLayout.of(section)
     stages = stage_layers(architecture.num_layers, layout)
-    tensor, own_experts = layout.tensor_model_parallel_size, 0
-    if architecture.num_experts:
-        own_experts = architecture.num_experts // layout.expert_model_parallel_size
-    is_shared = architecture.tied and len(stages) > 1
-    found: list[list[tuple[tuple[int, ...], Parameter]]] = [[] for _piece in stages[stage]]
-    for entry in architecture.entries():
-        if not is_on_stage(entry, stage, stages, tied=architecture.tied):
-            continue
-        if entry.is_expert and entry.index[1] >= own_experts:
-            continue
-        is_embedding = entry.name.startswith("embedding.")
-        size = math.prod(rank_shape(entry, architecture, tensor))
-        parameter = Parameter(size, entry.is_expert, is_embedding and is_shared)
-        # of a tied embedding the last stage has a copy in the output layer's place
-        is_last = is_embedding and stage > 0
-        found[_piece(entry, stages[stage], is_last=is_last)].append((_order(entry, is_last=is_last), parameter))
-    return [[parameter for _key, parameter in sorted(piece, key=lambda pair: pair[0])] for piece in found]
-
-
-def _piece(entry: Entry, pieces: Sequence[range], *, is_last: bool) -> int:
-    if entry.index:
-        return next(number for number, layers in enumerate(pieces) if entry.index[0] in layers)
-    is_first = entry.name.startswith("embedding.") and not is_last
-    return 0 if is_first else len(pieces) - 1
-
-
-def _order(entry: Entry, *, is_last: bool) -> tuple[int, ...]:
-    """Before the layers, in them layer by layer and part by part, or after them."""
+    embedding, layer, norm, head = _parts(architecture, layout)
+    pieces = [layer * len(layers) for layers in stages[stage]]
+    is_last = stage == len(stages) - 1
+    if stage == 0:
+        # with several stages a tied embedding lies on both ends
+        pieces[0] = [replace(embedding, is_shared=architecture.tied and not is_last), *pieces[0]]
     if is_last:
-        return (2, len(ORDER))
+        own_head = replace(embedding, is_shared=True) if architecture.tied and stage > 0 else head
+        pieces[-1] = [*pieces[-1], norm, *([own_head] if own_head else [])]
+    return pieces
+
+
+def _parts(
+    architecture: Architecture, layout: ParallelLayout
+) -> tuple[Parameter, list[Parameter], Parameter, Parameter | None]:
+    """Embedding, the parameters of any layer in order, the last norm, and the output layer where it is not tied."""
+    experts = architecture.num_experts // layout.expert_model_parallel_size if architecture.num_experts else 0
+    ends: dict[str, Parameter] = {}
+    layer: list[tuple[tuple[int, ...], Parameter]] = []
+    for entry in replace(architecture, num_layers=1).entries():
+        size = math.prod(rank_shape(entry, architecture, layout.tensor_model_parallel_size))
+        parameter = Parameter(size, entry.is_expert)
+        if not entry.index:
+            ends[entry.name] = parameter
+        elif not entry.is_expert or entry.index[1] < experts:
+            layer.append((_order(entry), parameter))
+    in_order = [parameter for _key, parameter in sorted(layer, key=lambda pair: pair[0])]
+    norm = ends["decoder.final_layernorm.weight"]
+    return ends["embedding.word_embeddings.weight"], in_order, norm, ends.get("output_layer.weight")
+
+
+def _order(entry: Entry) -> tuple[int, int]:
+    """Within a layer; experts come last, one after the other, each with both of its matrices."""
     part = next(place for place, name in enumerate(ORDER) if name in entry.name)
-    if not entry.index:
-        return (0 if entry.name.startswith("embedding.") else 2, part)
-    # experts lie one after the other, each with both of its matrices
-    expert = entry.index[1] if entry.is_expert else -1
-    return (1, entry.index[0], 0 if expert < 0 else 1, expert, part)
+    return (entry.index[1] if entry.is_expert else -1, part)

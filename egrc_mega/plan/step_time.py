@@ -39,7 +39,15 @@ def step_time(config: Config, world: World, server: Server, split: Split, work: 
     """How long a step of a stage takes."""
     budget = config.policy.max_tokens_per_micro_batch
     num_servers = split.rollout // server.tensor_parallel_size
-    training = training_time(server.model, world, server.gpu, work, budget, constants)
+    training = training_time(
+        server.model,
+        world,
+        server.gpu,
+        work,
+        budget,
+        constants,
+        offloads_optimizer=config.policy.offload_optimizer,
+    )
     return StepTime(
         rollout=batch_seconds(server, work.num_responses, num_servers, work.lengths, work.prompt_tokens, constants),
         training=training,

@@ -55,11 +55,21 @@ class TrainingTime:
         return self.products + self.bubble + self.tensor + self.data + self.optimizer
 
 
-def training_time(model: Model, world: World, gpu: Gpu, work: Work, budget: int, constants: Constants) -> TrainingTime:
+def training_time(
+    model: Model,
+    world: World,
+    gpu: Gpu,
+    work: Work,
+    budget: int,
+    constants: Constants,
+    *,
+    offloads_optimizer: bool = False,
+) -> TrainingTime:
     """Seconds of scoring and updating on one batch.
 
     Args:
         budget: tokens of a micro-batch.
+        offloads_optimizer: its state comes from the host for each update, and goes back.
     """
     forward = _forward_flops(model, work)
     passes = FORWARD_AND_BACKWARD + _recomputed(model, world, work) + work.num_scorings
@@ -80,7 +90,7 @@ def training_time(model: Model, world: World, gpu: Gpu, work: Work, budget: int,
         bubble=products * bubble_share / (1 - bubble_share),
         tensor=tensor,
         data=data,
-        optimizer=work.num_updates * moved.seconds_of_step(),
+        optimizer=work.num_updates * moved.seconds_of_step(offloads_optimizer=offloads_optimizer),
         num_micro_batches=count,
         bubble_share=bubble_share,
         useful_flops=forward * (FORWARD_AND_BACKWARD + work.num_scorings),
@@ -168,8 +178,13 @@ class _Sends:
         moved = self._own_parameters() * width * (replicas - 1) / replicas
         return moved / self._rate(self.world.num_ranks)
 
-    def seconds_of_step(self) -> float:
+    def seconds_of_step(self, *, offloads_optimizer: bool) -> float:
         """The optimizer reads and writes its state, reads gradients and writes weights."""
         sharded = self.world.replicas if self.section.use_distributed_optimizer else 1
-        touched = self._own_parameters() / sharded * (2 * optimizer_bytes(self.section) + GRADIENT_BYTES + 2)
-        return touched / (self.gpu.memory_bytes_per_s * self.constants.bandwidth_share)
+        own = self._own_parameters() / sharded
+        touched = own * (2 * optimizer_bytes(self.section) + GRADIENT_BYTES + 2)
+        seconds = touched / (self.gpu.memory_bytes_per_s * self.constants.bandwidth_share)
+        if offloads_optimizer:
+            moved = 2 * own * optimizer_bytes(self.section)
+            seconds += moved / (self.gpu.host_bytes_per_s * self.constants.bandwidth_share)
+        return seconds
