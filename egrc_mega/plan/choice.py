@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from egrc_mega.config.config import Config
 from egrc_mega.plan.activations import Recompute, recompute_of
-from egrc_mega.plan.split import Split
+from egrc_mega.plan.split import Split, counts_servers
 
 FULL: dict[str, Any] = {"recompute_method": "uniform", "recompute_num_layers": 1}
 HALF_A_STEP = 0.5
@@ -17,6 +17,7 @@ HALF_A_STEP = 0.5
 class Choice:
     """What a search varies. Everything else stays as the configuration has it."""
 
+    num_gpus: int
     tensor: int
     pipeline: int
     context: int
@@ -33,6 +34,7 @@ class Choice:
         """What the configuration itself says of all of them."""
         section = config.megatron
         return cls(
+            num_gpus=split.num_gpus,
             tensor=section.tensor_model_parallel_size,
             pipeline=section.pipeline_model_parallel_size,
             context=section.context_parallel_size,
@@ -43,11 +45,12 @@ class Choice:
             budget=config.policy.max_tokens_per_micro_batch,
         )
 
-    def split(self, num_gpus: int) -> Split:
+    @property
+    def split(self) -> Split:
         """The GPUs of the trainer and of the servers."""
         if self.rollout_gpus is None:
-            return Split(num_gpus, num_gpus, num_gpus, True, "rollout.colocated")
-        return Split(num_gpus, num_gpus - self.rollout_gpus, self.rollout_gpus, False, "--rollout-gpus")
+            return Split(self.num_gpus, self.num_gpus, self.num_gpus, True, "rollout.colocated")
+        return Split(self.num_gpus, self.num_gpus - self.rollout_gpus, self.rollout_gpus, False, "a choice")
 
     def distance(self, other: "Choice") -> float:
         """How much of another choice it changes, in doublings."""
@@ -75,19 +78,22 @@ class Choice:
                 **({} if own else recompute),
             },
             "policy": {"offload_optimizer": self.offloads_optimizer, "max_tokens_per_micro_batch": self.budget},
-            "rollout": {"tensor_parallel_size": self.server_tensor, **self._colocated(config)},
+            "rollout": {"tensor_parallel_size": self.server_tensor, **self._servers(config)},
         }
         return {
             section: {name: value for name, value in values.items() if value != getattr(getattr(config, section), name)}
             for section, values in wanted.items()
         }
 
-    def _colocated(self, config: Config) -> dict[str, Any]:
-        if self.rollout_gpus is not None:
-            return {"colocated": False}
-        # colocated servers cannot sample while the policy trains, and embedded ones have no GPU
-        server = {"server": "sglang"} if config.rollout.server == "embedded" else {}
-        return {"colocated": True, "one_step_ahead": False, **server}
+    def _servers(self, config: Config) -> dict[str, Any]:
+        wanted: dict[str, Any] = {"colocated": self.rollout_gpus is None}
+        if self.rollout_gpus is None:
+            # colocated servers cannot sample while the policy trains, and embedded ones have no GPU
+            wanted |= {"one_step_ahead": False}
+            wanted |= {"server": "sglang"} if config.rollout.server == "embedded" else {}
+        if counts_servers(config.rollout) or "server" in wanted:
+            wanted |= {"num_servers": self.split.rollout // self.server_tensor}
+        return wanted
 
     def applied(self, config: Config) -> Config:
         """The configuration with its fields."""
@@ -105,7 +111,8 @@ class Choice:
             for section, values in self.fields(config).items()
             for name, value in values.items()
         ]
-        if self.rollout_gpus is not None and self.rollout_gpus != split.rollout:
+        is_new = split.is_colocated or split.rollout != self.rollout_gpus
+        if self.rollout_gpus is not None and is_new and not counts_servers(config.rollout):
             found.insert(0, f"--rollout-gpus {self.rollout_gpus}")
         return found
 

@@ -29,7 +29,8 @@ def _head(plan: Plan) -> Iterator[str]:
         f"{gpu.bf16_flops / 1e12:.0f} TFLOP/s in bf16, {gpu.gpus_per_node} to a node"
     )
     if split.is_colocated:
-        yield f"split    {split.num_gpus} GPUs train and serve in turn ({split.origin})"
+        part = "" if split.rollout == split.num_gpus else f", {split.rollout} of them,"
+        yield f"split    {split.num_gpus} GPUs train and{part} serve in turn ({split.origin})"
     else:
         yield f"split    {split.num_gpus} GPUs = {split.trainer} train + {split.rollout} serve ({split.origin})"
     section = plan.config.megatron

@@ -64,7 +64,7 @@ class Search:
         num_gpus = self.split.num_gpus
         while num_gpus <= MOST_GPUS:
             for choice in sorted(self.choices(num_gpus), key=lambda choice: choice.distance(self.own)):
-                candidate = self._tried(choice, num_gpus)
+                candidate = self._tried(choice)
                 if not candidate.plan.problems:
                     return candidate
             num_gpus *= 2
@@ -87,8 +87,8 @@ class Search:
             _tensor_sizes(self.model, self.gpu, own.server_tensor),
         )
         for tensor, pipeline, context, how, offloads, rollout, server in sizes:
-            choice = Choice(tensor, pipeline, context, how, offloads, rollout, server, budget)
-            if _deals_out(choice, num_gpus):
+            choice = Choice(num_gpus, tensor, pipeline, context, how, offloads, rollout, server, budget)
+            if _deals_out(choice):
                 yield choice
 
     def _rollout_gpus(self, num_gpus: int) -> list[int | None]:
@@ -100,13 +100,12 @@ class Search:
     def _longest(self) -> int:
         return max(each.longest + each.work.prompt_tokens for each in self.works)
 
-    def _tried(self, choice: Choice, num_gpus: int | None = None) -> Candidate:
+    def _tried(self, choice: Choice) -> Candidate:
         """The plan of a choice; where its token budget is too large, with the largest that fits."""
-        split = choice.split(num_gpus or self.split.num_gpus)
-        plan = make_plan(choice.applied(self.config), self.model, self.gpu, split, self.works)
+        plan = make_plan(choice.applied(self.config), self.model, self.gpu, choice.split, self.works)
         if plan.problems and plan.memory and choice.budget > plan.memory.fitting_budget >= self._longest:
             choice = replace(choice, budget=plan.memory.fitting_budget)
-            plan = make_plan(choice.applied(self.config), self.model, self.gpu, split, self.works)
+            plan = make_plan(choice.applied(self.config), self.model, self.gpu, choice.split, self.works)
         return Candidate(choice, plan)
 
 
@@ -127,9 +126,9 @@ def _offloads_for_nothing(candidate: Candidate, works: list[Candidate]) -> bool:
     return any(replace(other.choice, budget=choice.budget) == same for other in works)
 
 
-def _deals_out(choice: Choice, num_gpus: int) -> bool:
+def _deals_out(choice: Choice) -> bool:
     """Whether trainer and servers have whole numbers of what they need."""
-    split = choice.split(num_gpus)
+    split = choice.split
     model = choice.tensor * choice.pipeline * choice.context
     return split.trainer % model == 0 and split.rollout % choice.server_tensor == 0
 

@@ -29,14 +29,10 @@ def choose_split(section: RolloutSection, num_gpus: int, rollout_gpus: int | Non
     if num_gpus < 1:
         raise ConfigError(f"--gpus: {num_gpus}, must be 1 or more")
     if section.colocated:
-        if rollout_gpus not in (None, num_gpus):
-            raise ConfigError(
-                f"--rollout-gpus: {rollout_gpus}, but rollout.colocated servers stand on all {num_gpus}; leave it out"
-            )
-        return Split(num_gpus, num_gpus, num_gpus, True, "rollout.colocated")
+        return _colocated(section, num_gpus, rollout_gpus)
     if rollout_gpus is not None:
         theirs, origin = rollout_gpus, "--rollout-gpus"
-    elif section.server == "sglang":
+    elif counts_servers(section):
         theirs = section.num_servers * section.tensor_parallel_size
         origin = "rollout.num_servers x tensor_parallel_size"
     else:
@@ -48,6 +44,23 @@ def choose_split(section: RolloutSection, num_gpus: int, rollout_gpus: int | Non
             f"give more, change --rollout-gpus, or set rollout.colocated=true with rollout.server=sglang"
         )
     return Split(num_gpus, num_gpus - theirs, theirs, False, origin)
+
+
+def counts_servers(section: RolloutSection) -> bool:
+    """Whether `num_servers` says how many there are: of those that the run starts, or waits for in a folder."""
+    return section.server == "sglang" or section.announce_dir is not None
+
+
+def _colocated(section: RolloutSection, num_gpus: int, rollout_gpus: int | None) -> Split:
+    if rollout_gpus is not None:
+        raise ConfigError(f"--rollout-gpus: {rollout_gpus}, but rollout.colocated servers stand on the trainer's GPUs")
+    theirs = section.num_servers * section.tensor_parallel_size if counts_servers(section) else num_gpus
+    if theirs > num_gpus:
+        raise ConfigError(
+            f"rollout.num_servers: {section.num_servers} of {section.tensor_parallel_size} GPUs are more than the "
+            f"{num_gpus} of --gpus; give fewer servers or more GPUs"
+        )
+    return Split(num_gpus, num_gpus, theirs, True, "rollout.colocated")
 
 
 def _half(num_gpus: int, size: int) -> int:

@@ -127,7 +127,7 @@ def test_a_question_that_contradicts_itself_is_refused(options: dict, told: str,
 
 
 def test_colocated_servers_share_every_gpu_and_leave_no_room_for_others(root: Path) -> None:
-    colocated = ["rollout.server=sglang", "rollout.colocated=true"]
+    colocated = ["rollout.server=sglang", "rollout.colocated=true", "rollout.num_servers=16"]
     plan = ask(root, *colocated)
     assert (plan.split.trainer, plan.split.rollout) == (16, 16)
     assert plan.memory and plan.memory.colocated_peak
@@ -135,8 +135,14 @@ def test_colocated_servers_share_every_gpu_and_leave_no_room_for_others(root: Pa
     # the cache has what the trainer leaves
     apart = ask(root).memory
     assert apart and plan.memory.server.kv_cache < apart.server.kv_cache
-    with pytest.raises(ConfigError, match=r"rollout\.colocated servers stand on all 16"):
+    assert "16 GPUs train and serve in turn" in page(plan)
+    fewer = ask(root, *colocated, "rollout.num_servers=8")
+    assert "16 GPUs train and, 8 of them, serve in turn" in page(fewer)
+    assert (fewer.split.trainer, fewer.split.rollout) == (16, 8)
+    with pytest.raises(ConfigError, match="colocated servers stand on the trainer's GPUs"):
         ask(root, *colocated, rollout_gpus=8)
+    with pytest.raises(ConfigError, match=r"rollout\.num_servers: 16 of 1 GPUs are more than the 8 of --gpus"):
+        ask(root, *colocated, gpus=8)
 
 
 def test_started_servers_have_the_gpus_that_the_configuration_gives_them(root: Path) -> None:

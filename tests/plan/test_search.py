@@ -119,3 +119,14 @@ def test_an_impossible_plan_names_the_nearest_that_works(root: Path) -> None:
     assert told.returncode == 2
     assert "egrc: error: the nearest that works: --gpus 12 --rollout-gpus 4" in told.stderr
     assert json.loads(told.stdout)["nearest"]["gpus"] == {"all": 12, "trainer": 8, "rollout": 4}
+
+
+def test_servers_that_are_counted_are_changed_by_their_number(root: Path) -> None:
+    sglang = ["rollout.server=sglang", "rollout.urls=[]", "rollout.num_servers=8"]
+    search = search_for(question(root, *sglang))
+    works, _tried = search.ranked()
+    for candidate in best_of_splits(works):
+        overrides, servers = parsed(candidate.choice.options(search.config, search.split))
+        assert servers is None
+        plan = plan_for(question(root, *sglang, *overrides))
+        assert plan.hours == pytest.approx(candidate.plan.hours)
