@@ -12,7 +12,9 @@ def plan(
     config: Annotated[
         list[Path], typer.Argument(help="YAML files; see configs/. Later files win.", metavar="CONFIG...")
     ],
-    gpus: Annotated[int, typer.Option("--gpus", min=1, help="GPUs in all: of the trainer and of the servers.")],
+    gpus: Annotated[
+        int, typer.Option("--gpus", min=1, max=100_000, help="GPUs in all: of the trainer and of the servers.")
+    ],
     gpu: Annotated[str, typer.Option("--gpu", help="Their kind, e.g. h100-80g; a wrong name lists all.")] = "h100-80g",
     rollout_gpus: Annotated[
         int | None, typer.Option("--rollout-gpus", min=1, help="How many of them serve; the others train.")

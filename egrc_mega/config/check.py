@@ -34,8 +34,6 @@ def _layout_problems(config: Config, world_size: int) -> Iterator[EgrcError]:
     layer_size = megatron.tensor_model_parallel_size * megatron.pipeline_model_parallel_size
     model_size = layer_size * megatron.context_parallel_size
     experts_size = layer_size * megatron.expert_model_parallel_size
-    if megatron.sequence_parallel and megatron.tensor_model_parallel_size == 1:
-        yield ConfigError("megatron.sequence_parallel: true, but tensor_model_parallel_size is 1; set it to false")
     if world_size % model_size:
         yield ConfigError(
             f"--nproc-per-node: {world_size} is no multiple of tensor x pipeline x context parallel size {model_size}"
@@ -46,6 +44,14 @@ def _layout_problems(config: Config, world_size: int) -> Iterator[EgrcError]:
             f"expert parallel size {experts_size}"
         )
     yield from _optional_parts_problems(config)
+    yield from megatron_problems(config)
+
+
+def megatron_problems(config: Config) -> Iterator[EgrcError]:
+    """Contradictions of the section `megatron`, in itself and with the stages, on whatever machine."""
+    megatron = config.megatron
+    if megatron.sequence_parallel and megatron.tensor_model_parallel_size == 1:
+        yield ConfigError("megatron.sequence_parallel: true, but tensor_model_parallel_size is 1; set it to false")
     is_full, how = megatron.recompute_granularity == "full", (megatron.recompute_method, megatron.recompute_num_layers)
     if is_full and None in how:
         yield ConfigError(
@@ -89,14 +95,7 @@ def server_problems(config: Config) -> Iterator[EgrcError]:
             "rollout.urls: empty, but rollout.server is external; give the servers' base URLs, or hosts_file, or "
             "announce_dir"
         )
-    if rollout.colocated and rollout.one_step_ahead:
-        yield ConfigError(
-            "rollout.one_step_ahead: true, but colocated servers cannot sample while the policy trains; switch one off"
-        )
-    if rollout.colocated and rollout.server == "embedded":
-        yield ConfigError(
-            "rollout.colocated: true, but embedded servers have no GPU memory to free; take sglang, or set it to false"
-        )
+    yield from colocation_problems(config)
     num_gpus = rollout.num_servers * rollout.tensor_parallel_size
     if rollout.gpus and len(set(rollout.gpus)) != num_gpus:
         yield ConfigError(
@@ -111,6 +110,19 @@ def server_problems(config: Config) -> Iterator[EgrcError]:
     for name in ("urls", "hosts_file"):
         if getattr(rollout, name) and not is_external:
             yield ConfigError(f"rollout.{name}: given, but rollout.server is {rollout.server}; set it to external")
+
+
+def colocation_problems(config: Config) -> Iterator[EgrcError]:
+    """What servers on the trainer's GPUs cannot do."""
+    rollout = config.rollout
+    if rollout.colocated and rollout.one_step_ahead:
+        yield ConfigError(
+            "rollout.one_step_ahead: true, but colocated servers cannot sample while the policy trains; switch one off"
+        )
+    if rollout.colocated and rollout.server == "embedded":
+        yield ConfigError(
+            "rollout.colocated: true, but embedded servers have no GPU memory to free; take sglang, or set it to false"
+        )
 
 
 def _gpu_problems(config: Config, local_world_size: int) -> Iterator[EgrcError]:

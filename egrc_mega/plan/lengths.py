@@ -5,7 +5,7 @@ off at the cap. It falls where the mean is below half of the cap, and rises wher
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -18,26 +18,18 @@ class Lengths:
 
     mean: float
     cap: int
-    _rate: float = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         assert 0 < self.mean < self.cap, f"a mean of {self.mean} below a cap of {self.cap}"
-        object.__setattr__(self, "_rate", _rate(self.mean / self.cap))
-
-    def share_longer(self, tokens: float) -> float:
-        """Share of the responses that are longer."""
-        place = min(max(tokens / self.cap, 0.0), 1.0)
-        if abs(self._rate) < 1e-9:
-            return 1 - place
-        return (math.exp(-self._rate * place) - math.exp(-self._rate)) / (1 - math.exp(-self._rate))
 
     def quantiles(self, count: int) -> NDArray[np.float64]:
         """As many lengths that stand for equally likely parts of the distribution, ascending."""
+        share = self.mean / self.cap
         below = (np.arange(count) + 0.5) / count
-        if abs(self._rate) < 1e-9:
-            return self.cap * below
-        places: NDArray[np.float64] = -np.log1p(-below * -math.expm1(-self._rate)) / self._rate
-        return self.cap * places
+        if share > 0.5:
+            # the rising distribution is the falling one, looked at from the cap
+            return self.cap * (1 - _falling(1 - share, below))[::-1]
+        return self.cap * _falling(share, below)
 
     @cached_property
     def mean_square(self) -> float:
@@ -45,19 +37,25 @@ class Lengths:
         return float(np.mean(self.quantiles(4096) ** 2))
 
 
+def _falling(mean: float, below: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Places between 0 and 1 below which so much of the distribution with that mean, of at most a half, lies."""
+    rate = _rate(mean)
+    if rate < 1e-6:
+        return below
+    places: NDArray[np.float64] = -np.log1p(below * math.expm1(-rate)) / rate
+    return places
+
+
 def _rate(mean: float) -> float:
-    """The rate of an exponential on [0, 1], cut off at 1, with this mean: by bisection."""
-    low, high = -700.0, 700.0
+    """The rate of a falling exponential on [0, 1], cut off at 1, with this mean: by bisection."""
+    low, high = 0.0, 2 / mean
     for _ in range(200):
         middle = (low + high) / 2
-        if _mean(middle) > mean:
-            low = middle
-        else:
-            high = middle
+        low, high = (middle, high) if _mean(middle) > mean else (low, middle)
     return (low + high) / 2
 
 
 def _mean(rate: float) -> float:
-    if abs(rate) < 1e-6:
+    if rate < 1e-6:
         return 0.5 - rate / 12
-    return 1 / rate - 1 / math.expm1(rate)
+    return 1 / rate - math.exp(-rate) / -math.expm1(-rate)

@@ -33,6 +33,8 @@ def _head(plan: Plan) -> Iterator[str]:
         yield f"split    {split.num_gpus} GPUs train and{part} serve in turn ({split.origin})"
     else:
         yield f"split    {split.num_gpus} GPUs = {split.trainer} train + {split.rollout} serve ({split.origin})"
+    if plan.config.rollout.server == "embedded":
+        yield "         embedded servers have no GPU: times are those of SGLang's in their place"
     section = plan.config.megatron
     sizes = [f"tensor {section.tensor_model_parallel_size}", f"pipeline {section.pipeline_model_parallel_size}"]
     if section.context_parallel_size > 1:
@@ -82,7 +84,7 @@ def _serving(plan: Plan, memory: Memory) -> Iterator[str]:
     yield (
         f"servers  {plan.split.rollout // size} of {size} GPU{'s' if size > 1 else ''}, each: {_gib(server.weights)} "
         f"GiB of weights, {_gib(max(0.0, server.kv_cache))} GiB for keys and values = {server.kv_tokens:,} tokens at "
-        f"{server.kv_bytes_per_token / 1024:.0f} KiB"
+        f"{server.kv_bytes_per_token / 1024:.3g} KiB"
     )
 
 
@@ -112,8 +114,9 @@ def _stage_lines(plan: Plan, stage: StagePlan) -> Iterator[str]:
         "gradients and weights over replicas": training.data,
         "optimizer": training.optimizer,
     }
-    yield f"    rollout {time.rollout:.1f}, train {training.total:.1f}, weights to the servers at least {time.sync:.1f}"
-    yield "    train = " + " + ".join(f"{name} {seconds:.1f}" for name, seconds in parts.items())
+    rest = f"weights to the servers at least {time.sync:.2f}"
+    yield f"    rollout {time.rollout:.1f}, train {training.total:.1f}, {rest}"
+    yield "    train = " + " + ".join(f"{name} {seconds:.2f}" for name, seconds in parts.items())
     mfu = training.useful_flops / (training.total * plan.split.trainer * plan.gpu.bf16_flops)
     yield (
         f"    {work.num_updates} update{'s' if work.num_updates > 1 else ''} of {training.num_micro_batches} "

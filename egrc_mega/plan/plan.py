@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+from egrc_mega.config.check import colocation_problems, megatron_problems
 from egrc_mega.config.config import Config
 from egrc_mega.convert.parallel import ParallelLayout, layout_problems
 from egrc_mega.plan.activations import Recompute
@@ -91,7 +92,8 @@ def make_plan(
 ) -> Plan:
     """Reckon a layout through; an impossible one has its reasons in `problems`."""
     section = config.megatron
-    problems = [f"megatron.{line}" for line in layout_problems(model.architecture, ParallelLayout.of(section))]
+    problems = [str(problem) for problem in (*megatron_problems(config), *colocation_problems(config))]
+    problems += [f"megatron.{line}" for line in layout_problems(model.architecture, ParallelLayout.of(section))]
     problems += server_layout_problems(model, config.rollout.tensor_parallel_size)
     problems += split_problems(split, section, config.rollout.tensor_parallel_size, gpu)
     problems += budget_problems(config, works)

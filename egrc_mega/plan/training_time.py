@@ -75,7 +75,10 @@ def training_time(
     passes = FORWARD_AND_BACKWARD + _recomputed(model, world, work) + work.num_scorings
     section = world.section
     peak = gpu.bf16_flops if section.bf16 else gpu.float32_flops
-    products = passes * forward / (world.num_ranks * peak * constants.flops_share)
+    rate = peak * constants.flops_share
+    # no rank can do less than a whole response, and the longest one is some rank's
+    alone = work.num_updates * _longest_flops(model, work) * world.data / world.num_ranks
+    products = passes * max(forward / world.num_ranks, alone) / rate
     count = num_micro_batches(world, work, budget)
     bubble_share = bubble(section.pipeline_model_parallel_size, section.virtual_pipeline_model_parallel_size, count)
     moved = _Sends(model, world, gpu, constants)
@@ -122,6 +125,12 @@ def _forward_flops(model: Model, work: Work) -> float:
     square = work.lengths.mean_square + 2 * prompt * mean + prompt**2
     each = (mean + prompt) * flops.per_token + square * flops.per_square + mean * flops.per_row
     return work.num_responses * each
+
+
+def _longest_flops(model: Model, work: Work) -> float:
+    """Forward of the longest response of a batch."""
+    longest = float(work.lengths.quantiles(work.num_responses)[-1])
+    return model.flops.forward([round(longest) + work.prompt_tokens], round(longest))
 
 
 def _recomputed(model: Model, world: World, work: Work) -> float:

@@ -45,7 +45,8 @@ def _stage_work(config: Config, stage: StageSection, mean_tokens: float | None, 
     longest = method.longest
     if mean_tokens is not None and not 0 < mean_tokens < longest:
         raise ConfigError(
-            f"--mean-tokens: {mean_tokens:g}, but responses of stage {stage.name} end at {longest}; give less"
+            f"--mean-tokens: {mean_tokens:g}, must lie above 0 and below {longest}, where responses of stage "
+            f"{stage.name} end"
         )
     mean = MEAN_SHARE * longest if mean_tokens is None else mean_tokens
     updates = stage.optim.num_updates_per_rollout

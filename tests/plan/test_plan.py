@@ -85,6 +85,9 @@ def test_an_unknown_gpu_is_told_with_those_that_are_known(root: Path) -> None:
     [
         (["megatron.tensor_model_parallel_size=3"], 12, "tensor_model_parallel_size: 3 does not divide the 28"),
         (["megatron.pipeline_model_parallel_size=3"], 24, "3 stages cannot share 28 layers evenly"),
+        (["megatron.tensor_model_parallel_size=1"], 16, "sequence_parallel: true, but tensor_model_parallel_size is 1"),
+        (["megatron.recompute_granularity=full"], 16, "full needs recompute_method and recompute_num_layers"),
+        (["rollout.colocated=true", "rollout.one_step_ahead=true"], 16, "colocated servers cannot sample while"),
         ([], 12, "the trainer's 6 GPUs are no multiple of tensor 4 = 4"),
         (["megatron.context_parallel_size=4"], 16, "8 GPUs are no multiple of tensor 4 x context 4 = 16"),
         (["rollout.tensor_parallel_size=3"], 18, "tensor_parallel_size: 3 does not divide the 28 attention heads"),
@@ -118,7 +121,11 @@ def test_an_impossible_plan_ends_the_command_with_its_reasons(root: Path) -> Non
     [
         ({"gpus": 1}, "--gpus: 1, of which servers would have 0"),
         ({"rollout_gpus": 16}, "servers would have 16 .--rollout-gpus. and the trainer 0"),
-        ({"mean_tokens": 5000.0}, "--mean-tokens: 5000, but responses of stage compress end at 4096"),
+        ({"mean_tokens": float("nan")}, "--mean-tokens: nan, must lie above 0"),
+        (
+            {"mean_tokens": 5000.0},
+            "--mean-tokens: 5000, must lie above 0 and below 4096, where responses of stage compress end",
+        ),
     ],
 )
 def test_a_question_that_contradicts_itself_is_refused(options: dict, told: str, root: Path) -> None:

@@ -31,11 +31,12 @@ def world(num_ranks: int, **section: object) -> World:
     return World(num_ranks, MegatronSection(**({"bf16": True} | section)))
 
 
-@pytest.mark.parametrize("mean", [100, 2047.5, 2048, 2049, 3900])
+@pytest.mark.parametrize("mean", [1, 100, 2047.5, 2048, 2049, 3900, 4095])
 def test_lengths_have_the_mean_that_was_asked_for_and_end_at_the_cap(mean: float) -> None:
     lengths = Lengths(mean, 4096)
     drawn = lengths.quantiles(20_000)
-    assert drawn.mean() == pytest.approx(mean, rel=1e-3)
+    assert drawn.mean() == pytest.approx(mean, rel=2e-3)
+    assert np.all(np.diff(drawn) > 0)
     assert 0 < drawn[0] < drawn[-1] < 4096
     assert lengths.mean_square == pytest.approx(float(np.mean(drawn**2)), rel=2e-3)
 
@@ -91,6 +92,16 @@ def test_products_are_the_policys_own_count_over_the_share_of_the_peak() -> None
     assert time.products == pytest.approx(counted / (8 * GPU.bf16_flops * CONSTANTS.flops_share), rel=2e-3)
     scored = training_time(SEVEN, world(8), GPU, replace(WORK, num_scorings=2), 16384, CONSTANTS)
     assert scored.products == pytest.approx(time.products * 5 / 3)
+
+
+def test_ranks_that_outnumber_the_responses_take_as_long_as_the_longest_of_them() -> None:
+    few = replace(WORK, num_responses=4)
+    longest = round(WORK.lengths.quantiles(4)[-1])
+    alone = SEVEN.flops.training([longest + 128], longest) / (GPU.bf16_flops * CONSTANTS.flops_share)
+    for num_ranks in (8, 64):
+        assert training_time(SEVEN, world(num_ranks), GPU, few, 16384, CONSTANTS).products == pytest.approx(alone)
+    shared = training_time(SEVEN, world(64, tensor_model_parallel_size=4), GPU, few, 16384, CONSTANTS)
+    assert shared.products == pytest.approx(alone / 4)
 
 
 def test_full_recomputation_costs_a_forward_and_float32_more_than_that() -> None:
