@@ -68,6 +68,16 @@ def test_the_options_are_the_documented_ones() -> None:
             "--verbose",
         ],
         "egrc export": ["--out", "--step"],
+        "egrc plan": [
+            "--gpu",
+            "--gpus",
+            "--json",
+            "--mean-tokens",
+            "--prompt-tokens",
+            "--rollout-gpus",
+            "--search",
+            "--set",
+        ],
         "egrc eval measure": [
             "--at-once",
             "--benchmarks",
