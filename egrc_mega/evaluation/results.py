@@ -162,6 +162,8 @@ def read_evaluation(folder: Path) -> Evaluation:
 
 
 def _read_set(folder: Path, name: str, fields: Mapping[str, Any]) -> SetResult:
+    if name != Path(name).name:
+        raise RunError(f"{folder / RESULTS}: {name!r} is no name of a set: it leads out of {SAMPLES}")
     judged = [JudgedResponse(**line) for line in _lines(folder / SAMPLES / f"{name}.jsonl")]
     return SetResult(name=name, protocol=fields["protocol"], judged=judged, differences=tuple(fields["differences"]))
 

@@ -25,7 +25,6 @@ _lead_group: dist.ProcessGroup | None = None
 _lead_timeout_s: float | None = None
 REPORT_S = 60.0
 """Beyond the deadlines of groups where a hang is watched for: time for its report before torch ends what waits."""
-INTRODUCTION_BYTES = 512
 
 
 def initialize(
@@ -146,15 +145,24 @@ def on_rank_0(compute: Callable[[], bytes | None]) -> bytes:
         return broadcast_bytes(bytes([0]) + payload)[1:]
 
 
-def introduce(text: str) -> list[str]:
-    """Every rank's text of at most 512 bytes, in order, on every rank. Collective."""
-    own = torch.frombuffer(bytearray(text.encode().ljust(INTRODUCTION_BYTES)), dtype=torch.uint8)
-    assert len(own) == INTRODUCTION_BYTES
-    if dist.get_world_size() == 1:
+def gather_texts(text: str, group: dist.ProcessGroup | None = None) -> list[str]:
+    """Every rank's text, in order, on every rank. Collective; nothing is unpickled.
+
+    Args:
+        text: not empty.
+        group: one between devices; None: all ranks, over gloo.
+    """
+    if group is None and dist.get_world_size() == 1:
         return [text]
-    found = [torch.empty_like(own) for _ in range(dist.get_world_size())]
-    dist.all_gather(found, own, group=_lead_group)
-    return [each.numpy().tobytes().decode().strip() for each in found]
+    place = device() if group is not None else torch.device("cpu")
+    own = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).to(place)
+    group = group or _lead_group
+    sizes = [torch.zeros(1, dtype=torch.int64, device=place) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(sizes, torch.tensor([len(own)], device=place), group=group)
+    longest = max(int(size) for size in sizes)
+    found = [torch.empty(longest, dtype=torch.uint8, device=place) for _ in sizes]
+    dist.all_gather(found, torch.nn.functional.pad(own, (0, longest - len(own))), group=group)
+    return [each[: int(size)].cpu().numpy().tobytes().decode() for each, size in zip(found, sizes, strict=True)]
 
 
 def broadcast_bytes(payload: bytes | None) -> bytes:

@@ -1,5 +1,6 @@
 """Weights into and out of the live, sharded model, by the family's table."""
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from egrc_mega.convert.hf_folder import HfTensors
 from egrc_mega.convert.shapes import padded_shape
 from egrc_mega.convert.source import Source
 from egrc_mega.observe.pulse import PULSE
-from egrc_mega.policy.distributed import device
+from egrc_mega.policy.distributed import device, gather_texts
 
 
 def import_hf(model: Sequence[GPTModel], source: Source) -> None:
@@ -99,8 +100,7 @@ def _owners(names: list[str], group: dist.ProcessGroup) -> dict[str, int]:
     """Name -> the first rank of the group that has it. Tied embeddings live on the first and the last stage."""
     if group.size() == 1:
         return dict.fromkeys(names, 0)
-    held: list[list[str]] = [[] for _ in range(group.size())]
-    dist.all_gather_object(held, names, group=group)
+    held = [json.loads(text) for text in gather_texts(json.dumps(names), group)]
     return {name: rank for rank in reversed(range(group.size())) for name in held[rank]}
 
 

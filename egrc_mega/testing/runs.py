@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +43,15 @@ def start_run(
     faults: str = "",
     overrides: tuple[str, ...] = (),
     stages: list[dict[str, Any]] | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> "subprocess.Popen[str]":
-    """`egrc train` on the small configuration; `extra` are options of the command, `stages` replace its own."""
+    """`egrc train` on the small configuration; `extra` are options of the command, `stages` replace its own, and
+    `variables` are of its environment."""
     command = [sys.executable, "-P", "-m", "egrc_mega.cli.main", "train", "-c", str(root / "configs/quickstart.yaml")]
     own = SMALL if stages is None else (*SMALL_RUN, f"stages={orjson.dumps(stages).decode()}")
     for override in (*own, f"run.dir={run_dir}", *overrides):
         command += ["--set", override]
-    environment = os.environ | {"EGRC_FAULTS": faults}
+    environment = os.environ | {"EGRC_FAULTS": faults} | dict(variables or {})
     return popen([*command, *extra], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

@@ -44,6 +44,6 @@ def _noted(name: str, verb: Callable[..., Any]) -> Callable[..., Any]:
 
 def watch_for_hangs(config: Config) -> HangWatch:
     """This rank's watch; the process groups must exist. Collective."""
-    ranks = distributed.introduce(introduction())
+    ranks = distributed.gather_texts(introduction())
     limit_s, field = config.policy.distributed_timeout_s, "policy.distributed_timeout_s"
     return HangWatch(config.run.dir, distributed.rank(), ranks, limit_s, field)

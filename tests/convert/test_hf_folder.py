@@ -62,6 +62,13 @@ def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
         HfReader(tmp_path)
 
 
+def test_pickled_weights_are_no_weights(tmp_path: Path, base_model: Path) -> None:
+    shutil.copy(base_model / "config.json", tmp_path)
+    torch.save({"model.norm.weight": torch.zeros(4)}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="holds no safetensors"):
+        HfReader(tmp_path)
+
+
 def tensors_of(folder: Path) -> list[tuple[str, torch.Tensor]]:
     reader = HfReader(folder)
     return [(name, reader.tensor(name)) for name, _shape in read_architecture(folder).hf_shapes()]

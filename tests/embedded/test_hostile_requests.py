@@ -1,6 +1,7 @@
 """What somebody may send to a server: it answers with a refusal, closes, and serves on."""
 
 import asyncio
+import contextlib
 import resource
 import socket
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -135,6 +137,24 @@ def test_a_key_of_bytes_that_are_no_text_does_not_open() -> None:
     received = b"Bearer \xff\xfe".decode("utf-8", "surrogateescape")
     assert not Keys(api="secret").admits("/generate", received)
     assert Keys(api="secret").admits("/generate", "Bearer secret")
+
+
+def test_a_server_listens_on_loopback(process: ServerProcess, url: str) -> None:
+    connections = psutil.Process(process.process.pid).net_connections()
+    listening = [each.laddr for each in connections if each.status == psutil.CONN_LISTEN]
+    assert {address.ip for address in listening} == {"127.0.0.1"} and urlsplit(url).hostname == "127.0.0.1"
+
+
+def test_a_body_or_a_head_that_is_too_large_is_refused(url: str) -> None:
+    head = b"POST /generate HTTP/1.1\r\nHost: a\r\n"
+    size = server.MAX_BODY_BYTES + 1
+    with connect(url, head + f"Content-Length: {size}\r\n\r\n".encode()) as connection:
+        with contextlib.suppress(ConnectionError):  # it may hang up before it has all
+            connection.sendall(b" " * size)
+        assert b" 413 " in connection.recv(4096).partition(b"\r\n")[0]
+    with connect(url, head + b"X-Large: " + b"x" * 20_000 + b"\r\n\r\n") as connection:
+        assert b" 400 " in connection.recv(4096).partition(b"\r\n")[0]
+    assert serves(url)
 
 
 def test_a_body_that_never_comes_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,6 +187,15 @@ def test_what_was_changed_or_torn_is_no_evaluation(tmp_path: Path) -> None:
         read_evaluation(tmp_path)
 
 
+def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+    write_evaluation(tmp_path / "folder", BASE, {})
+    (tmp_path / "folder" / "samples" / "own.jsonl").rename(tmp_path / "own.jsonl")
+    results = tmp_path / "folder" / "results.json"
+    results.write_text(results.read_text().replace('"own"', '"../../own"'))
+    with pytest.raises(RunError, match=r"'\.\./\.\./own' is no name of a set: it leads out of samples"):
+        read_evaluation(tmp_path / "folder")
+
+
 def test_a_result_is_known_by_its_responses_in_whatever_order_they_came() -> None:
     found = BASE.sets["own"]
     turned = replace(found, judged=list(reversed(found.judged)))

@@ -67,6 +67,7 @@ def test_a_launchers_log_has_no_keys_and_its_command_line_neither(tmp_path: Path
     assert "--config" in text and '"api-key": "[key]", "admin-api-key": "[key]"' in text
     assert str(0o100600) in text
     assert API not in text and ADMIN not in text
+    assert not Path(text.split("'--config', '")[1].partition("'")[0]).exists()  # it went with the process
     process.stop()
 
 
@@ -78,6 +79,14 @@ def test_keys_open_what_sglang_opens_with_them() -> None:
     assert not both.admits("/generate", "Bearer b") and both.admits("/generate", "Bearer a")
     assert Keys().admits("/update_weights_from_disk", "")
     assert "a" not in repr(both).replace("Keys", "")
+
+
+@pytest.mark.parametrize("verdict", [True, False])
+def test_keys_are_compared_in_constant_time(verdict: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[bytes, bytes]] = []
+    monkeypatch.setattr("egrc_mega.rollout.keys.hmac.compare_digest", lambda *pair: asked.append(pair) or verdict)
+    assert Keys("secret").admits("/generate", "Bearer guess") is verdict
+    assert asked == [(b"Bearer guess", b"Bearer secret")]
 
 
 @pytest.mark.parametrize(

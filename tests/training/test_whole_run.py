@@ -28,6 +28,8 @@ from egrc_mega.testing.runs import assert_same_weights, events, finish_run, star
 
 pytestmark = pytest.mark.long_file
 
+SECRETS = {name: f"{name}-c0ffee-4711" for name in ("EGRC_API_KEY", "EGRC_ADMIN_API_KEY", "WANDB_API_KEY")}
+
 
 @pytest.fixture(scope="module")
 def runs(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
@@ -51,9 +53,9 @@ def runs(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
     finish_run(second, expected=-signal.SIGKILL)
     faults = "rollout.shuffle_requests,train.after_commit@2"
     overrides = ("supervisor.backoff_s=0.1",)
-    third = start_run(root, folders["shuffled"], "--supervise", faults=faults, overrides=overrides)
+    third = start_run(root, folders["shuffled"], "--supervise", faults=faults, overrides=overrides, variables=SECRETS)
     fourth = start_run(root, folders["killed"], "--resume")
-    finish_run(third)
+    (base / "shuffled.log").write_text(finish_run(third))
     finish_run(fourth)
     fifth = start_run(root, folders["stopped"], overrides=("run.stop_grace_s=0",))
     output = stop_after_a_step(fifth, folders["stopped"])
@@ -111,6 +113,12 @@ def test_a_supervised_run_is_started_again_where_it_was_killed(runs: dict[str, P
     assert [event["step"] for event in events(runs["shuffled"], "step")] == [1, 2, 3, 4, 5, 6]
     (restart,) = events(runs["shuffled"], "restart")
     assert restart["reason"] == "signal 9 in step 3"
+
+
+def test_keys_stand_in_no_file_of_a_run_and_in_nothing_that_it_says(runs: dict[str, Path]) -> None:
+    files = [path for path in runs["shuffled"].rglob("*") if path.is_file()]
+    assert {"metrics.jsonl", "run.log", "environment.json", "config.yaml", "report.html"} <= {f.name for f in files}
+    assert [f for f in (*files, runs["shuffled"].with_suffix(".log")) if b"c0ffee-4711" in f.read_bytes()] == []
 
 
 def test_the_order_of_the_requests_does_not_matter(runs: dict[str, Path]) -> None:
@@ -326,7 +334,8 @@ def test_a_killed_trainer_leaves_no_process_behind(root: Path, tmp_path: Path, n
     import psutil
 
     endless = ("stages.compress.steps=100000",)
-    process = start_run(root, tmp_path / "run", "--nproc-per-node", str(num_ranks), overrides=endless)
+    ranks = ("--nproc-per-node", str(num_ranks))
+    process = start_run(root, tmp_path / "run", *ranks, overrides=endless, variables=SECRETS)
     log = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 250  # for a busy machine
     while not (log.exists() and b'"evaluation"' in log.read_bytes()):
@@ -335,6 +344,7 @@ def test_a_killed_trainer_leaves_no_process_behind(root: Path, tmp_path: Path, n
         time.sleep(0.1)
     children = psutil.Process(process.pid).children(recursive=True)
     assert any("egrc_mega.embedded" in child.cmdline() for child in children)
+    assert not any("c0ffee-4711" in part for child in children for part in child.cmdline())
     process.kill()
     _gone, alive = psutil.wait_procs(children, timeout=10)
     try:
