@@ -12,10 +12,18 @@ from egrc_mega.convert.presets import PRESETS
 from egrc_mega.plan.activations import in_flight, kept_bytes, layer_bytes
 from egrc_mega.plan.gpus import GIB, find_gpu
 from egrc_mega.plan.head import LEAST_BYTES, MOST_BYTES, affordable, head_bytes
-from egrc_mega.plan.memory import RESERVED_BYTES, Setting, fitting_budget, memory_problems, rank_memory, ranks
+from egrc_mega.plan.memory import (
+    RESERVED_BYTES,
+    Setting,
+    fitting_budget,
+    memory_problems,
+    rank_memory,
+    ranks,
+    sync_bytes,
+)
 from egrc_mega.plan.model_facts import Model
 from egrc_mega.plan.serving import DEFAULT_STATIC, server_memory, static_share
-from egrc_mega.plan.states import World
+from egrc_mega.plan.states import World, optimizer_bytes, reduces_in_buckets
 from egrc_mega.sections.policy import MegatronSection
 from egrc_mega.sections.rollout import RolloutSection
 
@@ -129,3 +137,60 @@ def test_what_the_trainer_holds_is_not_the_servers() -> None:
     [problem] = memory_problems(own, ranks(own, 16384, 1), replace(beside, kv_cache=-GIB), 4096)
     assert "a server has -1.0 GiB for keys and values" in problem
     assert "over by 1.2 GiB" in problem
+
+
+def test_context_ranks_share_the_tokens_of_a_micro_batch() -> None:
+    alone, shared = setting(SMALL, 2), setting(SMALL, 2, context_parallel_size=2)
+    whole, half = rank_memory(alone, 0, 16384, 1), rank_memory(shared, 0, 16384, 1)
+    assert half.activations == whole.activations / 2
+    assert half.working == whole.working / 2
+
+
+def test_only_the_last_stage_has_a_head() -> None:
+    own = setting(SMALL, 4, pipeline_model_parallel_size=4)
+    assert [rank.head > 0 for rank in ranks(own, 8192, 4)] == [False, False, False, True]
+
+
+def test_a_colocated_server_that_sleeps_still_holds_a_gibibyte() -> None:
+    apart = setting(SMALL)
+    together = replace(apart, is_colocated=True)
+    peaks = [rank_memory(each, 0, 8192, 1).phases()["optimizer step"] for each in (together, apart)]
+    assert peaks[0] - peaks[1] == GIB
+
+
+def test_weights_on_their_way_are_gathered_first_where_they_are_shared() -> None:
+    largest = 2 * 152064 * 3584
+    assert sync_bytes(setting(SEVEN)) == largest + 2 * largest
+    assert sync_bytes(setting(SEVEN, 2, tensor_model_parallel_size=2)) == 2 * largest + 2 * largest
+    wide = replace(setting(SMALL), bucket_bytes=2**31)
+    assert sync_bytes(wide) == 2 * 151936 * 1536 + 2 * 2**31
+
+
+def test_more_gpus_than_query_groups_keep_copies_of_them() -> None:
+    two, four = (MegatronSection(bf16=True, tensor_model_parallel_size=size) for size in (2, 4))
+    # two groups of the 1.5B model on four ranks: keys and values of a rank are no smaller than on two
+    rest = [(3 * 1536 + 3 * 8960) / section.tensor_model_parallel_size for section in (two, four)]
+    kept = [layer_bytes(SMALL.architecture, section, "selective") for section in (two, four)]
+    assert kept[0] - 2 * rest[0] == kept[1] - 2 * rest[1]
+    assert SMALL.kv_bytes_per_token(4) == SMALL.kv_bytes_per_token(2) == SMALL.kv_bytes_per_token(1) / 2
+
+
+def test_a_mixture_keeps_a_token_for_each_expert_that_it_goes_to() -> None:
+    mixture = model("qwen3-30b-a3b")
+    section = MegatronSection(bf16=True)
+    hidden, query, key_value = 2048, 32 * 128, 4 * 128
+    inside = 8 * (3 * 768 + 2 * hidden)
+    elements = 4 * hidden + (query + 2 * key_value) + (query + key_value) + query + inside
+    assert layer_bytes(mixture.architecture, section, "selective") == 2 * elements + 8
+    experts = 2 * 48 * 128 * 3 * 768 * hidden
+    assert mixture.served_bytes(1, only_experts=True) == experts < mixture.served_bytes(1)
+
+
+def test_gradients_of_experts_are_not_reduced_in_buckets_and_adams_moments_may_be_small() -> None:
+    eight = World(8, MegatronSection(bf16=True))
+    assert reduces_in_buckets(SMALL.architecture, eight)
+    assert not reduces_in_buckets(model("qwen3-30b-a3b").architecture, eight)
+    assert not reduces_in_buckets(SMALL.architecture, World(1, MegatronSection(bf16=True)))
+    assert optimizer_bytes(eight.section) == 12
+    assert optimizer_bytes(MegatronSection()) == 8
+    assert optimizer_bytes(MegatronSection(bf16=True, exp_avg_dtype="bf16", exp_avg_sq_dtype="fp16")) == 8

@@ -10,6 +10,7 @@ from egrc_mega.convert.presets import PRESETS
 from egrc_mega.errors import ConfigError, ModelError
 from egrc_mega.launch.plan import Question, plan_for
 from egrc_mega.plan.as_json import as_json
+from egrc_mega.plan.evaluation_time import num_evaluations
 from egrc_mega.plan.page import page
 from egrc_mega.plan.plan import Plan
 from egrc_mega.testing import forked
@@ -161,3 +162,26 @@ def test_started_servers_have_the_gpus_that_the_configuration_gives_them(root: P
 def test_the_small_recipe_is_planned_too(root: Path) -> None:
     plan = ask(root, recipe=SMALL, gpus=8)
     assert not plan.problems and plan.stages
+
+
+def test_sampling_one_step_ahead_takes_the_longer_of_both_phases(root: Path) -> None:
+    ahead = ask(root, "rollout.one_step_ahead=true")
+    for stage in ahead.stages:
+        time = stage.time
+        assert time.total == max(time.rollout, time.training.total) + time.sync
+    assert ahead.hours < ask(root).hours
+
+
+def test_old_log_probs_and_a_reference_cost_a_forward_each(root: Path) -> None:
+    compress, explore = (stage.stage.work for stage in ask(root).stages)
+    assert (compress.num_updates, compress.num_scorings) == (1, 0)
+    assert (explore.num_updates, explore.num_scorings) == (2, 1)
+    with_reference = ask(root, "stages.compress.loss.kl_coef=0.01").stages[0].stage.work
+    assert with_reference.num_scorings == 1
+
+
+def test_evaluations_are_of_the_base_of_each_end_and_between(root: Path) -> None:
+    assert num_evaluations(ask(root).config) == 3
+    often = ask(root, "evaluation.every=50")
+    assert num_evaluations(often.config) == 3 + 400 // 50
+    assert often.evaluation_hours == pytest.approx(11 / 3 * ask(root).evaluation_hours)

@@ -130,3 +130,13 @@ def test_servers_that_are_counted_are_changed_by_their_number(root: Path) -> Non
         assert servers is None
         plan = plan_for(question(root, *sglang, *overrides))
         assert plan.hours == pytest.approx(candidate.plan.hours)
+
+
+def test_layers_of_single_stages_are_forgotten_with_their_number_of_stages(root: Path) -> None:
+    uneven = ["megatron.pipeline_model_parallel_size=3", "megatron.num_layers_in_first_pipeline_stage=8"]
+    search = search_for(question(root, *uneven, "megatron.tensor_model_parallel_size=1", gpus=12))
+    works, _tried = search.ranked()
+    others = [candidate for candidate in works if candidate.choice.pipeline == 2]
+    assert others
+    options = others[0].choice.options(search.config, search.split)
+    assert "--set megatron.num_layers_in_first_pipeline_stage=null" in options

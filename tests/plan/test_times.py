@@ -138,3 +138,23 @@ def test_a_training_step_takes_what_one_h100_took(root: Path) -> None:
     measured = next(row["seconds"] for row in map(json.loads, lines) if row["name"] == "even, all on")
     work = Work(4, Lengths(4090, 4096), 0)
     assert training_time(SMALL, world(1), GPU, work, 16384, CONSTANTS).total == pytest.approx(measured, rel=0.1)
+
+
+def test_an_optimizer_on_the_host_comes_and_goes_once_an_update() -> None:
+    work = replace(WORK, num_updates=2)
+    here, there = (
+        training_time(SEVEN, world(8), GPU, work, 16384, CONSTANTS, offloads_optimizer=away) for away in (False, True)
+    )
+    moved = 2 * 2 * 12 * SEVEN.num_parameters / 8
+    assert there.total - here.total == pytest.approx(moved / (GPU.host_bytes_per_s * CONSTANTS.bandwidth_share))
+
+
+def test_gradients_of_two_nodes_go_over_the_network() -> None:
+    few = replace(WORK, num_responses=16)
+    for num_ranks, rate in ((8, GPU.link_bytes_per_s), (16, GPU.network_bytes_per_s)):
+        time = training_time(SEVEN, world(num_ranks), GPU, few, 4352, CONSTANTS)
+        moved = 6 * SEVEN.num_parameters * (num_ranks - 1) / num_ranks
+        hidden = time.products * 2 / 3 / time.num_micro_batches
+        expected = max(0.0, moved / (rate * CONSTANTS.bandwidth_share) - hidden)
+        assert time.data == pytest.approx(expected), num_ranks
+    assert time.data > 0
