@@ -82,7 +82,14 @@ GPUS = {
 
 To the host PCIe 4 or 5 of 16 lanes (32 and 64 GB/s one way), on GB200 NVLink-C2C (900 GB/s both ways).
 Memory is 0.99 of the printed gigabytes in GiB where nobody has read it off a card."""
-ALIASES = {"a100": "a100-80g", "h100": "h100-80g", "h200": "h200-141g", "b200": "b200-180g", "gb200": "gb200-186g"}
+ALIASES = {
+    "a100": "a100-80g",
+    "h100": "h100-80g",
+    "h200": "h200-141g",
+    "b200": "b200-180g",
+    "b200-192g": "b200-180g",
+    "gb200": "gb200-186g",
+}
 
 
 def find_gpu(name: str) -> Gpu:

@@ -1,6 +1,7 @@
 """`egrc plan`: the paper's recipe on sixteen H100, and what is said where it cannot work."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -185,3 +186,9 @@ def test_evaluations_are_of_the_base_of_each_end_and_between(root: Path) -> None
     often = ask(root, "evaluation.every=50")
     assert num_evaluations(often.config) == 3 + 400 // 50
     assert often.evaluation_hours == pytest.approx(11 / 3 * ask(root).evaluation_hours)
+
+
+def test_planning_needs_no_torch() -> None:
+    """Which alone would take longer to import than a whole plan takes."""
+    look = "import sys, egrc_mega.launch.plan; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-P", "-c", look], timeout=120).returncode == 0
