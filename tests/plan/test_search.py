@@ -10,7 +10,7 @@ import pytest
 
 from egrc_mega.launch.plan import Question, plan_for, search_for
 from egrc_mega.plan.choice import Choice
-from egrc_mega.plan.search import AS_GOOD, Candidate, Search, best_of_splits
+from egrc_mega.plan.search import Candidate, Search, best_of_splits
 from egrc_mega.testing import forked
 
 
@@ -38,9 +38,9 @@ def parsed(options: list[str]) -> tuple[list[str], int | None]:
 
 def test_the_shortest_recipes_stand_first(works: list[Candidate]) -> None:
     hours = [candidate.plan.hours for candidate in works]
-    assert min(hours) >= hours[0] * (1 - AS_GOOD)
+    assert min(hours) >= hours[0] * 0.98
     # nowhere does one stand before another that is clearly shorter
-    assert all(later >= earlier * (1 - 2 * AS_GOOD) for earlier, later in pairwise(hours))
+    assert all(later >= earlier * 0.96 for earlier, later in pairwise(hours))
     assert all(not candidate.plan.problems for candidate in works)
 
 
