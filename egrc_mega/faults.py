@@ -27,13 +27,31 @@ SAVE_POINTS = (
 """Every point of a save, in the order in which rank 0 comes by; `shard` is reached after each file of a rank."""
 
 
+UPDATE_POINTS = ("policy.forward", "policy.backward", "policy.before_optimizer", "policy.after_optimizer")
+"""Points inside an update, in order. While a rank is killed at one of the first two, its peers are on their way to the
+all-reduce of gradients, and learn of it there."""
+
+_step = 0
+
+
+def begin_step(step: int) -> None:
+    """Say which step is under way to points that do not know it."""
+    global _step
+    _step = step
+
+
 def armed(name: str) -> bool:
     """True when the behaviour `name` is switched on."""
     return name in _entries()
 
 
-def fault_point(name: str, step: int) -> None:
-    """Send this process a signal, or raise an OSError, as is asked for, if `name` is armed for this step and rank."""
+def fault_point(name: str, step: int | None = None) -> None:
+    """Send this process a signal, or raise an OSError, as is asked for, if `name` is armed for this step and rank.
+
+    Args:
+        step: None: the one that is under way.
+    """
+    step = _step if step is None else step
     for entry in _entries():
         fault, _, rank = entry.partition("#")
         place, _, act = fault.partition("=")

@@ -19,6 +19,7 @@ from egrc_mega.convert.hf_folder import HfTensors
 from egrc_mega.convert.parallel import ParallelLayout, layout_problems
 from egrc_mega.convert.source import check_source, open_source
 from egrc_mega.errors import ConfigError, PolicyError
+from egrc_mega.faults import fault_point
 from egrc_mega.observe.pulse import PULSE
 from egrc_mega.policy.distributed import device  # first: it bends megatron to the CPU where there is no CUDA
 from egrc_mega.sections.policy import MegatronSection, PolicySection
@@ -151,7 +152,9 @@ class Policy:
                 inspect(found.stats)
             if not math.isfinite(found.loss):
                 raise PolicyError(f"loss is {found.loss}: the step is not taken; look at the batch's log-probs")
+            fault_point("policy.before_optimizer")
             optim.step(self.optimizer, grad_norm, lr, self.megatron)
+            fault_point("policy.after_optimizer")
         return UpdateResult(found.loss, grad_norm, found.stats, found.metrics)
 
     def reset_optimizer(self) -> None:
@@ -231,6 +234,7 @@ class Policy:
         self, data_iterator: Iterator[MicroBatch], model: Any, *, pass_: Pass, sums: PassSums
     ) -> ForwardResult:
         PULSE.beat()
+        fault_point("policy.forward")
         batch = next(data_iterator)
         output = model(batch.input_ids_1T, batch.position_ids_1T, None, packed_seq_params=batch.packed)
         return output, partial(self._loss, batch=batch, pass_=pass_, sums=sums)
@@ -264,6 +268,8 @@ class Policy:
         sums.add(batch, stats)
         if metrics is not None:
             sums.add_loss(scalar, metrics)
+        if pass_.loss is not None:
+            fault_point("policy.backward")
         # the count is unused: the loss is normalised already (optimizer._sum_gradients)
         return scalar, torch.ones((), dtype=torch.int), {}
 

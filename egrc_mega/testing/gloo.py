@@ -12,6 +12,8 @@ PRELOADED = ["egrc_mega.training.run"]
 """Imported once, by the process that ranks are forked from: megatron's import takes a rank five seconds."""
 HANG_LIMIT_S = 1500
 """Of ranks and of their waits for each other: no verdict on how long a busy machine takes."""
+FAILED_S = 60.0
+"""For the ranks after one that has failed."""
 
 
 def run_on_gloo(worker: Callable[..., None], world_size: int, *args: Any, timeout_s: float = HANG_LIMIT_S) -> None:
@@ -20,6 +22,14 @@ def run_on_gloo(worker: Callable[..., None], world_size: int, *args: Any, timeou
     The worker must be importable by name (not defined in a test module). Raises AssertionError when a rank fails or
     misses the deadline; its traceback is on stderr.
     """
+    for rank, code in enumerate(exit_codes(worker, world_size, *args, timeout_s=timeout_s)):
+        assert code == 0, f"rank {rank} of {worker.__name__} ended with {code}"
+
+
+def exit_codes(
+    worker: Callable[..., None], world_size: int, *args: Any, timeout_s: float = HANG_LIMIT_S
+) -> list[int | None]:
+    """`run_on_gloo` for ranks that may fail; None of one that has missed the deadline, and is killed."""
     # CUDA does not survive a fork
     has_gpu = torch.cuda.is_available()
     context = multiprocessing.get_context("spawn") if has_gpu else multiprocessing.get_context("forkserver")
@@ -39,9 +49,10 @@ def run_on_gloo(worker: Callable[..., None], world_size: int, *args: Any, timeou
     for process in processes:
         process.start()
     try:
-        for rank, process in enumerate(processes):
-            process.join(timeout_s)
-            assert process.exitcode == 0, f"rank {rank} of {worker.__name__} ended with {process.exitcode}"
+        for process in processes:
+            has_failed = any(each.exitcode for each in processes)
+            process.join(min(timeout_s, FAILED_S) if has_failed else timeout_s)
+        return [process.exitcode for process in processes]
     finally:
         for process in processes:
             process.kill()

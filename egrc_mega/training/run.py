@@ -13,7 +13,7 @@ from egrc_mega.convert.hf_folder import HfTensors
 from egrc_mega.errors import EgrcError, Stopped
 from egrc_mega.evaluation.fingerprint import fingerprint
 from egrc_mega.evaluation.records import Subject
-from egrc_mega.faults import fault_point
+from egrc_mega.faults import begin_step, fault_point
 from egrc_mega.methods.method import OF_THE_REFERENCE, Need, build_method
 from egrc_mega.observe.spans import RECORDER, span
 from egrc_mega.policy import distributed
@@ -266,7 +266,8 @@ class Run:
         if self.config.rollout.colocated:
             # no rank takes memory that a server still holds
             self.on_lead(lambda lead: lead.serving.fleet.release_memory())
-        fault_point("train.before_update", turn.step + 1)
+        begin_step(turn.step + 1)
+        fault_point("train.before_update")
         with self.accounting.phase("train"):
             return run_updates(self.policy, batch, turn.stage, self.config.policy, turn.step_in_stage)
 
