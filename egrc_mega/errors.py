@@ -4,6 +4,8 @@ Every message names the field or file, the value found and the remedy; the comma
 exits with the class's `exit_code`. Invariants of our own code use `assert` instead.
 """
 
+import errno
+
 from egrc_mega.plain_text import plain
 
 
@@ -93,6 +95,10 @@ class Stopped(EgrcError):
     """A run that was asked to stop and has saved where it is: no failure, and to be resumed (EX_TEMPFAIL)."""
 
     exit_code = 75
+
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
+"""What a write says that knows its file only by number."""
 
 
 def storage_error(error: OSError) -> StorageError:

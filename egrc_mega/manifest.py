@@ -100,27 +100,32 @@ def damages(folder: Path) -> list[str]:
     A file of weights that the manifest does not name is a damage, too: nobody vouches for it.
     """
     try:
-        manifest = _read_manifest(folder)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            found = pool.map(lambda name: _damage(folder / name, name, manifest[name]), manifest)
-            damaged = [damage for damage in found if damage]
+        manifest = read_manifest(folder)
+        damaged = damaged_files(folder, manifest)
     except MALFORMED as error:
         return [f"{MANIFEST} cannot be read ({error!r})"]
     weights = sorted({path.name for pattern in VOUCHED for path in folder.glob(pattern)} - manifest.keys())
     return damaged + [f"{name} is not in {MANIFEST}" for name in weights]
 
 
+def damaged_files(folder: Path, entries: Mapping[str, FileEntry]) -> list[str]:
+    """What differs from a manifest's entries, one line a file; raises one of `MALFORMED`."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pool.map(lambda name: _damage(folder / name, name, entries[name]), entries)
+        return [damage for damage in found if damage]
+
+
 def is_complete(folder: Path) -> bool:
     """True when every file of the folder's manifest is there at its size. Reads no content: see `damages`."""
     try:
-        manifest = _read_manifest(folder)
+        manifest = read_manifest(folder)
         return all((folder / name).stat().st_size == entry["size_bytes"] for name, entry in manifest.items())
     except MALFORMED:
         return False
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    """Raises one of `MALFORMED`."""
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The entries of a folder's manifest, by the names of its files; raises one of `MALFORMED`."""
     manifest = read_object(folder / MANIFEST)
     if not manifest:
         raise ValueError("it names no file")

@@ -7,12 +7,13 @@ or `--resume-if-begun` for who cannot know whether the folder holds a run alread
 import argparse
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from egrc_mega.config.config import Config
 from egrc_mega.config.load import load_config
-from egrc_mega.errors import EgrcError, RelayedError, StorageError, storage_error
+from egrc_mega.errors import DISK_ERRORS, EgrcError, RelayedError, StorageError, storage_error
 from egrc_mega.observe.streams import bear_lost_streams
 from egrc_mega.parent import die_with_parent, launcher
 from egrc_mega.relay import report_error, report_relayed
@@ -32,7 +33,7 @@ def train(config: Config, *, resume: bool | None, origins: Mapping[str, str] | N
         Stopped: by SIGTERM; what was done is committed.
         EgrcError: something the user can mend; the run folder stays resumable from its last checkpoint.
     """
-    with Run(config, resume=resume) as run:
+    with _place_of_disk_errors(config.run.dir), Run(config, resume=resume) as run:
         if run.lead and origins is not None:
             run.lead.folder.write_origins(origins)
         run.evaluate()
@@ -50,6 +51,17 @@ def train(config: Config, *, resume: bool | None, origins: Mapping[str, str] | N
         run.finish()
         if run.lead:
             run.lead.conclude(run.state.best, build_report(config.run.dir))
+
+
+@contextmanager
+def _place_of_disk_errors(run_dir: Path) -> Iterator[None]:
+    """Whoever could not write, and did not say where, wrote into the run folder."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_ERRORS and not error.filename:
+            error.filename = str(run_dir)
+        raise
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.timeout(3100)
         ("host_path_replies.py", ["--rounds", "1", "--responses", "8", "--tokens", "2000"], "holds"),
         ("grading.py", ["--answers", "300", "--busy", "1"], "holds"),
         ("weight_sync.py", ["--rounds", "1", "--layers", "1", "--hidden", "64"], "holds"),
+        ("checkpoint.py", ["--rounds", "1", "--mib", "4"], "holds"),
         pytest.param("overlap.py", ["--steps=2", "--samples=16", "--rounds=1"], "holds", marks=pytest.mark.full),
     ],
 )

@@ -19,6 +19,7 @@ BASE = {
     "lock",
     "relay",
     "manifest",
+    "open_files",
     "json_file",
     "parent",
     "plain_text",

@@ -1,32 +1,31 @@
 """Commits the state of a run: one folder per step that exists under its name only when it is whole.
 
-megatron-core writes the shards into `step_N.tmp`; then rank 0 adds `state.json` and a manifest of sizes and SHA-256
-sums, syncs everything to disk, renames the folder and points `latest` at it. A whole step is never overwritten. Resume
-takes the newest step whose manifest verifies; one that is torn or altered is passed over, by name.
-
-The ends of stages stay for ever: they are the models of the paper's table; so does the step that `best` names. Of the
-other steps the newest few stay.
+Every rank writes and hashes its shards in `step_N.tmp`; then rank 0 adds the small files and a manifest of sizes and
+SHA-256 sums, syncs everything to disk, renames the folder and points `latest` at it. A save that fails on one rank
+fails on all, and leaves the steps before it alone. Resume takes the newest step that verifies, and says by name which
+it passes over and why. docs/checkpoints.md has the whole protocol.
 """
 
-import json
-import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-import torch.distributed as dist
 from megatron.core import dist_checkpointing
 
-from egrc_mega.checkpoint.pointers import BEST, pointed
-from egrc_mega.checkpoint.writer import write_shards
-from egrc_mega.convert.companions import copy_companions
+from egrc_mega.checkpoint.agreement import Ranks
+from egrc_mega.checkpoint.commit import Draft, begin, clear, describe, discard, finish, require_room
+from egrc_mega.checkpoint.retention import Retention, steps
+from egrc_mega.checkpoint.shards import Staged, copied_to_host, plan_shards, write_shards
+from egrc_mega.checkpoint.state_file import IS_STAGE_END as IS_STAGE_END
+from egrc_mega.checkpoint.state_file import read_state as read_state
+from egrc_mega.checkpoint.verification import problem_of
 from egrc_mega.convert.pickles import require_harmless
-from egrc_mega.convert.source import COMPANION_FOLDER
-from egrc_mega.errors import CheckpointError
-from egrc_mega.manifest import damages, is_complete, sync, write_manifest
+from egrc_mega.errors import CheckpointError, EgrcError
 
-STATE = "state.json"
-IS_STAGE_END = "is_stage_end"
-"""Key of the state: such a step is never pruned."""
+TIMEOUT_S = 1800.0
 
 
 class Stateful(Protocol):
@@ -43,64 +42,218 @@ class Stateful(Protocol):
     def load_model(self, state: dict[str, Any]) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a save has ended."""
+
+    step: int
+    seconds: float
+    """From its begin until all ranks knew."""
+    problem: str | None = None
+    """Why there is no such step; None: it is committed."""
+
+
 class CheckpointStore:
-    """The `checkpoints/` folder of a run. Whoever writes there holds the run's lock."""
+    """The `checkpoints/` folder of a run. Whoever writes there holds the run's lock. Every method is collective."""
 
-    def __init__(self, folder: Path, keep: int) -> None:
-        """`keep`: how many committed steps stay besides the ends of stages."""
-        self.folder = folder
-        self.keep = keep
+    def __init__(
+        self,
+        folder: Path,
+        keep: int,
+        *,
+        keep_every: int | None = None,
+        asynchronous: bool = False,
+        on_failure: Literal["stop", "continue"] = "stop",
+        max_failures: int = 3,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        """Open the folder, which need not exist.
 
-    def save(self, step: int, policy: Stateful, state: dict[str, Any], *, is_stage_end: bool = False) -> None:
-        """Commit a step; collective.
+        Args:
+            keep: how many committed steps stay besides the ends of stages.
+            keep_every: steps whose number is a multiple stay, too.
+            asynchronous: a thread writes what `save` has copied to host memory.
+            on_failure: what a save that fails does to the run.
+            max_failures: so many failed saves one after the other end the run even if it was to continue.
+            timeout_s: longest that a rank waits for the others, or for the thread.
+        """
+        self.folder, self.retention = folder, Retention(keep, keep_every)
+        self.asynchronous, self.on_failure, self.max_failures = asynchronous, on_failure, max_failures
+        self.timeout_s = timeout_s
+        self._ranks = Ranks(timeout_s)
+        self._background = Ranks(timeout_s) if asynchronous else self._ranks
+        self._in_flight: _Saving | None = None
+        self._failures = 0
+        """One after the other, up to now."""
+
+    def save(self, step: int, policy: Stateful, state: dict[str, Any], *, is_stage_end: bool = False) -> list[Outcome]:
+        """Commit a step, or begin to: an asynchronous save returns once the state is copied.
 
         Args:
             state: small and JSON: position in the data, stage, seed.
             is_stage_end: the step stays however many follow it.
+
+        Returns:
+            How saves have ended meanwhile: this one, or the one that was in flight.
+
+        Raises:
+            CheckpointError: on rank 0, when a save has failed and the run is not to go on; `RelayedError` elsewhere.
         """
-        final = self.folder / f"step_{step:06d}"
-        partial = self.folder / f"{final.name}.tmp"
-        if dist.get_rank() == 0:
-            for torn in self.folder.glob("step_*.tmp"):  # a killed trainer was writing it
-                shutil.rmtree(torn)
-            # an altered step of the same number may be left from before a resume passed it over
-            shutil.rmtree(final, ignore_errors=True)
-            partial.mkdir(parents=True)
-        dist.barrier()
-        write_shards(policy.sharded_state(is_loading=False), partial)
-        if dist.get_rank() == 0:
-            (partial / STATE).write_text(json.dumps(state | {"step": step, IS_STAGE_END: is_stage_end}))
-            # with them the step can be exported without the model it started from
-            (partial / COMPANION_FOLDER).mkdir()
-            copy_companions(policy.companions, partial / COMPANION_FOLDER)
-            write_manifest(partial, {}, durable=True)
-            partial.rename(final)
-            sync(self.folder)
-            _replace_text(self.folder / "latest", final.name)
-            self._prune()
-        dist.barrier()
+        ended = self.settle()
+        draft = Draft(
+            folder=self.folder, step=step, state=state, is_stage_end=is_stage_end, companions=policy.companions
+        )
+        started = time.monotonic()
+        saving = _Saving(step, started, None)
+        try:
+            staged = self._stage(draft, policy)
+        except EgrcError as error:
+            saving.error = error
+            return [*ended, self._end(saving)]
+        saving.work = lambda: self._write(draft, staged)
+        if self.asynchronous:
+            self._in_flight = saving
+            saving.start()
+            return ended
+        saving.run()
+        return [*ended, self._end(saving)]
+
+    def settle(self, *, wait: bool = True) -> list[Outcome]:
+        """How the save in flight has ended, if there is one.
+
+        Args:
+            wait: for its end; else nothing is returned while it goes on.
+
+        Raises:
+            CheckpointError: as `save`.
+        """
+        saving = self._in_flight
+        if saving is None:
+            return []
+        if not wait and not self._ranks.on_rank_0(saving.is_done, "the save in flight cannot be looked at"):
+            return []
+        saving.wait(self.timeout_s)
+        self._in_flight = None
+        return [self._end(saving)]
+
+    def close(self) -> None:
+        """Wait for the save in flight on the way out; how it has ended is said, and stops nothing."""
+        saving, self._in_flight = self._in_flight, None
+        if saving is None:
+            return
+        try:
+            saving.wait(self.timeout_s)
+        except CheckpointError as error:
+            saving.error = error
+        if saving.error and self._ranks.rank == 0:
+            print(f"checkpoint {saving.step} is not written: {saving.error}", flush=True)
 
     def newest(self) -> Path | None:
-        """The newest step that verifies, or None. What does not verify is named on stderr."""
-        for path in sorted(self.folder.glob("step_??????"), reverse=True):
-            problems = damages(path)
-            if not problems:
+        """The newest step that verifies, the same on every rank, or None. What does not verify is named on stdout."""
+        found = self._ranks.on_rank_0(lambda: steps(self.folder), f"{self.folder} cannot be read")
+        for path in reversed(found):
+            problem = problem_of(path, self._ranks)
+            if problem is None:
                 return path
-            print(f"checkpoint {path} is passed over: {problems[0]}", flush=True)
+            if self._ranks.rank == 0:
+                print(f"checkpoint {path} is passed over: {problem}", flush=True)
         return None
 
     def state(self, path: Path) -> dict[str, Any]:
         """The small state of a step: see `read_state`."""
         return read_state(path)
 
-    def _prune(self) -> None:
-        """Remove what `keep` leaves no room for. A step that is not whole neither counts nor vanishes."""
-        committed = [path for path in sorted(self.folder.glob("step_??????")) if is_complete(path)]
-        others = [path for path in committed if not read_state(path).get(IS_STAGE_END)]
-        best = pointed(self.folder, BEST)
-        for old in others[: -self.keep]:
-            if old.name != best:
-                shutil.rmtree(old)
+    def _stage(self, draft: Draft, policy: Stateful) -> Staged:
+        task = f"{draft.partial} cannot be written"
+        staged = plan_shards(policy.sharded_state(is_loading=False))
+
+        def prepare() -> int:
+            nonlocal staged
+            staged = copied_to_host(staged) if self.asynchronous else staged
+            return staged.size_bytes
+
+        try:
+            self._ranks.on_rank_0(lambda: begin(draft), task)
+            sizes = self._ranks.on_all(prepare, task)
+            self._ranks.on_rank_0(lambda: require_room(draft, sum(sizes)), task)
+        except EgrcError:
+            self._discard(draft)
+            raise
+        return staged
+
+    def _write(self, draft: Draft, staged: Staged) -> None:
+        """Write, commit and prune, in a thread or not."""
+        ranks, task = self._background, f"{draft.partial} cannot be written"
+        try:
+            written = ranks.on_all(lambda: write_shards(staged, draft.partial, draft.step), task)
+            ranks.on_rank_0(lambda: finish(draft, staged, written), task)
+        except EgrcError:
+            self._discard(draft)
+            raise
+        ranks.on_rank_0(lambda: clear(draft, self.retention), f"{self.folder} cannot be pruned")
+
+    def _discard(self, draft: Draft) -> None:
+        if self._ranks.rank == 0:
+            discard(draft)
+
+    def _end(self, saving: "_Saving") -> Outcome:
+        seconds = time.monotonic() - saving.started
+        if saving.error is None:
+            self._failures = 0
+            return Outcome(saving.step, seconds)
+        self._failures += 1
+        if self.on_failure == "stop" or self._failures >= self.max_failures:
+            raise _final(saving.error, self.on_failure, self._failures)
+        return Outcome(saving.step, seconds, str(saving.error))
+
+
+@dataclass
+class _Saving:
+    """A save under way, in this thread or in one of its own, which ends with the process."""
+
+    step: int
+    started: float
+    work: Callable[[], None] | None
+    error: EgrcError | None = None
+    thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self.thread = threading.Thread(target=self.run, name=f"checkpoint {self.step}", daemon=True)
+        self.thread.start()
+
+    def run(self) -> None:
+        assert self.work is not None
+        try:
+            self.work()
+        except EgrcError as error:
+            self.error = error
+        except Exception as error:  # a thread would take it with it
+            self.error = CheckpointError(f"step {self.step} cannot be written: {type(error).__name__}: {error}")
+        finally:
+            self.work = None  # it holds a copy of the state
+
+    def is_done(self) -> bool:
+        return self.thread is None or not self.thread.is_alive()
+
+    def wait(self, timeout_s: float) -> None:
+        """Raises CheckpointError when it takes longer."""
+        if self.thread:
+            self.thread.join(timeout_s)
+        if not self.is_done():
+            raise CheckpointError(
+                f"step {self.step} is not written after {timeout_s:g} s (checkpoint.timeout_s); "
+                f"see that its disk answers"
+            )
+
+
+def _final(error: EgrcError, on_failure: str, failures: int) -> EgrcError:
+    """The error that ends the run."""
+    if not isinstance(error, CheckpointError):
+        return error
+    several = f" ({failures} saves one after the other have failed)" if on_failure == "continue" else ""
+    return CheckpointError(
+        f"{error}{several}; see that its file system has room and can be written, then continue with --resume"
+    )
 
 
 def load(path: Path, policy: Stateful) -> None:
@@ -116,30 +269,13 @@ def load(path: Path, policy: Stateful) -> None:
 
 def save_model(folder: Path, policy: Stateful) -> None:
     """Write the weights alone into an empty folder, in megatron's sharded format (collective)."""
-    write_shards({"model": policy.sharded_model()}, folder)
+    ranks, task = Ranks(TIMEOUT_S), f"{folder} cannot be written"
+    staged = plan_shards({"model": policy.sharded_model()})
+    written = ranks.on_all(lambda: write_shards(staged, folder, 0), task)
+    ranks.on_rank_0(lambda: describe(folder, staged, written), task)
 
 
 def load_model(path: Path, policy: Stateful) -> None:
     """Load the weights alone, of a step or of what `save_model` wrote (collective); raises as `load`."""
     require_harmless(path)
     policy.load_model(dist_checkpointing.load({"model": policy.sharded_model()}, str(path))["model"])
-
-
-def read_state(path: Path) -> dict[str, Any]:
-    """The small state of a step.
-
-    Raises:
-        CheckpointError: the file is missing or torn.
-    """
-    try:
-        state: dict[str, Any] = json.loads((path / STATE).read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path / STATE}: {error}; give the folder of a committed step") from error
-    return state
-
-
-def _replace_text(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.tmp")
-    partial.write_text(text)
-    sync(partial)
-    partial.replace(path)

@@ -81,6 +81,22 @@ class _StrictUnpickler(MetadataUnpickler):
         return found
 
 
+def shard_files(folder: Path) -> set[str]:
+    """Names of the files in which a checkpoint's description says that tensors and objects lie; runs no code of it.
+
+    Raises:
+        CheckpointError: the description is torn or no regular file.
+    """
+    path = folder / METADATA
+    if problem := file_problem(folder, METADATA):
+        raise CheckpointError(f"{path}: {problem}")
+    try:
+        with path.open("rb") as file:
+            return {str(info.relative_path) for info in MetadataUnpickler(file).load().storage_data.values()}
+    except Exception as error:  # a torn pickle raises anything
+        raise CheckpointError(f"{path}: cannot be read: {error}; resume another step") from error
+
+
 def require_harmless(folder: Path) -> None:
     """Refuse a checkpoint whose pickles would do more than describe and hold tensors, before anybody loads them.
 

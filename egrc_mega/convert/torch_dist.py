@@ -19,6 +19,7 @@ import torch
 from torch.distributed.checkpoint import metadata as dcp
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 
+from egrc_mega.convert.archive import save_value, without_checksums
 from egrc_mega.convert.pickles import COMMON, METADATA, MetadataUnpickler
 from egrc_mega.convert.trust import file_problem
 from egrc_mega.errors import CheckpointError
@@ -176,8 +177,8 @@ class TorchDistWriter:
         self._close()
         metadata = dcp.Metadata(state_dict_metadata=self._tensors, storage_data=self._storage)
         (self.folder / METADATA).write_bytes(pickle.dumps(metadata))
-        with HashedWriter(self.folder / COMMON) as writer:
-            _save(common, writer)
+        with without_checksums(), HashedWriter(self.folder / COMMON) as writer:
+            save_value(common, writer)
             self.entries[COMMON] = writer.finish(durable=self.durable)
         (self.folder / "metadata.json").write_text(json.dumps(BACKEND))
 
@@ -188,7 +189,8 @@ class TorchDistWriter:
             self._name = f"__0_{len(self.entries)}.distcp"
             self._writer = HashedWriter(self.folder / self._name)
         begin = self._writer.size_bytes
-        _save(value, self._writer)
+        with without_checksums():
+            save_value(value, self._writer)
         length = self._writer.size_bytes - begin
         self._writer.write(bytes(-self._writer.size_bytes % ALIGNMENT))
         self._writer.mark(name)
@@ -199,26 +201,6 @@ class TorchDistWriter:
             with self._writer as writer:
                 self.entries[self._name] = writer.finish(durable=self.durable)
             self._writer = None
-
-
-def _save(value: Any, writer: HashedWriter) -> None:
-    """`torch.save` of one value, and of a tensor no more than what it shows.
-
-    The archive's CRC-32 is left out: it costs eleven times the writing, and the manifest's SHA-256 says more.
-    """
-    if isinstance(value, torch.Tensor) and value.untyped_storage().nbytes() != value.nbytes:
-        value = value.clone()
-    before = torch.serialization.get_crc32_options()
-    torch.serialization.set_crc32_options(False)
-    try:
-        torch.save(value, writer)  # type: ignore[arg-type]
-    except RuntimeError as error:
-        # torch ends its archive whatever has happened, and complains that it is not where it thought to be
-        if isinstance(error.__context__, OSError):
-            raise error.__context__ from None
-        raise
-    finally:
-        torch.serialization.set_crc32_options(before)
 
 
 def _stack_place(offsets: Shape, sizes: Shape) -> Shape:

@@ -9,6 +9,8 @@ from typing import Any
 
 from aiohttp import web
 
+from egrc_mega.open_files import raise_limit
+
 QUIET_S = 60.0
 """Between two lines about connections that were not accepted; asyncio has one for each try, thousands a second."""
 OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)
@@ -16,8 +18,7 @@ OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)
 
 async def bear_a_flood(_app: web.Application) -> None:
     """Take as many files as the system lets us have; say rarely when those are used up. For `on_startup`."""
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    raise_limit()
     asyncio.get_running_loop().set_exception_handler(_Complaints())
 
 

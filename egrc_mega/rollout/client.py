@@ -1,7 +1,6 @@
 """One rollout server over HTTP: SGLang's native API, every call with a deadline and a checked reply."""
 
 import asyncio
-import resource
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +9,7 @@ import aiohttp
 import orjson
 
 from egrc_mega.errors import RolloutError
+from egrc_mega.open_files import raise_limit
 from egrc_mega.rollout.errors import RequestRefused, ServerBusy, ServerLost
 from egrc_mega.rollout.keys import ADMIN_KEY_VARIABLE, KEY_VARIABLE, Keys
 from egrc_mega.rollout.wire import Usage, generation_body, parse_generation, read_generation
@@ -272,8 +272,7 @@ async def open_session() -> aiohttp.ClientSession:
     Deadlines are set per call.
     """
     # a connection is a file: the usual soft limit of 1024 is fewer than a batch has requests
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    raise_limit()
     connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, keepalive_timeout=KEEP_ALIVE_S)
     no_end = aiohttp.ClientTimeout(total=None)
     return aiohttp.ClientSession(connector=connector, timeout=no_end, auto_decompress=False)

@@ -51,9 +51,21 @@ class ObserveSection(Section):
 
 
 class CheckpointSection(Section):
-    """When the run's state is committed."""
+    """When the run's state is committed, what stays of it, and what a save that fails does (docs/checkpoints.md)."""
 
     every: PositiveInt = 10
     """Steps between checkpoints; the end of a stage is always committed, and stays."""
-    keep: PositiveInt = 2
+    keep_last: PositiveInt = 2
     """Newest checkpoints that stay besides the ends of stages."""
+    keep_every: PositiveInt | None = None
+    """Checkpoints whose step is a multiple of it stay, too; it should be a multiple of `every`. None: no others."""
+    asynchronous: bool = False
+    """Copy the state to host memory, and write it behind the next steps. Costs as much host memory as a checkpoint has
+    bytes; at most one is in flight, and none when the run ends."""
+    on_failure: Literal["stop", "continue"] = "stop"
+    """What a checkpoint that cannot be written does: end the run, or be reported and tried again when the next one is
+    due. The checkpoints before it stay in either case."""
+    max_failures: PositiveInt = 3
+    """So many failed checkpoints one after the other end the run even with on_failure continue."""
+    timeout_s: PositiveFloat = 1800.0
+    """Longest that a rank waits for the others over a checkpoint, or for one in flight."""

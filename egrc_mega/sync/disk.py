@@ -3,6 +3,7 @@
 The exporter and this transport share the table and the writer, so what the servers load is what gets published.
 """
 
+import re
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,6 +14,9 @@ import torch
 from egrc_mega.convert.family import Architecture
 from egrc_mega.convert.hf_folder import write_folder
 from egrc_mega.rollout.weights import FolderWeights, Weights
+
+VERSION = re.compile(r"v\d+")
+"""Names of the folders that are made here; nothing else is removed."""
 
 
 class Servers(Protocol):
@@ -37,5 +41,6 @@ class DiskSync:
         write_folder(path, tensors, architecture=architecture, source=self.model_path, dtype=dtype)
         self.servers.update_weights(FolderWeights(path, version))
         for old in self.folder.iterdir():
-            if old != path:
-                shutil.rmtree(old)
+            if old != path and VERSION.fullmatch(old.name) and not old.is_symlink():
+                # NFS keeps files that a server has open under other names: they go with the next version
+                shutil.rmtree(old, ignore_errors=True)

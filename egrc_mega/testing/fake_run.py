@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from egrc_kernels.policy_loss import LossMetrics
 
+from egrc_mega.checkpoint.store import Outcome as Saved
 from egrc_mega.config.config import Config
 from egrc_mega.convert.hf_folder import HfTensors
 from egrc_mega.evaluation.evaluator import Outcome
@@ -23,6 +24,7 @@ from egrc_mega.stop_signal import StopSignal
 from egrc_mega.testing.points import make_point, make_protocol
 from egrc_mega.testing.samples import make_group, make_sample
 from egrc_mega.training.collection import StepGroups
+from egrc_mega.training.commits import Commits
 from egrc_mega.training.gate import GateWatch
 from egrc_mega.training.lead import Lead
 from egrc_mega.training.run import Run
@@ -150,11 +152,25 @@ class FakeStore:
     def __init__(self, notes: Notes) -> None:
         self.notes = notes
         self.states: dict[int, dict[str, Any]] = {}
+        self.full_at: set[int] = set()
+        """Steps that there is no room for."""
+        self.in_flight: list[Saved] = []
 
-    def save(self, step: int, _policy: Any, state: dict[str, Any], *, is_stage_end: bool = False) -> None:
-        """Keep it, as JSON would."""
+    def save(self, step: int, _policy: Any, state: dict[str, Any], *, is_stage_end: bool = False) -> list[Saved]:
+        """Keep it, as JSON would, unless the disk is to be full; it has ended when `settle` is called."""
         self.notes.append(("save", step, is_stage_end))
-        self.states[step] = state
+        ended = self.settle()
+        problem = "No space left on device" if step in self.full_at else None
+        if problem is None:
+            self.states[step] = state
+        self.in_flight.append(Saved(step, 0.0, problem))
+        return ended
+
+    def settle(self, *, wait: bool = True) -> list[Saved]:
+        """What has been in flight, once somebody waits for it."""
+        ended = list(self.in_flight) if wait else []
+        self.in_flight = [] if wait else self.in_flight
+        return ended
 
     def state(self, path: Path) -> dict[str, Any]:
         """As the true store keeps it, with its step."""
@@ -175,9 +191,11 @@ class FakeRun(Run):
     def _start(self) -> None:
         self.stop = StopSignal(60.0, answers=True)  # which listens to nothing
         self.policy: Any = self.fake_policy
-        self.store: Any = self.fake_store
         self.lead = FakeLead(self.config, self.notes, self.fake_policy)
+        store: Any = self.fake_store
+        self.store, self.commits = store, Commits(store, self.lead)
         if self.resume:
+            self.checkpoint = self.fake_store.newest()
             self._find_place()
             self._restore()
         self.publish_weights()

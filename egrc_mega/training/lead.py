@@ -12,6 +12,7 @@ import torch
 
 from egrc_mega import __version__
 from egrc_mega.checkpoint.pointers import BEST, point
+from egrc_mega.checkpoint.store import Outcome
 from egrc_mega.config.config import Config
 from egrc_mega.convert.hf_folder import HfTensors, write_folder
 from egrc_mega.data.problems import ProblemSource
@@ -183,6 +184,15 @@ class Lead:
         self.events.write("switch", **switch.model_dump())
         self.printer.note(f"stage {switch.ended} ends after {switch.steps_in_stage} steps: {switch.reason}")
 
+    def note_save(self, outcome: Outcome) -> None:
+        """Keep how a save has ended; say so when there is no checkpoint of it."""
+        step, seconds, problem = outcome.step, outcome.seconds, outcome.problem
+        if problem is None:
+            self.events.write("committed", step=step, seconds=seconds)
+            return
+        self.events.write("checkpoint_failed", step=step, seconds=seconds, problem=problem)
+        self.printer.note(f"checkpoint of step {step} is not written, the run goes on: {problem}")
+
     def evaluate(self, subject: Subject) -> Score | None:
         """Measure the weights that the servers hold, where the run folder has no numbers of them yet, and say so.
 
@@ -218,17 +228,14 @@ class Lead:
             self.events.write("alarm", step=step, name=alarm.name, text=alarm.text)
             self.printer.note(f"alarm ({alarm.name}): {alarm.text}")
 
-    def give_up(self, step: int, reasons: Sequence[str]) -> None:
-        """End the run by its alarms; the checkpoint of the step is there.
+    def give_up(self, step: int, place: str, reasons: Sequence[str]) -> None:
+        """End the run by its alarms after a step; `place` says what is committed.
 
         Raises:
             HealthError: with what is ill.
         """
         self.events.write("stop", step=step, reason="; ".join(reasons))
-        raise HealthError(
-            f"health.stop ends the run after step {step}, which is committed: {'; '.join(reasons)}; --resume goes on "
-            f"from there"
-        )
+        raise HealthError(f"health.stop ends the run {place}: {'; '.join(reasons)}; --resume goes on from there")
 
     def note_stop(self, step: int, reason: str) -> None:
         """Keep and say why the run ends before its last step."""

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
+from egrc_mega import open_files
 from egrc_mega.config.check import problems
 from egrc_mega.config.config import Config
 from egrc_mega.convert.companions import companions
@@ -12,7 +13,7 @@ from egrc_mega.convert.family import Architecture
 from egrc_mega.convert.hf_config import HfConfig
 from egrc_mega.convert.parallel import ParallelLayout, layout_problems
 from egrc_mega.convert.weight_files import has_weights, weight_files
-from egrc_mega.errors import ConfigError, EgrcError, ModelError
+from egrc_mega.errors import ConfigError, EgrcError, ModelError, StorageError
 from egrc_mega.sections.policy import MegatronSection
 from egrc_mega.trackers.tracker import require_installed
 
@@ -24,12 +25,22 @@ def preflight(config: Config, world_size: int, local_world_size: int) -> None:
         EgrcError: of the class of the first problem, with one line for each.
     """
     found = [
+        *_limit_problems(),
         *_model_problems(config),
         *_tracker_problems(config),
         *problems(config, world_size, local_world_size),
     ]
     if found:
         raise type(found[0])("\n".join(map(str, found)))
+
+
+def _limit_problems() -> Iterator[EgrcError]:
+    limit = open_files.raise_limit()
+    if 0 <= limit < open_files.NEEDED:  # -1 says that there is none
+        yield StorageError(
+            f"open files: the system allows this process {limit}, a run needs {open_files.NEEDED}; raise the "
+            f"hard limit (ulimit -Hn)"
+        )
 
 
 def _tracker_problems(config: Config) -> Iterator[EgrcError]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self
 
-from egrc_mega.checkpoint.store import CheckpointStore, load
+from egrc_mega.checkpoint.store import load
 from egrc_mega.config.config import Config
 from egrc_mega.convert.hf_folder import HfTensors
 from egrc_mega.errors import EgrcError, Stopped
@@ -35,6 +35,7 @@ from egrc_mega.stages.state import RunState
 from egrc_mega.stop_signal import StopSignal
 from egrc_mega.training.accounting import Accounting
 from egrc_mega.training.batch import Batch, decode, encode
+from egrc_mega.training.commits import Commits, open_store
 from egrc_mega.training.lead import Lead
 from egrc_mega.training.turn import Turn, turn_of
 from egrc_mega.training.update import UpdateMetrics, run_updates
@@ -67,9 +68,7 @@ class Run:
         self.stopped_by: str | None = None
         """The rule by which evaluations have ended the run; the same on every rank."""
         self.checkpoint: Path | None = None
-        """What a resumed run begins with; known to rank 0."""
-        self.committed_step = 0
-        """The newest step that is committed; the same on every rank."""
+        """What a resumed run begins with."""
 
     def __enter__(self) -> Self:
         try:
@@ -92,19 +91,32 @@ class Run:
         RECORDER.rank = distributed.rank()
         self.stack.enter_context(watch_for_hangs(config))
         self.stop = self.stack.enter_context(StopSignal(config.run.stop_grace_s, answers=distributed.is_rank_0()))
-        self.store = CheckpointStore(config.run.dir / "checkpoints", config.checkpoint.keep)
-        distributed.on_rank_0(self._start_lead)
+        self.store = open_store(config)
+        self._start_lead()
+        self.commits = Commits(self.store, self.lead)
         self.policy = Policy(config.model.path, config.megatron, config.policy, keeps_reference=self._keeps_reference())
         self.on_lead(Lead.note_parts)
         self._restore()
         self.publish_weights()
 
     def _start_lead(self) -> None:
-        resume = has_begun(self.config.run.dir) if self.resume is None else self.resume
-        folder = self.stack.enter_context(RunFolder.claim(self.config.run.dir, resume=resume))
-        if resume:  # what is refused is refused before servers start
-            self._find_place()
-        self.lead = Lead(self.config, folder, self.stack, resume=resume)
+        """Claim the folder, find the place to go on from, and then start servers: what is refused is refused before."""
+        run_dir = self.config.run.dir
+
+        def claim() -> bytes | None:
+            resume = has_begun(run_dir) if self.resume is None else self.resume
+            self.folder = self.stack.enter_context(RunFolder.claim(run_dir, resume=resume))
+            return b"resume" if resume else None
+
+        def start() -> None:
+            self.lead = Lead(self.config, self.folder, self.stack, resume=resume)
+
+        resume = bool(distributed.on_rank_0(claim))
+        self.stack.callback(self.store.close)  # what is in flight is written while the folder is still ours
+        if resume:
+            self.checkpoint = self.store.newest()
+            distributed.on_rank_0(self._find_place)
+        distributed.on_rank_0(start)
 
     def _stage_of(self, turn: Turn) -> int:
         return next(i for i, stage in enumerate(self.config.stages) if stage is turn.stage)
@@ -144,15 +156,20 @@ class Run:
         Raises:
             Stopped: always, on every rank.
         """
-        done = self.state.progress.step
-        if done > self.committed_step:
-            self._save(is_stage_end=False)
-        place = f"after step {done}, which is committed" if done else "before the first step was done"
-        raise Stopped(f"stopped by SIGTERM {place}; go on with --resume")
+        self.commits.complete(self.policy, self.state)
+        raise Stopped(f"stopped by SIGTERM {self._place()}; go on with --resume")
+
+    def _place(self) -> str:
+        """How far the run is, and which step of it is committed."""
+        done, kept = self.state.progress.step, self.commits.step
+        if not done:
+            return "before the first step was done"
+        if kept == done:
+            return f"after step {done}, which is committed"
+        return f"after step {done}; " + (f"step {kept} is committed" if kept else "no step is committed")
 
     def _find_place(self) -> None:
-        """On rank 0: the newest whole checkpoint, and the run's place in it under the present configuration."""
-        self.checkpoint = self.store.newest()
+        """On rank 0: the run's place in the checkpoint under the present configuration."""
         if self.checkpoint:
             kept = self.store.state(self.checkpoint)
             state = RunState.model_validate({name: kept[name] for name in RunState.model_fields if name in kept})
@@ -160,12 +177,11 @@ class Run:
             self.state = resumed(state, self.config.to_dict()) if state.config else self.state
 
     def _restore(self) -> None:
-        """Load what rank 0 has found, if it has, on every rank, and have every rank go on from there."""
-        chosen = self.on_lead(lambda _: str(self.checkpoint or "").encode()).decode()
-        if chosen:
-            load(Path(chosen), self.policy)
+        """Load the checkpoint, if there is one, and have every rank go on from there."""
+        if self.checkpoint:
+            load(self.checkpoint, self.policy)
             self.state = RunState.model_validate_json(self.on_lead(lambda _: self.state.model_dump_json().encode()))
-            self.committed_step = self.state.progress.step
+            self.commits.step = self.state.progress.step
 
     def turn(self) -> Turn | None:
         """The next step to take, the same on every rank; None when the run is over."""
@@ -214,10 +230,12 @@ class Run:
         by = section.best
         best, is_better = follow(self.state.best, by, score)
         reason = reason_to_stop(best, section.stop) if section.stop else None
-        if (is_better or reason) and self.committed_step != score.step:
-            self._save(is_stage_end=reason is not None)
-        if is_better:
-            self.on_lead(lambda lead: lead.note_best(by, score))
+        if is_better or reason:
+            is_kept = self.commits.complete(self.policy, self.state, is_stage_end=reason is not None)
+            if is_better and is_kept:
+                self.on_lead(lambda lead: lead.note_best(by, score))
+            elif is_better:  # its checkpoint could not be written, and the run goes on without
+                best = self.state.best
         self.state = self.state.model_copy(update={"best": best})
         if reason and self.turn():
             self.stopped_by = reason
@@ -312,25 +330,19 @@ class Run:
         progress = self.state.progress
         done, ends_stage = progress.step, progress.stage != self._stage_of(turn)
         fault_point("train.before_commit", done)
+        self.commits.settle(wait=False)
         if ends_stage or self.fatal or done % self.config.checkpoint.every == 0:
-            self._save(is_stage_end=ends_stage)
+            self.commits.begin(self.policy, self.state, is_stage_end=ends_stage)
             fault_point("train.after_commit", done)
         if self.fatal:
-            self.on_lead(lambda lead: lead.give_up(done, self.fatal))
+            self.commits.complete(self.policy, self.state, is_stage_end=ends_stage)
+            self.on_lead(lambda lead: lead.give_up(done, self._place(), self.fatal))
         if self.on_lead(lambda _: b"stop" if self.stop.wanted else None):
             self._end_early()
 
-    def _save(self, *, is_stage_end: bool) -> None:
-        """Commit the state after the last step that is done."""
-        done = self.state.progress.step
-        with span("checkpoint", step=done) as facts:
-            self.store.save(done, self.policy, self.state.model_dump(mode="json"), is_stage_end=is_stage_end)
-        self.committed_step = done
-        if self.lead:
-            self.lead.events.write("checkpoint", **facts)
-
     def finish(self) -> None:
-        """Export the Hugging Face folder."""
+        """See that the end is committed, and export the Hugging Face folder."""
+        self.commits.complete(self.policy, self.state, is_stage_end=True)
         self._hand_out_weights(lambda lead, tensors: lead.export(tensors, self.policy, self.state.progress.step))
 
     def _hand_out_weights(self, take: Callable[[Lead, HfTensors], None]) -> None:

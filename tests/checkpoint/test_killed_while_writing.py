@@ -25,10 +25,10 @@ START_TIMEOUT_S = 120.0
 GONE_WITHIN_S = 10.0
 
 
-def start_trainer(run_dir: Path, companions: Path) -> BaseProcess:
+def start_trainer(run_dir: Path, companions: Path, asynchronous: bool = False) -> BaseProcess:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    process = context.Process(target=train_large_state, args=(run_dir, companions))
+    process = context.Process(target=train_large_state, args=(run_dir, companions, asynchronous))
     process.start()
     return process
 
@@ -90,7 +90,7 @@ def test_a_trainer_killed_inside_a_checkpoint_leaves_nothing_and_resumes_bitwise
         if (run_dir / END).exists():  # the run came through: again from the start
             shutil.rmtree(run_dir)
         started = time.time()
-        process = start_trainer(run_dir, base_model)
+        process = start_trainer(run_dir, base_model, asynchronous=num_torn % 2 == 1)
         was_killed = kill_inside_a_write(process, run_dir, started, chance.randrange(1, STATE_BYTES))
         if was_killed:
             assert_nothing_is_left(process.pid or 0, run_dir)

@@ -6,15 +6,16 @@ Not covered: loading under another parallel layout, which is megatron-core's own
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
 from safetensors.torch import load_file
 
+from egrc_mega.checkpoint import shards
 from egrc_mega.checkpoint.store import CheckpointStore, load, load_model, read_state, save_model
 from egrc_mega.errors import CheckpointError
-from egrc_mega.manifest import damages
+from egrc_mega.manifest import HashedWriter, damages
 from egrc_mega.policy.engine import Policy
 from egrc_mega.sections.policy import MegatronSection, PolicySection
 from egrc_mega.sections.stage import LossSection
@@ -182,7 +183,7 @@ def test_a_step_that_cannot_be_written_is_an_error_with_its_cause(
     def fail(*_arguments: object, **_more: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("megatron.core.dist_checkpointing.strategies.filesystem_async._write_item", fail)
+    monkeypatch.setattr(HashedWriter, "_write_all", fail)
     with pytest.raises(
         CheckpointError, match=r"step_000001\.tmp cannot be written by rank 0: .*No space left"
     ) as found:
@@ -195,17 +196,15 @@ def test_a_step_that_cannot_be_written_is_an_error_with_its_cause(
 def test_one_file_of_several_that_cannot_be_written_is_enough(
     number: int, model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, files = FileSystemWriterAsync.write_preloaded_data, []
+    write, files = shards._write_file, []
 
-    def fail_once(transforms: object, bucket: int, *more: object) -> None:
-        files.append(bucket)
-        if bucket == number:
-            *_rest, outcomes, _unfinished, _use_fsync = more
-            outcomes.put((bucket, OSError(28, "No space left on device")))  # type: ignore[attr-defined]
-        else:
-            write(transforms, bucket, *more)
+    def fail_once(path: Path, *more: Any) -> Any:
+        files.append(path)
+        if path.name == f"__0_{number}.distcp":
+            raise OSError(28, "No space left on device")
+        return write(path, *more)
 
-    monkeypatch.setattr(FileSystemWriterAsync, "write_preloaded_data", staticmethod(fail_once))
+    monkeypatch.setattr(shards, "_write_file", fail_once)
     store = CheckpointStore(tmp_path / "checkpoints", keep=2)
     with pytest.raises(CheckpointError, match="No space left"):
         store.save(1, build(model_path), {})
@@ -229,7 +228,7 @@ def test_the_disk_has_a_step_before_it_has_its_name_and_the_name_before_anything
 ) -> None:
     """What is promised to survive a loss of power: the order in which things reach the disk."""
     done: list[str] = []
-    fsync, rename, rmtree = os.fsync, Path.rename, shutil.rmtree
+    fsync, rename = os.fsync, Path.rename
 
     def noting_fsync(number: int) -> None:
         done.append(f"sync {Path(os.readlink(f'/proc/self/fd/{number}')).relative_to(tmp_path)}")
@@ -239,19 +238,14 @@ def test_the_disk_has_a_step_before_it_has_its_name_and_the_name_before_anything
         done.append(f"rename {path.relative_to(tmp_path)}")
         return rename(path, target)
 
-    def noting_rmtree(path: Path, **more: bool) -> None:
-        done.append(f"remove {Path(path).relative_to(tmp_path)}")
-        rmtree(path, **more)
-
     store = CheckpointStore(tmp_path / "checkpoints", keep=1)
     policy = build(model_path)
     store.save(1, policy, {})
     monkeypatch.setattr(os, "fsync", noting_fsync)
     monkeypatch.setattr(Path, "rename", noting_rename)
-    monkeypatch.setattr(shutil, "rmtree", noting_rmtree)
     store.save(2, policy, {})
     partial = "checkpoints/step_000002.tmp"
-    renamed, pruned = done.index(f"rename {partial}"), done.index("remove checkpoints/step_000001")
+    renamed, pruned = done.index(f"rename {partial}"), done.index("rename checkpoints/step_000001")
     files = {file.name for file in (store.folder / "step_000002").iterdir() if file.is_file()}
     assert {f"sync {partial}/{name}" for name in files} <= set(done[:renamed])
     assert "sync checkpoints" in done[renamed:pruned]

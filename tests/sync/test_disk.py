@@ -66,3 +66,16 @@ def test_only_the_version_in_use_stays(tmp_path: Path) -> None:
         sync.publish(policy.export_hf(), policy.architecture, policy.dtype, version)
     assert servers.updates == [(tmp_path / "sync" / version, version) for version in ("v0", "v1")]
     assert [path.name for path in (tmp_path / "sync").iterdir()] == ["v1"]
+
+
+def test_what_was_not_written_here_stays_and_stops_nothing(tmp_path: Path) -> None:
+    model = write_tiny_model("Qwen2", tmp_path / "model")
+    policy = Policy(model, MegatronSection(), PolicySection())
+    sync = DiskSync(tmp_path / "sync", model, Servers())
+    sync.publish(policy.export_hf(), policy.architecture, policy.dtype, "v0")
+    (tmp_path / "sync" / ".nfs0000000000000001").write_text("what NFS keeps of a file that somebody has open")
+    (tmp_path / "sync" / "mine").mkdir()
+    (tmp_path / "sync" / "v7").symlink_to(tmp_path / "model")
+    sync.publish(policy.export_hf(), policy.architecture, policy.dtype, "v1")
+    assert sorted(path.name for path in (tmp_path / "sync").iterdir()) == [".nfs0000000000000001", "mine", "v1", "v7"]
+    assert (model / "model.safetensors").exists()

@@ -1,6 +1,7 @@
 """What megatron would refuse later is refused before anything starts, and the export is what was measured."""
 
 import json
+import resource
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 from egrc_mega.config.load import load_config
 from egrc_mega.convert.families.registry import read_architecture
 from egrc_mega.convert.hf_folder import HfReader
-from egrc_mega.errors import ConfigError, EgrcError, ModelError
+from egrc_mega.errors import ConfigError, EgrcError, ModelError, StorageError
 from egrc_mega.launch.dry_run import dry_run
 from egrc_mega.testing.tiny_model import write_tiny_model
 from egrc_mega.training import preflight as module
@@ -46,6 +47,20 @@ def test_experts_on_tensor_parallel_ranks_are_refused_where_megatron_would_refus
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(module, "_megatrons_own_problem", lambda *_: ())
     check(root, experts, two, "megatron.sequence_parallel=true", ranks=2)
+
+
+def test_too_few_open_files_are_refused_before_anything_starts(
+    root: Path, base_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = [(64, 4096), (64, 64), (64, resource.RLIM_INFINITY)]
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _which: limits[len(asked)])
+    monkeypatch.setattr(resource, "setrlimit", lambda _which, wanted: asked.append(wanted))
+    check(root, base_model)  # the system lets the program have more
+    with pytest.raises(StorageError, match=r"open files: the system allows this process 64, a run needs 256"):
+        check(root, base_model)
+    check(root, base_model)
+    assert asked == [(hard, hard) for _soft, hard in limits]
 
 
 def test_what_megatrons_own_configuration_refuses_is_refused_in_one_line(

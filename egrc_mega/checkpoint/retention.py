@@ -1,0 +1,78 @@
+"""Which steps stay. Whatever the rules, the newest whole step does; what is not whole neither counts nor vanishes."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from egrc_mega.checkpoint.pointers import BEST, STEP, pointed
+from egrc_mega.checkpoint.state_file import IS_STAGE_END, read_state
+from egrc_mega.errors import CheckpointError
+from egrc_mega.faults import fault_point
+from egrc_mega.manifest import is_complete
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """The ends of stages and the best step stay for ever; so do these."""
+
+    keep_last: int
+    """So many of the newest others, at least one."""
+    keep_every: int | None = None
+    """Steps whose number is a multiple; None: none."""
+
+    def removable(self, folder: Path, committed: int) -> list[Path]:
+        """The whole steps of a folder that need not stay now that a step is committed, oldest first.
+
+        Later ones do not count: a resume has passed them over, and they must not push out one that is known whole.
+        """
+        best = pointed(folder, BEST)
+        candidates = [path for path in whole_steps(folder) if step_number(path) <= committed]
+        others = [path for path in candidates if not self._stays_for_ever(path)]
+        return [path for path in others[: -self.keep_last] if path.name != best]
+
+    def _stays_for_ever(self, path: Path) -> bool:
+        if self.keep_every and step_number(path) % self.keep_every == 0:
+            return True
+        try:
+            return bool(read_state(path).get(IS_STAGE_END))
+        except CheckpointError:  # of a program that knows better
+            return True
+
+
+def prune(folder: Path, retention: Retention, step: int) -> None:
+    """Remove what need not stay now that `step` is committed; a kill leaves no half step under its name."""
+    for path in retention.removable(folder, step):
+        doomed = path.with_name(f"{path.name}.tmp")
+        path.rename(doomed)
+        fault_point("checkpoint.pruning", step)
+        shutil.rmtree(doomed)
+
+
+def steps(folder: Path) -> list[Path]:
+    """Everything that has the name of a step, oldest first; it need not be a folder."""
+    found = folder.iterdir() if folder.is_dir() else iter(())
+    return sorted((path for path in found if STEP.fullmatch(path.name)), key=step_number)
+
+
+def whole_steps(folder: Path) -> list[Path]:
+    """Steps that are folders of their own with every file of their manifest at its size, oldest first."""
+    return [path for path in steps(folder) if not path.is_symlink() and path.is_dir() and is_complete(path)]
+
+
+def unfinished(folder: Path) -> Iterator[Path]:
+    """What a killed trainer was writing, or removing."""
+    yield from folder.glob("step_*.tmp")
+
+
+def remove(path: Path) -> None:
+    """Remove a folder, a file, or a link but not what it leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def step_number(path: Path) -> int:
+    """The number in a step's name."""
+    return int(path.name.removeprefix("step_"))

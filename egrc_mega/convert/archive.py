@@ -1,0 +1,40 @@
+"""`torch.save` of one value into a file that is hashed while it is written."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from egrc_mega.manifest import HashedWriter
+
+
+@contextmanager
+def without_checksums() -> Iterator[None]:
+    """Archives have no CRC-32 meanwhile: it costs eleven times the writing, and the manifest's SHA-256 says more.
+
+    torch has one setting for the whole process.
+    """
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        yield
+    finally:
+        torch.serialization.set_crc32_options(before)
+
+
+def save_value(value: Any, writer: HashedWriter) -> None:
+    """Append the archive of a value, and of a tensor no more than what it shows.
+
+    Raises:
+        OSError: the file could not be written.
+    """
+    if isinstance(value, torch.Tensor) and value.untyped_storage().nbytes() != value.nbytes:
+        value = value.clone()
+    try:
+        torch.save(value, writer)  # type: ignore[arg-type]
+    except RuntimeError as error:
+        # torch ends its archive whatever has happened, and complains that it is not where it thought to be
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
