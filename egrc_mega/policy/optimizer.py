@@ -66,6 +66,8 @@ def build_optimizer(model: list[DistributedDataParallel], section: MegatronSecti
     )
     optimizer = get_megatron_optimizer(config, model)
     install_multi_tensor_operations()
+    for inner in optimizer.chained_optimizers:
+        _count_padding(inner)
     for inner in _torch_optimizers(optimizer):
         _keep_step_on_load(inner)
         _allocate_moments(inner.optimizer)
@@ -135,6 +137,20 @@ def _keep_step_on_load(inner: MegatronOptimizer) -> None:
         copy_states(parameter, inner._get_main_param_and_optimizer_states(parameter) | tensors)
 
     inner._set_main_param_and_optimizer_states = copy_states_and_step
+
+
+def _count_padding(inner: MegatronOptimizer) -> None:
+    """Have checkpoints look for a weight's state where it is.
+
+    Megatron-core 0.16 gathers a buffer without the padding at the end of each bucket, and then takes every weight from
+    its place with padding: beyond the first padded bucket all are shifted (NVIDIA/Megatron-LM pull request 5077).
+    """
+    if not isinstance(inner, DistributedOptimizer):
+        return
+    for buffer in inner.buffers:
+        buffer.numel_unpadded = buffer.numel
+        for bucket in buffer.buckets:
+            bucket.numel_unpadded = bucket.grad_data.numel()
 
 
 def sharded_state(optimizer: MegatronOptimizer, model: dict[str, Any], *, is_loading: bool) -> dict[str, Any]:

@@ -93,22 +93,62 @@ def resumed_updates(model_path: Path, megatron: dict[str, Any], out: Path) -> No
     distributed.initialize(section, timeout_s=HANG_LIMIT_S)
     store = CheckpointStore(out / "checkpoints", keep=1)
 
-    def update(policy: Policy, times: int) -> dict[str, torch.Tensor]:
-        for _ in range(times):
-            policy.update(ragged_samples(), 1.0, LossSection(), lr=1e-3)
-        return {name: weight.clone() for name, weight in policy.export_hf()}
-
     undisturbed = Policy(model_path, section, PolicySection())
-    update(undisturbed, 2)
+    updated(undisturbed, 2)
     store.save(2, undisturbed, {})
-    ends = {"undisturbed": update(undisturbed, 1)}
+    ends = {"undisturbed": updated(undisturbed, 1)}
     resumed = Policy(model_path, section, PolicySection())
     load(out / "checkpoints" / "step_000002", resumed)
-    ends["resumed"] = update(resumed, 1)
+    ends["resumed"] = updated(resumed, 1)
     if distributed.is_rank_0():
         for name, weights in ends.items():
             save_file({key: weight.contiguous() for key, weight in weights.items()}, out / f"{name}.safetensors")
     distributed.finalize()
+
+
+RING: tuple[dict[str, Any], ...] = (
+    {},
+    {"tensor_model_parallel_size": 2},
+    {"pipeline_model_parallel_size": 2},
+    {"context_parallel_size": 2},
+    {},
+)
+"""Layouts of two ranks: data parallel, tensor, pipeline and context parallel, and back."""
+
+
+def resharded_updates(model_path: Path, of_one_rank: Path, out: Path) -> None:
+    """On two ranks a state goes from layout to layout through checkpoints, a last update included.
+
+    Writes the last update's weights where the state has gone round (`round`) and where it stayed (`stayed`), and the
+    weights of `of_one_rank`, a step that one rank has saved, as two tensor-parallel ranks load it (`from one`).
+    """
+    distributed.initialize(MegatronSection(), timeout_s=HANG_LIMIT_S)
+    ends: dict[str, dict[str, torch.Tensor]] = {}
+    for place, layout in enumerate(RING):
+        section = MegatronSection(**layout)
+        distributed.split_world(section, timeout_s=HANG_LIMIT_S)
+        policy = Policy(model_path, section, PolicySection())
+        if place:
+            load(out / str(place - 1) / "step_000002", policy)
+        else:
+            updated(policy, 2)
+        CheckpointStore(out / str(place), keep=1).save(2, policy, {})
+        if place in (0, len(RING) - 1):
+            ends["round" if place else "stayed"] = updated(policy, 1)
+        if "tensor_model_parallel_size" in layout:
+            load(of_one_rank, policy)
+            ends["from one"] = updated(policy, 0)
+    if distributed.is_rank_0():
+        for name, weights in ends.items():
+            save_file({key: weight.contiguous() for key, weight in weights.items()}, out / f"{name}.safetensors")
+    distributed.finalize()
+
+
+def updated(policy: Policy, times: int) -> dict[str, torch.Tensor]:
+    """The whole weights after so many updates on the ragged samples."""
+    for _ in range(times):
+        policy.update(ragged_samples(), 1.0, LossSection(), lr=1e-3)
+    return {name: weight.clone() for name, weight in policy.export_hf()}
 
 
 def overlapping_updates(model_path: Path, out: Path) -> None:
