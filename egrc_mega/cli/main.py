@@ -27,6 +27,7 @@ from egrc_mega.cli import (
     study,
     track,
     train,
+    watch,
 )
 from egrc_mega.errors import EgrcError, Stopped, storage_error
 
@@ -41,6 +42,7 @@ app.command("train")(train.train)
 app.command("grade")(grade.grade)
 app.command("plan")(plan.plan)
 app.command("report")(report.report)
+app.command("watch")(watch.watch)
 app.command("publish")(publish.publish)
 app.command("export")(export.export)
 app.command("track")(track.track)

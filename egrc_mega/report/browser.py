@@ -51,7 +51,11 @@ def rollouts_of(run_dir: Path, pieces: Pieces | None, budget: int = ROLLOUT_BYTE
     found: list[tuple[int, int, dict[str, Any], StoredGroup]] = []
     left = budget
     for file, number in _in_turn([(file, _order(file, keys)) for file in files]):
-        group = file.groups([number])[0]
+        try:
+            group = file.groups([number])[0]
+        except RunError:  # the run has removed it since
+            torn.append(f"step {file.index['step']}")
+            continue
         shown = _group(file.index["step"], file.index["stage"], group, pieces)
         left -= len(orjson.dumps(shown))
         if left < 0 and found:
@@ -63,7 +67,7 @@ def rollouts_of(run_dir: Path, pieces: Pieces | None, budget: int = ROLLOUT_BYTE
         "num_stored_steps": len(numbers),
         "num_rollouts": sum(len(group.samples) for *_, group in found),
         "num_in_steps": sum(len(group["samples"]) for file in files for group in file.index["groups"]),
-        "torn": torn,
+        "torn": list(dict.fromkeys(torn)),
         "has_pieces": pieces is not None,
     }
     return Shown([shown for *_, shown, _ in found], [(step, group) for step, _, _, group in found], facts)

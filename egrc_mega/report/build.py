@@ -1,14 +1,16 @@
 """Builds `report.html` from what a run has written. Derived data only: it can be rebuilt at any time."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from egrc_mega import __version__
+from egrc_mega.data.render import Renderer
 from egrc_mega.errors import RunError
 from egrc_mega.evaluation.results import RESULTS
 from egrc_mega.evaluation.store import RESPONSES, TABLE
+from egrc_mega.observe.rollouts import FOLDER
 from egrc_mega.report.browser import clipped, responses_of, rollouts_of
 from egrc_mega.report.curves import curves_of
 from egrc_mega.report.diagnosed import diagnosis_of
@@ -18,7 +20,7 @@ from egrc_mega.report.page import page_of, write_page
 from egrc_mega.report.settings import CONFIG, config_of, environment_of, settings_of
 from egrc_mega.report.summary import summary_of
 from egrc_mega.report.times import times_of
-from egrc_mega.report.tokens import Pieces
+from egrc_mega.report.tokens import Pieces, renderer_of
 
 METRICS = "metrics.jsonl"
 PARTS = {
@@ -51,7 +53,8 @@ class RunView:
 
     run_dir: Path
     journal: Journal
-    has_run: bool = field(default=False)
+    _renderer: Renderer | None = None
+    """The run's tokenizer, once it was found."""
 
     @classmethod
     def of(cls, run_dir: Path) -> "RunView":
@@ -86,6 +89,7 @@ class RunView:
             "about": about(config_of(self.run_dir)),
             "missing": missing_parts(self.run_dir),
             "state": _state(journal),
+            "progress": {"step": journal.steps[-1] if journal.steps else 0, "total": journal.total_steps},
             "summary": summary_of(journal, change, len(tables)),
             "evaluation": tables,
             "times": times_of(journal),
@@ -98,13 +102,17 @@ class RunView:
     def heavy(self) -> dict[str, Any]:
         """The parts that look at texts."""
         measured = Measured.of(self.run_dir)
-        pieces = Pieces.of(self.run_dir) if (self.run_dir / "rollouts").is_dir() else None
+        pieces = self._pieces() if (self.run_dir / FOLDER).is_dir() else None
         rollouts = rollouts_of(self.run_dir, pieces)
         return {
             "rollouts": {"groups": rollouts.groups, **rollouts.facts},
             "responses": responses_of(measured),
             "diagnosis": diagnosis_of(measured, before_after(measured), rollouts.stored, pieces),
         }
+
+    def _pieces(self) -> Pieces | None:
+        self._renderer = self._renderer or renderer_of(self.run_dir)
+        return Pieces(self._renderer) if self._renderer else None
 
 
 def _state(journal: Journal) -> str:

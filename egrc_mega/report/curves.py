@@ -93,7 +93,7 @@ def curves_of(journal: Journal, charts: Sequence[Chart] = CHARTS, begin: int = 0
     `stride`: steps that a row is the mean of. A reader that has the rows before `begin`, of the same stride and
     `changes`, puts these behind them.
     """
-    stride = -(-len(journal.steps) // MAX_POINTS) or 1
+    stride = stride_of(journal)
     first = begin * stride
     fields = sorted(journal.columns)
     return {
@@ -111,6 +111,11 @@ def curves_of(journal: Journal, charts: Sequence[Chart] = CHARTS, begin: int = 0
         ],
         "charts": [asdict(chart) for chart in charts if any(name in journal.columns for name, _ in chart.fields)],
     }
+
+
+def stride_of(journal: Journal) -> int:
+    """Steps that a point of a curve is the mean of."""
+    return -(-len(journal.steps) // MAX_POINTS) or 1
 
 
 def bands_of(journal: Journal) -> list[dict[str, Any]]:

@@ -13,6 +13,8 @@ ROUTINE = {"run", "template", "parts", "step", "spans", "switch", "evaluation", 
 MAX_INCIDENTS = 200
 """Incidents that are kept, the latest; all are counted."""
 MAIN_THREAD = "MainThread"
+HEAD_BYTES = 256
+"""By so many first bytes one run's file is told from another's."""
 
 
 @dataclass
@@ -32,6 +34,8 @@ class Journal:
     path: Path
     position: int = 0
     """Byte behind the last whole event that was read."""
+    head: bytes = b""
+    """The file's first bytes: those of another run differ, for an event has its time."""
     begun: float | None = None
     """Wall clock of the first event, in seconds since 1970; None: there is none."""
     last: float | None = None
@@ -54,10 +58,11 @@ class Journal:
     """How often rows that had been read went again: a reader of the columns takes them anew when it changes."""
 
     def advance(self) -> None:
-        """Read what has been written since; a file that has become shorter is another run, and read from its begin."""
-        size = self.path.stat().st_size if self.path.exists() else 0
-        if size < self.position:
+        """Read what has been written since; a file that is shorter, or begins otherwise, is another run's."""
+        size, head = self.path.stat().st_size if self.path.exists() else 0, _head_of(self.path)
+        if size < self.position or not head.startswith(self.head):
             self.__init__(self.path, changes=self.changes + 1)  # type: ignore[misc]
+        self.head = head
         for event, position in follow(self.path, self.position, lambda: True):
             self.position = position
             self._take(event)
@@ -122,3 +127,11 @@ class Journal:
             sums.own_s += span.get("own_seconds") or 0.0
             sums.longest_s = max(sums.longest_s, span.get("seconds") or 0.0)
             sums.num_errors += span.get("error") is not None
+
+
+def _head_of(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(HEAD_BYTES)
+    except FileNotFoundError:
+        return b""

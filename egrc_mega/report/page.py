@@ -15,25 +15,36 @@ import orjson
 from egrc_mega.report.template import template
 
 FOLDER = Path(__file__).parent / "page"
-SCRIPTS = ("dom", "chart", "plots", "training", "evaluation", "texts", "browser", "facts", "compare", "main")
+SCRIPTS = ("dom", "chart", "plots", "training", "evaluation", "texts", "browser", "facts", "compare", "live", "main")
 """In the order in which they stand in the page."""
 
 
-def page_of(
-    name: str, runs: Sequence[Mapping[str, Any]], comparison: Mapping[str, Any] | None = None, live: bool = False
-) -> str:
-    """The HTML of one run, of several that are compared, or of one that is followed while it goes on."""
-    data = {"name": name, "runs": runs, "comparison": comparison, "live": live}
-    script = _script()
-    style = (FOLDER / "page.css").read_text(encoding="utf-8")
-    return template("page.html.j2").render(
-        name=name,
-        policy=policy_of(script, style, live=live),
+def page_of(name: str, runs: Sequence[Mapping[str, Any]], comparison: Mapping[str, Any] | None = None) -> str:
+    """The HTML of one run, or of several that are compared."""
+    data = {"name": name, "runs": runs, "comparison": comparison}
+    return _rendered(data, [(run["name"], run["summary"]) for run in runs])[0]
+
+
+def live_page(name: str, poll_s: float) -> tuple[bytes, str]:
+    """The HTML of a run that is followed, and its policy. It holds no data: it asks its own server every `poll_s`."""
+    page, policy = _rendered({"name": name, "poll_ms": 1000 * poll_s}, [], live=True)
+    return page.encode(), policy
+
+
+def _rendered(
+    data: Mapping[str, Any], summaries: Sequence[tuple[str, Sequence[str]]], live: bool = False
+) -> tuple[str, str]:
+    script, style = _script(), (FOLDER / "page.css").read_text(encoding="utf-8")
+    policy = policy_of(script, style, live=live)
+    page = template("page.html.j2").render(
+        name=data["name"],
+        policy=policy,
         style=style,
         script=script,
         data=encoded(data).decode(),
-        summaries=[(run["name"], run["summary"]) for run in runs],
+        summaries=summaries,
     )
+    return page, policy
 
 
 def policy_of(script: str, style: str, *, live: bool) -> str:

@@ -20,19 +20,6 @@ class Pieces:
         self._known: dict[int, str] = {}
         self._left = MAX_HARD_TOKENS
 
-    @classmethod
-    def of(cls, run_dir: Path) -> "Pieces | None":
-        """By the run's export, the weights it serves, or the model that it began with; None: no tokenizer is there."""
-        model = str((config_of(run_dir).get("model") or {}).get("path") or "")
-        folders = [run_dir / "export", *sorted((run_dir / "weights").glob("*")), *([Path(model)] if model else [])]
-        for folder in folders:
-            if has_tokenizer(folder):
-                try:
-                    return cls(Renderer(load_tokenizer(folder), ""))
-                except EgrcError:
-                    continue
-        return None
-
     def cut(self, text: str, output_ids: IntArray) -> list[int] | None:
         """How many characters of the text each token has; None: it is not this tokenizer's, or too much was asked."""
         pieces = [self._piece(int(token)) for token in output_ids]
@@ -48,3 +35,16 @@ class Pieces:
         if token not in self._known:
             self._known[token] = str(self.renderer.tokenizer.decode([token]))
         return self._known[token]
+
+
+def renderer_of(run_dir: Path) -> Renderer | None:
+    """By the run's export, the weights it serves, or the model that it began with; None: no tokenizer is there."""
+    model = str((config_of(run_dir).get("model") or {}).get("path") or "")
+    folders = [run_dir / "export", *sorted((run_dir / "weights").glob("*")), *([Path(model)] if model else [])]
+    for folder in folders:
+        if has_tokenizer(folder):
+            try:
+                return Renderer(load_tokenizer(folder), "")
+            except EgrcError:
+                continue
+    return None

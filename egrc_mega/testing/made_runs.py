@@ -18,6 +18,12 @@ from egrc_mega.testing.points import make_point, make_protocol, make_subject
 from egrc_mega.testing.records import make_record
 from egrc_mega.testing.rollouts import make_stored_sample
 
+ATTACK = (
+    "<script>window.hacked=1</script><img src=x onerror=window.hacked=2>"
+    "</script ><script >window.hacked=4</script ><!--"
+)
+"""A text that would show itself if it ever became markup."""
+
 
 def write_steps(folder: Path, steps: Sequence[int], total: int, *, ends: bool = True) -> None:
     """Append steps, half of them of each stage, with the controller's decision between them and the end."""
@@ -99,3 +105,24 @@ def write_config(folder: Path, config: Mapping[str, Any], origins: Mapping[str, 
         "arguments": ["train", "--token", "hf_SECRET"],
     }
     (folder / "environment.json").write_bytes(orjson.dumps(environment))
+
+
+def write_hostile_run(folder: Path) -> Path:
+    """A run whose every text is an ATTACK: its folder, a response, a prompt, a configuration value, an event."""
+    run = folder / "<img src=x onerror=window.hacked=3>"
+    run.mkdir()
+    write_steps(run, range(1, 61), 60)
+    write_config(run, {"run": {"seed": ATTACK}, "model": {"path": ATTACK}}, {"run.seed": ATTACK})
+    write_evaluation(run, ("base", 0, 0), 1.0, 110.0, ATTACK, num=2)
+    write_evaluation(run, (ATTACK, 1, 30), 0.5, 40.0, ATTACK, num=2)
+    write_rollouts(run, [1, 30, 60], make_groups(2, 3, ATTACK, prompt=ATTACK))
+    return run
+
+
+def write_large_run(run: Path) -> Path:
+    """A run of 200 steps with 128 rollouts each, of a thousand characters."""
+    write_steps(run, range(1, 201), 200)
+    write_config(run, {"run": {"seed": 1}})
+    text = " ".join(str(n) for n in np.random.default_rng(0).integers(0, 9999, 200).tolist())
+    write_rollouts(run, range(1, 201), make_groups(16, 8, text))
+    return run

@@ -128,6 +128,7 @@ def test_the_options_are_the_documented_ones() -> None:
         ],
         "egrc report": ["--out"],
         "egrc publish": ["--to"],
+        "egrc watch": ["--port"],
         "egrc data inspect": [
             "--answer-key",
             "--answer-type",

@@ -17,7 +17,7 @@ from egrc_mega.report.build import build_report, missing_parts
 from egrc_mega.report.curves import MAX_POINTS, curves_of
 from egrc_mega.report.journal import MAX_INCIDENTS, Journal
 from egrc_mega.report.settings import WITHHELD, without_secrets
-from egrc_mega.report.tokens import Pieces
+from egrc_mega.report.tokens import Pieces, renderer_of
 from egrc_mega.testing.made_runs import make_groups, write_config, write_evaluation, write_rollouts, write_steps
 from egrc_mega.testing.records import make_record
 from egrc_mega.testing.rollouts import make_stored_group, make_stored_sample
@@ -318,9 +318,9 @@ def test_long_texts_lose_their_middle_and_say_so_and_a_torn_file_is_named(tmp_pa
 @pytest.fixture
 def pieces(base_model: Path, tmp_path: Path) -> Pieces:
     write_config(tmp_path, {"model": {"path": str(base_model)}})
-    found = Pieces.of(tmp_path)
-    assert found is not None
-    return found
+    renderer = renderer_of(tmp_path)
+    assert renderer is not None
+    return Pieces(renderer)
 
 
 def coloured(run_dir: Path, pieces: Pieces, **changes: Any) -> dict[str, Any]:

@@ -3,44 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from egrc_mega.report.build import build_report
 from egrc_mega.testing.browser import Browser
-from egrc_mega.testing.made_runs import make_groups, write_config, write_evaluation, write_rollouts, write_steps
+from egrc_mega.testing.made_runs import ATTACK
 
-ATTACK = (
-    "<script>window.hacked=1</script><img src=x onerror=window.hacked=2>"
-    "</script ><script >window.hacked=4</script ><!--"
-)
 MAX_BYTES = 5 * 2**20
 MAX_ELEMENTS = 8000
 """A page of so many elements is drawn well within two seconds; docs/report.md says how long it took."""
-
-
-@pytest.fixture(scope="module")
-def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose every text is an attack: its folder, a response, a prompt, a configuration value, an event."""
-    run = tmp_path_factory.mktemp("runs") / "<img src=x onerror=window.hacked=3>"
-    run.mkdir()
-    write_steps(run, range(1, 61), 60)
-    write_config(run, {"run": {"seed": ATTACK}, "model": {"path": ATTACK}}, {"run.seed": ATTACK})
-    write_evaluation(run, ("base", 0, 0), 1.0, 110.0, ATTACK, num=2)
-    write_evaluation(run, (ATTACK, 1, 30), 0.5, 40.0, ATTACK, num=2)
-    write_rollouts(run, [1, 30, 60], make_groups(2, 3, ATTACK, prompt=ATTACK))
-    return run
-
-
-@pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 200 steps with 128 rollouts each, of a thousand characters."""
-    run = tmp_path_factory.mktemp("large")
-    write_steps(run, range(1, 201), 200)
-    write_config(run, {"run": {"seed": 1}})
-    text = " ".join(str(n) for n in np.random.default_rng(0).integers(0, 9999, 200).tolist())
-    write_rollouts(run, range(1, 201), make_groups(16, 8, text))
-    return run
 
 
 def texts(browser: Browser, selector: str) -> list[str]:

@@ -1,6 +1,7 @@
 // The rollout browser: search and filters over what the page holds, and two responses to one prompt side by side.
 
 const PER_PAGE = 20;
+const ALL = { from: "everywhere", verdict: "any", reason: "any", "before → after": "any" };
 
 function itemsOf(run) {
   const items = [];
@@ -32,14 +33,26 @@ function changesOf(items) {
   return changes;
 }
 
-function browserSection(run) {
-  const items = itemsOf(run), changes = changesOf(items);
+function browserSection(run, keep) {
+  let items = itemsOf(run), changes = changesOf(items), from = run.rollouts;
   if (!items.length) return [el("p", {}, "No rollouts and no responses are kept in this folder.")];
   const state = { page: 0, open: null, colours: true };
   const list = el("ul", { class: "rollouts" }), said = el("p", { class: "soft", role: "status" }), detail = el("div", { class: "detail", "aria-live": "polite" });
   const search = el("input", { type: "search", id: "search", placeholder: "text, prompt or answer", input: again });
-  const selects = selectsOf(items, changes, again);
+  const selects = Object.fromEntries(Object.keys(ALL).map((name) => [name, el("select", { change: again })]));
+  const labels = Object.entries(selects).map(([name, select]) => el("label", {}, `${name} `, select));
+  const note = el("p");
   const pager = el("div", { class: "controls" });
+
+  function take() {
+    const values = valuesOf(items, changes);
+    Object.entries(selects).forEach(([name, select], i) => {
+      fillSelect(select, ALL[name], values[name]);
+      labels[i].hidden = !values[name].length;
+    });
+    note.replaceChildren(small(samplingText(run)));
+    show();
+  }
 
   function again() { state.page = 0; show(); }
 
@@ -48,7 +61,7 @@ function browserSection(run) {
     const pages = Math.max(1, Math.ceil(found.length / PER_PAGE));
     state.page = Math.min(state.page, pages - 1);
     const shown = found.slice(state.page * PER_PAGE, (state.page + 1) * PER_PAGE);
-    list.replaceChildren(...shown.map((item) => rowOf(item, () => open(item), item === state.open)));
+    list.replaceChildren(...shown.map((item) => rowOf(item, () => open(item), isSame(item, state.open))));
     said.replaceChildren(`${counted(found.length, "response")} of ${items.length.toLocaleString("en")} on this page`);
     const turn = (by) => { state.page += by; show(); list.querySelector("button")?.focus(); };
     pager.replaceChildren(
@@ -73,13 +86,17 @@ function browserSection(run) {
     event.preventDefault();
     buttons[Math.min(Math.max(buttons.indexOf(document.activeElement) + by, 0), buttons.length - 1)]?.focus();
   });
-  show();
-  const labels = Object.entries(selects).map(([name, select]) => el("label", {}, `${name} `, select));
-  return [samplingNote(run), el("div", { class: "controls" }, el("label", {}, "search ", search), labels),
+  take();
+  keep(() => {
+    if (run.rollouts === from) return;
+    items = itemsOf(run); changes = changesOf(items); from = run.rollouts;
+    keepingPlace(list, take);
+  });
+  return [note, el("div", { class: "controls" }, el("label", {}, "search ", search), labels),
     said, el("div", { class: "browser" }, el("div", {}, list, pager), detail)];
 }
 
-function samplingNote(run) {
+function samplingText(run) {
   const from = run.rollouts, parts = [];
   if (from.num_rollouts) {
     parts.push(`Shown are ${from.num_rollouts.toLocaleString("en")} of the ${from.num_in_steps.toLocaleString("en")} rollouts of ${counted(from.num_steps, "step")}, ` +
@@ -90,18 +107,21 @@ function samplingNote(run) {
   }
   if (from.torn.length) parts.push(`Cannot be read: ${from.torn.join(", ")}.`);
   if (from.num_rollouts && !from.has_pieces) parts.push("No tokenizer is in this folder, so tokens cannot be coloured.");
-  return el("p", {}, small(parts.join(" ")));
+  return parts.join(" ");
 }
 
-function selectsOf(items, changes, change) {
-  const choices = (values, all) => el("select", { change }, el("option", { value: "" }, all), [...new Set(values)].map((value) => el("option", { value }, value)));
-  const selects = {
-    from: choices(items.flatMap((item) => [item.kind, item.place]), "everywhere"),
-    verdict: choices(items.map((item) => item.sample.grade).sort(), "any"),
-    reason: choices(items.map((item) => item.sample.reason).filter(Boolean).sort(), "any"),
+function isSame(item, other) {
+  return Boolean(other) && item.where === other.where && item.prompt === other.prompt && item.sample.text === other.sample.text;
+}
+
+function valuesOf(items, changes) {
+  const distinct = (values) => [...new Set(values.filter(Boolean))];
+  return {
+    from: distinct(items.flatMap((item) => [item.kind, item.place])),
+    verdict: distinct(items.map((item) => item.sample.grade)).sort(),
+    reason: distinct(items.map((item) => item.sample.reason)).sort(),
+    "before → after": distinct([...changes.values()].flatMap((own) => [...own])).sort(),
   };
-  const all = [...changes.values()].flatMap((own) => [...own]).sort();
-  return all.length ? { ...selects, "before → after": choices(all, "any") } : selects;
 }
 
 function filtered(items, changes, words, selects) {
@@ -110,7 +130,7 @@ function filtered(items, changes, words, selects) {
     (!from.value || item.kind === from.value || item.place === from.value) &&
     (!verdict.value || item.sample.grade === verdict.value) &&
     (!reason.value || item.sample.reason === reason.value) &&
-    (!change?.value || (changes.get(item.prompt)?.has(change.value) && item.kind === "evaluations")) &&
+    (!change.value || (changes.get(item.prompt)?.has(change.value) && item.kind === "evaluations")) &&
     (!words || item.sample.text.toLowerCase().includes(words) || item.prompt.toLowerCase().includes(words) || item.answer.toLowerCase().includes(words)));
 }
 

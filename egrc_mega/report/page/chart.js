@@ -51,6 +51,11 @@ function lineChart(spec) {
     move(edge !== undefined ? edge : (at === null ? (step > 0 ? -1 : spec.series[0].x.length) : at) + step);
   });
   onResize(frame, draw);
+  holder.renew = (next) => {
+    spec = next;
+    at = at === null ? null : Math.min(at, spec.series[0].x.length - 1);
+    draw();
+  };
   return holder;
 }
 

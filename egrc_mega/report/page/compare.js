@@ -2,11 +2,11 @@
 
 function compareParts(runs, comparison) {
   return [
-    ["Runs", "runs", runsSection(runs)],
-    ["Training", "training", trainingSection(runs)],
-    ["Evaluation", "evaluation", comparedSection(comparison)],
-    ["Configuration", "configuration", differencesSection(runs, comparison.settings, "configurations")],
-    ["Environment", "environment", differencesSection(runs, comparison.environment, "environments")],
+    { title: "Runs", id: "runs", make: () => runsSection(runs) },
+    { title: "Training", id: "training", make: (keep) => trainingSection(runs, keep) },
+    { title: "Evaluation", id: "evaluation", make: () => comparedSection(comparison) },
+    { title: "Configuration", id: "configuration", make: () => differencesSection(runs, comparison.settings, "configurations") },
+    { title: "Environment", id: "environment", make: () => differencesSection(runs, comparison.environment, "environments") },
   ];
 }
 

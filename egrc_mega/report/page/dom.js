@@ -31,6 +31,13 @@ function table(head, rows, label) {
     el("table", {}, heads, el("tbody", {}, body)));
 }
 
+// an option for all, and one for each value; what was chosen stays chosen where it is still there
+function fillSelect(select, all, values) {
+  const chosen = values.includes(select.value) ? select.value : "";
+  select.replaceChildren(el("option", { value: "" }, all), ...values.map((value) => el("option", { value }, value)));
+  select.value = chosen;
+}
+
 function number(value) {
   if (value === null || value === undefined) return "-";
   const size = Math.abs(value);

@@ -37,33 +37,40 @@ function chartSpec(chart, runs, smooth) {
     marks: own.decisions.map((one) => ({ step: one.step, text: decisionText(one) })) };
 }
 
-function trainingSection(runs) {
-  const curves = runs.map((run) => run.curves).filter((one) => one && one.steps.length);
-  if (!curves.length) return [el("p", {}, "No step has finished yet.")];
-  const drawn = runs.filter((run) => run.curves && run.curves.steps.length), grid = el("div", { class: "grid" });
-  const longest = Math.max(...curves.map((one) => one.steps.length));
-  const charts = [...new Map(curves.flatMap((one) => one.charts).map((chart) => [chart.title, chart])).values()];
-  const smooth = el("input", { type: "checkbox", id: "smooth", checked: longest >= SMOOTH_FROM, change: draw });
-  const fields = [...new Set(curves.flatMap((one) => Object.keys(one.columns)))].sort();
-  const other = el("select", { id: "field", change: draw }, el("option", { value: "" }, "another number …"), fields.map((f) => el("option", { value: f }, f)));
+const hasSteps = (run) => Boolean(run.curves && run.curves.steps.length);
+
+function trainingSection(runs, keep) {
+  if (!runs.some(hasSteps)) return [el("p", {}, "No step has finished yet.")];
+  const grid = el("div", { class: "grid" }), note = small(), decided = el("div");
+  const smooth = el("input", { type: "checkbox", id: "smooth", checked: true, change: draw });
+  const smoothing = el("label", {}, smooth, ` moving mean of ${WINDOW}, single values behind it`);
+  const other = el("select", { id: "field", change: draw });
+  let titles = null, charts = [];
 
   function draw() {
-    const wanted = other.value ? [{ title: other.value, caption: "field of metrics.jsonl", fields: [[other.value, other.value]] }, ...charts] : charts;
-    grid.replaceChildren(...wanted.map((chart) => {
-      const spec = chartSpec(chart, drawn, smooth.checked);
-      return spec.series.length ? card(chart.title, runs.length > 1 ? chart.fields[0][1] : chart.caption, lineChart(spec)) : null;
-    }).filter(Boolean));
+    const drawn = runs.filter(hasSteps), curves = drawn.map((run) => run.curves);
+    smoothing.hidden = Math.max(...curves.map((one) => one.steps.length)) < SMOOTH_FROM;
+    fillSelect(other, "another number …", [...new Set(curves.flatMap((one) => Object.keys(one.columns)))].sort());
+    drawCharts([...new Map(curves.flatMap((one) => one.charts).map((chart) => [chart.title, chart])).values()], drawn);
+    const thinned = curves.find((one) => one.stride > 1);
+    note.textContent = thinned ? `each point is the mean of ${thinned.stride} of ${thinned.num_steps} steps` : "";
+    if (runs.length === 1) decided.replaceChildren(...[decisionList(curves[0])].filter(Boolean));
+  }
+
+  // charts that are there already are drawn on: a reader's place in them stays
+  function drawCharts(known, drawn) {
+    const wanted = other.value ? [{ title: other.value, caption: "field of metrics.jsonl", fields: [[other.value, other.value]] }, ...known] : known;
+    const specs = wanted.map((chart) => [chart, chartSpec(chart, drawn, smooth.checked)]).filter(([, spec]) => spec.series.length);
+    const now = JSON.stringify(specs.map(([chart]) => chart.title));
+    if (now === titles) return specs.forEach(([, spec], i) => charts[i].renew(spec));
+    titles = now;
+    charts = specs.map(([, spec]) => lineChart(spec));
+    return grid.replaceChildren(...specs.map(([chart], i) => card(chart.title, runs.length > 1 ? chart.fields[0][1] : chart.caption, charts[i])));
   }
 
   draw();
-  const thinned = curves.filter((one) => one.stride > 1).map((one) => `each point is the mean of ${one.stride} of ${one.num_steps} steps`);
-  return [
-    el("div", { class: "controls" },
-      longest >= SMOOTH_FROM ? el("label", {}, smooth, ` moving mean of ${WINDOW}, single values behind it`) : null,
-      el("label", {}, "show ", other), thinned.length ? small(thinned[0]) : null),
-    grid,
-    runs.length === 1 ? decisionList(curves[0]) : null,
-  ];
+  keep(draw);
+  return [el("div", { class: "controls" }, smoothing, el("label", {}, "show ", other), note), grid, decided];
 }
 
 function decisionList(curves) {
