@@ -31,6 +31,9 @@ from egrc_mega.cli import (
 )
 from egrc_mega.errors import EgrcError, Stopped, storage_error
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
 app = typer.Typer(
     name="egrc",
     help="Make reasoning models think shorter without losing accuracy: Entropy-Guided Reasoning Compression.",
@@ -94,9 +97,14 @@ def main() -> None:
         raise
     except OSError as error:
         _end(storage_error(error))
+    except SystemExit as end:
+        # Ctrl-C in a command, which typer has made an exit code of
+        if end.code == INTERRUPTED:
+            print("egrc: stopped", file=sys.stderr)
+        raise
     except KeyboardInterrupt:
         print("egrc: stopped", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -255,6 +255,20 @@ def test_resume_without_a_run_is_refused(root: Path, tmp_path: Path) -> None:
     assert "holds no run to resume" in result.stderr
 
 
+def test_ctrl_c_says_one_clear_word(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from egrc_mega.cli import main as cli
+    from egrc_mega.report import build
+
+    def interrupted(_run: Path) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build, "build_report", interrupted)
+    monkeypatch.setattr(sys, "argv", ["egrc", "report", "runs/mine"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 130 and capsys.readouterr().err == "egrc: stopped\n"
+
+
 def test_report_of_something_else_is_refused(tmp_path: Path) -> None:
     result = egrc("report", tmp_path)
     assert (result.returncode, result.stdout) == (7, "")

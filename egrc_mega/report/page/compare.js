@@ -21,8 +21,8 @@ function comparedSection(comparison) {
     const points = one.rows.filter((row) => row.accuracy && row.length).map((row) => ({ name: `${row.run}: ${row.name}`, length: row.length, accuracy: row.accuracy, isBase: false, place: row.place }));
     return el("div", { class: "card" }, el("h3", {}, one.title), small(one.caption),
       el("div", { class: points.length > 1 ? "split" : "" }, el("div", {},
-        table(["run", "point", "accuracy", "mean length", "of base", "n"], one.rows.map((row) =>
-          [el("span", {}, el("i", { class: `key ${colour(row.place)}` }), row.run), row.name, estimate(row.accuracy, percent), estimate(row.length, number), percent(row.share), number(row.n)]), "Evaluations"),
+        table(["run · point", "accuracy", "mean length", "of base", "n"], one.rows.map((row) =>
+          [el("span", {}, el("i", { class: `key ${colour(row.place)}` }), row.run, small(` · ${row.name}`)), estimate(row.accuracy, percent), estimate(row.length, tokens), percent(row.share), number(row.n)]), "Evaluations"),
         pairTable(one.pairs)), points.length > 1 ? el("div", {}, small("first and last point of each run"), pareto(points, "Accuracy against length")) : null));
   }))];
 }
@@ -30,7 +30,7 @@ function comparedSection(comparison) {
 function pairTable(pairs) {
   if (!pairs.length) return null;
   const rows = pairs.map((pair) => [`${pair.first} − ${pair.second}`, estimate(pair.accuracy, (v) => `${v > 0 ? "+" : ""}${(100 * v).toFixed(1)}`),
-    number(pair.accuracy_p), `${pair.better} / ${pair.worse}`, estimate(pair.length, percent), number(pair.length_p), pair.note]);
+    number(pair.accuracy_p), `${pair.better} / ${pair.worse}`, estimate(pair.length, percent), number(pair.length_p), el("span", { class: "note" }, pair.note)]);
   return el("div", {}, el("h4", {}, "Paired differences, problem by problem"),
     table(["runs", "accuracy, points", "p", "better / worse", "length ratio", "p", "over"], rows, "Paired differences"));
 }

@@ -48,6 +48,9 @@ function number(value) {
   return value.toExponential(1).replace(".0e", "e").replace("e-", "e\u2212");
 }
 
+// always one digit behind the point, so that a figure and its interval stand in one form
+const tokens = (value) => (value === null || value === undefined ? "-" : value.toLocaleString("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 }));
+
 const percent = (value, digits = 1) => (value === null || value === undefined ? "-" : `${(100 * value).toFixed(digits)}\u00a0%`);
 
 function duration(seconds) {

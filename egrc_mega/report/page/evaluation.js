@@ -28,7 +28,7 @@ function evaluationTable(one) {
   const head = ["model", "accuracy", "mean length", ...(hasBase ? ["of base", "L-Acc"] : []), "n", "cut", "ungraded"];
   const rows = one.rows.map((row) => [
     el("span", { title: reasonsText(row.reasons) }, row.name, el("br"), small(row.weights)),
-    estimate(row.accuracy, percent), estimate(row.length, number),
+    estimate(row.accuracy, percent), estimate(row.length, tokens),
     ...(hasBase ? [percent(row.share), row.l_acc ? percent(row.l_acc[0]) : "-"] : []),
     number(row.n), row.truncated === null ? "-" : number(row.truncated),
     el("span", { class: row.ungraded ? "ungraded" : "" }, number(row.ungraded)),
