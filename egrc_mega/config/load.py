@@ -22,6 +22,9 @@ PATHS = (
 )
 """In a file they are relative to that file's folder; in `--set` to the working directory. `*` stands for any name."""
 
+UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)
+"""What YAML makes of text that is none: a day that no month has and a number without end are ValueErrors."""
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedConfig:
@@ -112,7 +115,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         with path.open(encoding="utf-8") as file:
             raw = yaml.load(file, Loader=_UniqueKeyLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must hold a mapping of sections, found {type(raw).__name__}")
@@ -158,7 +161,7 @@ def _parse_override(override: str, raw: dict[str, Any]) -> tuple[list[str | int]
     keys: list[str | int] = list(name.split("."))
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except UNREADABLE as error:
         raise ConfigError(f"--set {override}: the value is not YAML: {' '.join(str(error).split())}") from error
     if len(keys) > 1 and keys[0] == "stages":
         keys[1] = _stage_index(str(keys[1]), raw, override)
@@ -179,13 +182,14 @@ def _resolved_value(keys: Sequence[str | int], value: Any) -> Any:
 
 
 def _stage_index(key: str, raw: dict[str, Any], override: str) -> int:
-    stages = raw.get("stages") or []
+    stages = raw.get("stages")
+    stages = stages if isinstance(stages, list) else []
     names = [stage.get("label") or stage.get("method") for stage in stages if isinstance(stage, dict)]
     if names.count(key) > 1:
         raise ConfigError(f"--set {override}: stages {names} have two of that name; give them labels")
     if key in names:
         return names.index(key)
-    if key.isdigit() and int(key) < len(stages):
+    if key.isdecimal() and int(key) < len(stages):
         return int(key)
     raise ConfigError(f"--set {override}: there is no stage {key!r}, stages are {names}")
 

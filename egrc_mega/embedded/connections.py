@@ -2,12 +2,16 @@
 
 import asyncio
 import errno
+import logging
 import resource
 import sys
 import time
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from egrc_mega.plain_text import plain
 
 from egrc_mega.open_files import raise_limit
 
@@ -20,6 +24,17 @@ async def bear_a_flood(_app: web.Application) -> None:
     """Take as many files as the system lets us have; say rarely when those are used up. For `on_startup`."""
     raise_limit()
     asyncio.get_running_loop().set_exception_handler(_Complaints())
+    logging.getLogger("aiohttp.server").addFilter(say_nonsense_in_a_line)
+
+
+def say_nonsense_in_a_line(record: logging.LogRecord) -> bool:
+    """Filter of aiohttp's log: a request that is none, or whose sender has gone, is worth no traceback."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, HttpProcessingError | ConnectionError):
+        said = error.message if isinstance(error, HttpProcessingError) else str(error)
+        record.exc_info, record.exc_text = None, None
+        record.msg, record.args = "%s: %s", (record.getMessage(), " ".join(plain(said).split())[:200])
+    return True
 
 
 class _Complaints:

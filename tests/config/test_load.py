@@ -266,3 +266,20 @@ def test_configuration_imports_no_torch() -> None:
     code = "import egrc_mega.config.load, egrc_mega.config.check, sys; print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
     assert result.stdout == "False\n", result.stderr
+
+
+@pytest.mark.parametrize("text", ["a: " + "[" * 2000, "a: 2024-13-45", "a: " + "9" * 5000, "a: \x00"])
+def test_yaml_that_its_library_stumbles_over_is_one_line(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match="is not YAML"):
+        load_config(file)
+
+
+@pytest.mark.parametrize("stages", ["5", "{a: 1}", "null"])
+def test_a_stage_of_stages_that_are_no_list_is_not_there(stages: str, tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(f"stages: {stages}")
+    for place in ("0", "\u00b2"):  # a digit that is no number
+        with pytest.raises(ConfigError, match="there is no stage"):
+            load_config(file, [f"stages.{place}.steps=1"])
