@@ -30,7 +30,8 @@ async def bear_a_flood(_app: web.Application) -> None:
 def say_nonsense_in_a_line(record: logging.LogRecord) -> bool:
     """Filter of aiohttp's log: a request that is none, or whose sender has gone, is worth no traceback."""
     error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, HttpProcessingError | ConnectionError):
+    # the library quotes a field it does not know, whose bytes need not be text
+    if isinstance(error, HttpProcessingError | ConnectionError | UnicodeEncodeError):
         said = error.message if isinstance(error, HttpProcessingError) else str(error)
         record.exc_info, record.exc_text = None, None
         record.msg, record.args = "%s: %s", (record.getMessage(), " ".join(plain(said).split())[:200])
