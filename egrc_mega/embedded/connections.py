@@ -11,9 +11,8 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from egrc_mega.plain_text import plain
-
 from egrc_mega.open_files import raise_limit
+from egrc_mega.plain_text import plain
 
 QUIET_S = 60.0
 """Between two lines about connections that were not accepted; asyncio has one for each try, thousands a second."""

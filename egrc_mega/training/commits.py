@@ -1,7 +1,10 @@
 """The commits of a run: which step is the newest one, and how every save has ended."""
 
+from contextlib import AbstractContextManager
+
 from egrc_mega.checkpoint.store import CheckpointStore, Outcome, Stateful
 from egrc_mega.config.config import Config
+from egrc_mega.observe.pulse import PULSE
 from egrc_mega.observe.spans import span
 from egrc_mega.stages.state import RunState
 from egrc_mega.training.lead import Lead
@@ -23,7 +26,7 @@ class Commits:
     def begin(self, policy: Stateful, state: RunState, *, is_stage_end: bool = False) -> None:
         """Commit the last step that is done, or have it copied and written behind the next ones."""
         done = state.progress.step
-        with span("checkpoint", step=done) as facts:
+        with self._awaited(), span("checkpoint", step=done) as facts:
             ended = self._store.save(done, policy, state.model_dump(mode="json"), is_stage_end=is_stage_end)
         if self._lead:
             self._lead.events.write("checkpoint", **facts)
@@ -39,7 +42,13 @@ class Commits:
 
     def settle(self, *, wait: bool = True) -> None:
         """Note how the save in flight has ended; `wait`: until it has."""
-        self._note(self._store.settle(wait=wait))
+        with self._awaited():
+            ended = self._store.settle(wait=wait)
+        self._note(ended)
+
+    def _awaited(self) -> AbstractContextManager[None]:
+        """A save has a limit of its own before the run counts as hanging."""
+        return PULSE.awaiting("the checkpoint", self._store.timeout_s, "checkpoint.timeout_s")
 
     def _note(self, ended: list[Outcome]) -> None:
         for outcome in ended:
