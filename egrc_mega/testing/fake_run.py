@@ -149,6 +149,8 @@ class FakeLead(Lead):
 class FakeStore:
     """Keeps every checkpoint in memory."""
 
+    timeout_s = 60.0
+
     def __init__(self, notes: Notes) -> None:
         self.notes = notes
         self.states: dict[int, dict[str, Any]] = {}

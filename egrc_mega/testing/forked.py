@@ -203,6 +203,8 @@ def _attend(listener: socket.socket) -> tuple[Birth, list[int]]:
         if os.fork() == 0:
             listener.close()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            # a shell has it ignored in what it runs in its background
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             message, streams, _, _ = socket.recv_fds(connection, MAX_MESSAGE_BYTES, 3)
             birth = Birth(**json.loads(message))
             _keep(connection, birth, streams)
