@@ -1,13 +1,15 @@
 """What several ranks do together: all of them know whether it has worked on every one of them.
 
 The ranks talk over a gloo group of their own, so a thread may save while the training goes on over the others. What
-they exchange is pickled, as torch does it, between processes of one run.
+they exchange is JSON.
 """
 
 import datetime
+import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 
 from egrc_mega.errors import CheckpointError, EgrcError, RelayedError
@@ -27,7 +29,7 @@ class Ranks:
         self._group = dist.new_group(backend="gloo", timeout=wait) if self.count > 1 else None
 
     def on_all(self, do: Callable[[], T], task: str) -> list[T]:
-        """Have every rank do its part; the parts' results, in the order of ranks, on rank 0 (nowhere else).
+        """Have every rank do its part; the parts' results, as JSON has them, in order, on rank 0 (nowhere else).
 
         Args:
             task: completes the sentence "<task> by rank 1: No space left on device".
@@ -39,14 +41,13 @@ class Ranks:
         if self.count == 1:
             found: list[Any] = [(value, reason)]
         else:
-            found = [None] * self.count
-            self._gather((value, reason), found)
+            found = self._gather((value, reason))
         failed = [(rank, text) for rank, (_value, text) in enumerate(found) if text] if self.rank == 0 else []
         self._raise_everywhere(f"{task} by rank {failed[0][0]}: {failed[0][1]}" if failed else None)
         return [value for value, _reason in found] if self.rank == 0 else []
 
     def on_rank_0(self, do: Callable[[], T], task: str) -> T:
-        """Have rank 0 do it, and tell every rank the result; raises as `on_all`."""
+        """Have rank 0 do it, and tell every rank the result, as JSON has it; raises as `on_all`."""
         value, reason = _attempt(do) if self.rank == 0 else (None, None)
         self._raise_everywhere(f"{task} by rank 0: {reason}" if reason else None)
         return self._from_rank_0(value)
@@ -59,27 +60,46 @@ class Ranks:
         if found:
             raise RelayedError(found, CheckpointError.exit_code)
 
-    def _gather(self, value: Any, found: list[Any]) -> None:
+    def _gather(self, value: Any) -> list[Any]:
+        """Every rank's value, on rank 0."""
+        own = _packed(value)
         try:
-            dist.gather_object(value, found if self.rank == 0 else None, group=self._group)
+            sizes = [torch.empty(1, dtype=torch.int64) for _ in range(self.count)]
+            dist.all_gather(sizes, torch.tensor([len(own)]), group=self._group)
+            room = int(max(sizes))
+            padded = torch.nn.functional.pad(own, (0, room - len(own)))
+            parts = [torch.empty_like(padded) for _ in sizes] if self.rank == 0 else None
+            dist.gather(padded, parts, group=self._group)
         except RuntimeError as error:
             raise self._lost(error) from error
+        return [_unpacked(part[: int(size)]) for part, size in zip(parts or [], sizes, strict=False)]
 
     def _from_rank_0(self, value: Any) -> Any:
         if self.count == 1:
             return value
-        box = [value]
+        packed = _packed(value)
+        size = torch.tensor([len(packed)])
         try:
-            dist.broadcast_object_list(box, group=self._group)
+            dist.broadcast(size, 0, group=self._group)
+            packed = packed if self.rank == 0 else torch.empty(int(size), dtype=torch.uint8)
+            dist.broadcast(packed, 0, group=self._group)
         except RuntimeError as error:
             raise self._lost(error) from error
-        return box[0]
+        return _unpacked(packed)
 
     def _lost(self, error: RuntimeError) -> CheckpointError:
         return CheckpointError(
             f"the ranks lost each other over a checkpoint (waited at most {self.timeout_s:g} s, checkpoint.timeout_s): "
             f"{str(error).splitlines()[0]}; see why a rank has ended, then continue with --resume"
         )
+
+
+def _packed(value: Any) -> torch.Tensor:
+    return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+
+
+def _unpacked(packed: torch.Tensor) -> Any:
+    return json.loads(packed.numpy().tobytes())
 
 
 def _attempt(do: Callable[[], T]) -> tuple[Any, str | None]:

@@ -1,7 +1,6 @@
 """Rank 0's part of a save: a temporary folder becomes a step at once, when everything in it is on the disk."""
 
 import json
-import pickle
 import secrets
 import shutil
 from collections.abc import Iterable
@@ -16,9 +15,9 @@ from egrc_mega.checkpoint.shards import Staged, Written
 from egrc_mega.checkpoint.state_file import write_state
 from egrc_mega.checkpoint.verification import BACKEND_FILE
 from egrc_mega.convert.companions import copy_companions
-from egrc_mega.convert.pickles import COMMON, METADATA
+from egrc_mega.convert.pickles import COMMON
 from egrc_mega.convert.source import COMPANION_FOLDER
-from egrc_mega.convert.torch_dist import BACKEND
+from egrc_mega.convert.torch_dist import BACKEND, write_metadata
 from egrc_mega.errors import CheckpointError
 from egrc_mega.faults import fault_point
 from egrc_mega.manifest import FileEntry, sync, write_manifest
@@ -109,7 +108,7 @@ def describe(folder: Path, staged: Staged, written: Iterable[Written]) -> dict[s
         if not file.is_file() or file.stat().st_size != entry["size_bytes"]:
             raise CheckpointError(f"{name} is not what its rank has written; all hosts must share the disk of run.dir")
     (folder / COMMON).write_bytes(staged.common)
-    (folder / METADATA).write_bytes(pickle.dumps(metadata))
+    write_metadata(folder, metadata)
     (folder / BACKEND_FILE).write_text(json.dumps(BACKEND))
     return entries
 

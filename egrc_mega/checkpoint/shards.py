@@ -23,7 +23,7 @@ from megatron.core.dist_checkpointing.strategies.torch import (
     mcore_to_pyt_state_dict,
 )
 from torch.distributed.checkpoint.filesystem import _StorageInfo
-from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
 from torch.distributed.checkpoint.planner import SavePlan, WriteItem, WriteItemType
 from torch.distributed.checkpoint.storage import WriteResult
 
@@ -60,6 +60,22 @@ class Written:
 
     results: list[WriteResult]
     entries: dict[str, FileEntry]
+
+    def packed(self) -> list[Any]:
+        """As JSON, for rank 0."""
+        places = [(r.index.fqn, r.index.offset, r.index.index, r.storage_data) for r in self.results]
+        rows = [(name, offset, index, s.relative_path, s.offset, s.length) for name, offset, index, s in places]
+        return [rows, self.entries]
+
+    @classmethod
+    def unpacked(cls, packed: list[Any]) -> "Written":
+        """Make it again of what `packed` has sent to rank 0."""
+        rows, entries = packed
+        results = [
+            WriteResult(MetadataIndex(name, offset, index), length, _StorageInfo(path, begin, length))
+            for name, offset, index, path, begin, length in rows
+        ]
+        return cls(results, entries)
 
 
 def plan_shards(state: dict[str, Any]) -> Staged:

@@ -18,7 +18,7 @@ from megatron.core import dist_checkpointing
 from egrc_mega.checkpoint.agreement import Ranks
 from egrc_mega.checkpoint.commit import Draft, begin, clear, describe, discard, finish, require_room
 from egrc_mega.checkpoint.retention import Retention, steps
-from egrc_mega.checkpoint.shards import Staged, copied_to_host, plan_shards, write_shards
+from egrc_mega.checkpoint.shards import Staged, Written, copied_to_host, plan_shards, write_shards
 from egrc_mega.checkpoint.state_file import IS_STAGE_END as IS_STAGE_END
 from egrc_mega.checkpoint.state_file import read_state as read_state
 from egrc_mega.checkpoint.verification import problem_of
@@ -150,8 +150,9 @@ class CheckpointStore:
 
     def newest(self) -> Path | None:
         """The newest step that verifies, the same on every rank, or None. What does not verify is named on stdout."""
-        found = self._ranks.on_rank_0(lambda: steps(self.folder), f"{self.folder} cannot be read")
-        for path in reversed(found):
+        task = f"{self.folder} cannot be read"
+        names = self._ranks.on_rank_0(lambda: [path.name for path in steps(self.folder)], task)
+        for path in (self.folder / name for name in reversed(names)):
             problem = problem_of(path, self._ranks)
             if problem is None:
                 return path
@@ -185,8 +186,8 @@ class CheckpointStore:
         """Write, commit and prune, in a thread or not."""
         ranks, task = self._background, f"{draft.partial} cannot be written"
         try:
-            written = ranks.on_all(lambda: write_shards(staged, draft.partial, draft.step), task)
-            ranks.on_rank_0(lambda: finish(draft, staged, written), task)
+            packed = ranks.on_all(lambda: write_shards(staged, draft.partial, draft.step).packed(), task)
+            ranks.on_rank_0(lambda: finish(draft, staged, [Written.unpacked(part) for part in packed]), task)
         except EgrcError:
             self._discard(draft)
             raise
@@ -271,8 +272,12 @@ def save_model(folder: Path, policy: Stateful) -> None:
     """Write the weights alone into an empty folder, in megatron's sharded format (collective)."""
     ranks, task = Ranks(TIMEOUT_S), f"{folder} cannot be written"
     staged = plan_shards({"model": policy.sharded_model()})
-    written = ranks.on_all(lambda: write_shards(staged, folder, 0), task)
-    ranks.on_rank_0(lambda: describe(folder, staged, written), task)
+    packed = ranks.on_all(lambda: write_shards(staged, folder, 0).packed(), task)
+
+    def tell() -> None:
+        describe(folder, staged, [Written.unpacked(part) for part in packed])
+
+    ranks.on_rank_0(tell, task)
 
 
 def load_model(path: Path, policy: Stateful) -> None:

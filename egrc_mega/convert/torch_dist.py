@@ -176,7 +176,7 @@ class TorchDistWriter:
         """Write what is not tensors; after this the folder is a checkpoint."""
         self._close()
         metadata = dcp.Metadata(state_dict_metadata=self._tensors, storage_data=self._storage)
-        (self.folder / METADATA).write_bytes(pickle.dumps(metadata))
+        write_metadata(self.folder, metadata)
         with without_checksums(), HashedWriter(self.folder / COMMON) as writer:
             save_value(common, writer)
             self.entries[COMMON] = writer.finish(durable=self.durable)
@@ -317,3 +317,8 @@ def _place_chunks(tensors: dict[str, StoredTensor], metadata: dcp.Metadata) -> N
             if any(not isinstance(number, int) or number < 0 for number in numbers):
                 raise ValueError(f"a part of {index.fqn} lies at {chunk}")
             tensors[index.fqn].add(chunk)
+
+
+def write_metadata(folder: Path, metadata: dcp.Metadata) -> None:
+    """Write where each tensor lies, as torch reads it."""
+    (folder / METADATA).write_bytes(pickle.dumps(metadata))
