@@ -102,10 +102,14 @@ class Server:
         return self.process_lives() and await self.client.is_healthy()
 
     async def resumes(self) -> bool:
-        """It is healthy, also when a run that was killed has left it paused, which SGLang's /health calls ill."""
-        if not await self.client.is_healthy():
-            with contextlib.suppress(ServerLost, RequestRefused):
-                await self.client.resume()
+        """It generates, also when a run that was killed has left it paused.
+
+        SGLang's /health cannot tell: it waits for a token for 20 s and then calls a paused server ill, but well if any
+        other reply happens to leave the server meanwhile. So every server is told to go on before it is asked; whoever
+        may not say so, for want of the key for it, may still generate.
+        """
+        with contextlib.suppress(RolloutError):
+            await self.client.resume()
         return await self.client.is_healthy()
 
     async def serves(self, version: str) -> bool:

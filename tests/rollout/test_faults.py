@@ -15,6 +15,7 @@ from aiohttp import web
 
 from egrc_mega.errors import RolloutError
 from egrc_mega.rollout import server as server_module
+from egrc_mega.rollout.client import ServerClient
 from egrc_mega.rollout.fleet import Fleet
 from egrc_mega.rollout.weights import FolderWeights
 from egrc_mega.sections.rollout import RolloutSection
@@ -169,7 +170,11 @@ def test_a_restart_that_fails_is_tried_again_while_the_budget_lasts(model: Path,
 
 def attach(fakes: list[FakeServer], tmp_path: Path, **fields: object) -> Fleet:
     section = RolloutSection(server="external", urls=tuple(fake.url for fake in fakes), **fields)
-    return Fleet.start(section, tmp_path, "v0", tmp_path, vocab_size=1000)
+    fleet = Fleet.start(section, tmp_path, "v0", tmp_path, vocab_size=1000)
+    for fake in fakes:
+        assert fake.calls == ["/continue_generation"], "whoever attaches ends a pause that a killed run has left"
+        fake.calls.clear()
+    return fleet
 
 
 @pytest.mark.parametrize("kind", GARBAGE)
@@ -295,6 +300,19 @@ def test_an_error_that_nobody_thought_of_stops_the_run_and_never_waits_for_ever(
         fake.faults = [GARBAGE["nothing"]]
         with pytest.raises(RolloutError, match=rf"{fake.url} could not be brought back: TypeError.*not iterable"):
             fleet.generate(requests(2))
+
+
+def test_a_server_that_was_left_paused_is_resumed_even_if_it_says_that_it_is_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def is_healthy(_client: object) -> bool:
+        return True  # as SGLang's paused server, if some other reply leaves it while it is asked
+
+    monkeypatch.setattr(ServerClient, "is_healthy", is_healthy)
+    with FakeServer() as fake:
+        fake.may_generate.clear()
+        with attach([fake], tmp_path) as fleet:
+            assert len(fleet.generate(requests(1))) == 1
 
 
 def test_a_watched_server_that_is_paused_is_left_alone_with_the_weights_of_its_run(tmp_path: Path) -> None:

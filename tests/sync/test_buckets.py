@@ -103,7 +103,10 @@ def test_the_only_server_comes_back_over_a_new_connection(model: Path, other: Pa
 
 def attach(fakes: list[FakeServer], tmp_path: Path, **fields: object) -> Fleet:
     section = RolloutSection(server="external", urls=tuple(fake.url for fake in fakes), **fields)
-    return Fleet.start(section, tmp_path, "v0", tmp_path)
+    fleet = Fleet.start(section, tmp_path, "v0", tmp_path)
+    for fake in fakes:
+        fake.calls.clear()
+    return fleet
 
 
 def hand_over(fleet: Fleet, model: Path, version: str, bucket_bytes: int = BUCKET_BYTES) -> None:
