@@ -26,6 +26,8 @@ RECORDED_PACKAGES = (
     "aiohttp",
     "numpy",
     "triton",
+    "transformer-engine",
+    "apex",
 )
 
 
@@ -71,7 +73,7 @@ class RunFolder:
         environment = {
             "egrc_mega": __version__,
             "python": platform.python_version(),
-            "packages": {name: _version(name) for name in RECORDED_PACKAGES},
+            "packages": package_versions(),
             "git_commit": _git_commit(),
             "arguments": sys.argv[1:],
             "num_cpus": os.cpu_count(),
@@ -133,6 +135,11 @@ def move_aside(path: Path) -> Path | None:
 def _held(path: Path) -> RunError:
     holder = holder_of(path / LOCK) or "another process, which has just ended"
     return RunError(f"run.dir: {path} is held by {holder}; wait for it, end it, or choose another run.dir")
+
+
+def package_versions() -> dict[str, str | None]:
+    """Of everything that a run's numbers depend on; None: it is not installed."""
+    return {name: _version(name) for name in RECORDED_PACKAGES}
 
 
 def _version(package: str) -> str | None:

@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Iterator
+from pathlib import Path
 
 from egrc_mega.config.check_loss import loss_problems
 from egrc_mega.config.config import Config
@@ -21,10 +22,14 @@ def problems(config: Config, world_size: int, local_world_size: int) -> Iterator
     yield from _config_problems(config)
 
 
-def _data_problems(config: Config) -> Iterator[EgrcError]:
+def data_files(config: Config) -> dict[str, Path]:
+    """Every file of problems, by the field that names it."""
     files = {"data.train": config.data.train, "evaluation.data": config.evaluation.data}
-    files |= {f"evaluation.sets.{name}.data": own.data for name, own in config.evaluation.sets.items()}
-    for name, path in files.items():
+    return files | {f"evaluation.sets.{name}.data": own.data for name, own in config.evaluation.sets.items()}
+
+
+def _data_problems(config: Config) -> Iterator[EgrcError]:
+    for name, path in data_files(config).items():
         if not path.is_file():
             yield DataError(f"{name}: {path} does not exist")
 

@@ -112,6 +112,11 @@ def rank() -> int:
     return dist.get_rank()
 
 
+def size() -> int:
+    """Number of processes in the world."""
+    return dist.get_world_size()
+
+
 def is_rank_0() -> bool:
     """True on the rank that talks to the world."""
     return dist.get_rank() == 0

@@ -38,6 +38,7 @@ from egrc_mega.training.batch import Batch, decode, encode
 from egrc_mega.training.commits import Commits, open_store
 from egrc_mega.training.lead import Lead
 from egrc_mega.training.turn import Turn, turn_of
+from egrc_mega.training.unlike_ranks import refuse_unlike_ranks
 from egrc_mega.training.update import UpdateMetrics, run_updates
 from egrc_mega.training.verbs import noted, watch_for_hangs
 
@@ -90,6 +91,7 @@ class Run:
         self.stack.callback(distributed.finalize)
         RECORDER.rank = distributed.rank()
         self.stack.enter_context(watch_for_hangs(config))
+        refuse_unlike_ranks(config)
         self.stop = self.stack.enter_context(StopSignal(config.run.stop_grace_s, answers=distributed.is_rank_0()))
         self.store = open_store(config)
         self._start_lead()
