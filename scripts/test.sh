@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs egrc_mega and runs linters, the type checker and the tests.
+# Installs egrc_mega and runs linters, the type checker and the tests, but for those of scripts/test_programs.sh.
 # Usage: bash scripts/test.sh [--install-only] [--full] [options of pytest]
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
@@ -13,4 +13,4 @@ say "Types"
 "$venv/bin/mypy"
 say "Tests"
 # a file's tests stay together, for they share worlds and servers
-"$venv/bin/python" -P -m pytest -n 2 --dist loadfile --no-loadscope-reorder ${arguments[@]+"${arguments[@]}"}
+"$venv/bin/python" -P -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not program" ${arguments[@]+"${arguments[@]}"}

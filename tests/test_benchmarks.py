@@ -11,6 +11,7 @@ pytestmark = pytest.mark.timeout(3100)
 """What hangs is ended; how long a busy machine takes is no verdict."""
 
 
+@pytest.mark.program
 @pytest.mark.parametrize(
     ("script", "arguments", "field"),
     [

@@ -34,6 +34,7 @@ def walk(root: Path, out: Path, parts: str, seconds: int) -> tuple[list[dict], s
     return [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()], result.stdout
 
 
+@pytest.mark.program
 def test_a_part_that_hangs_or_crashes_costs_only_itself(root: Path, tmp_path: Path) -> None:
     rows, printed = walk(root, tmp_path, "versions hang fused probe crash kernels liger small train", 2800)
     ends = {row["part"]: row["exit"] for row in rows if row["name"] == "ended"}
@@ -58,6 +59,7 @@ def test_a_part_that_hangs_or_crashes_costs_only_itself(root: Path, tmp_path: Pa
     assert [line.split()[0] for line in table.splitlines()[:2]] == ["hang", "crash"]
 
 
+@pytest.mark.program
 def test_peers_and_the_miniature_run_too_and_tests_need_a_gpu(root: Path, tmp_path: Path) -> None:
     rows, _printed = walk(root, tmp_path, "compiled peer tests mini", 2800)
     ends = {row["part"]: row["exit"] for row in rows if row["name"] == "ended"}

@@ -5,6 +5,7 @@ Not covered: Transformer Engine's layer spec, which needs CUDA to be installed.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -44,10 +45,8 @@ class Case:
         return f"{self.family}-{self.groups}groups-{layout or 'alone'}{'-bf16' if self.bf16 else ''}"
 
 
-CASES = [
-    case
-    for family in tiny_model.FAMILIES
-    for case in (
+CASES_OF_FAMILIES = [
+    [
         Case(family, 3, 6),
         Case(family, 4, 8, bf16=True),
         Case(family, 4, 8, ((TP, 2),)),
@@ -57,12 +56,20 @@ CASES = [
         Case(family, 4, 8, ((PP, 3),)),
         Case(family, 4, 8, ((TP, 4),)),
         Case(family, 2, 4, ((TP, 4),)),
-    )
-] + [
+    ]
+    for family in tiny_model.FAMILIES
+]
+IN_SHORT = [case for number, cases in enumerate(CASES_OF_FAMILIES) for case in cases[number % 2 :: 2]] + [
     Case("Qwen3Moe", 4, 8, ((EP, 2),)),
     Case("Qwen3Moe", 2, 4, ((TP, 2), (EP, 2))),
     Case("Llama", 4, 8, ((TP, 2), (PP, 2), (FIRST, 1))),
 ]
+"""Every family in every other layout, and every layout with two or three families."""
+CASES = IN_SHORT + [case for cases in CASES_OF_FAMILIES for case in cases if case not in IN_SHORT]
+
+
+def parameters(cases: list[Case]) -> list[Any]:
+    return [case if case in IN_SHORT else pytest.param(case, marks=pytest.mark.full) for case in cases]
 
 
 def write_model(case: Case, folder: Path, seed: int) -> Path:
@@ -81,16 +88,17 @@ def write_model(case: Case, folder: Path, seed: int) -> Path:
     )
 
 
-# 48 models on up to four ranks: about 70 s on two cores, all of it in the first test's setup
+# models on up to four ranks, all of them in the first test's setup
 pytestmark = [pytest.mark.long_file, pytest.mark.timeout(500)]
 
 
 @pytest.fixture(scope="module")
-def jobs(tmp_path_factory: pytest.TempPathFactory) -> dict[Case, Job]:
+def jobs(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[Case, Job]:
     """Every case, run: those of the same number of ranks share their processes."""
     base = tmp_path_factory.mktemp("megatron")
+    cases = CASES if request.config.getoption("--full") else IN_SHORT
     jobs = {}
-    for case in CASES:
+    for case in cases:
         shape = base / f"{case.family}-{case.groups}-{case.bf16}"
         layout = ParallelLayout(**dict(case.megatron))
         if not shape.exists():
@@ -105,7 +113,7 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> dict[Case, Job]:
             megatron=dict(case.megatron) | {"bf16": case.bf16},
         )
         jobs[case] = job
-    for ranks in sorted({case.ranks for case in CASES}):
+    for ranks in sorted({case.ranks for case in cases}):
         run_on_gloo(run_jobs, ranks, [job for case, job in jobs.items() if case.ranks == ranks], timeout_s=300)
     return jobs
 
@@ -116,7 +124,7 @@ def assert_same_tensors(a: Path, b: Path) -> None:
     assert [name for name in sorted(first.names()) if not same_bits(first.tensor(name), second.tensor(name))] == []
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", parameters(CASES), ids=str)
 def test_a_converted_checkpoint_comes_back_bitwise_from_megatron(
     case: Case, jobs: dict[Case, Job], tmp_path: Path
 ) -> None:
@@ -128,7 +136,7 @@ def test_a_converted_checkpoint_comes_back_bitwise_from_megatron(
     assert_same_tensors(tmp_path / "saved", job.source)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if not case.bf16], ids=str)
+@pytest.mark.parametrize("case", parameters([case for case in CASES if not case.bf16]), ids=str)
 def test_megatron_computes_transformers_logits_on_packed_input(case: Case, jobs: dict[Case, Job]) -> None:
     job = jobs[case]
     expected = hf_logits(job.source, PROMPTS)
