@@ -25,6 +25,7 @@ from egrc_mega.cli import (
     serve,
     stages,
     study,
+    trace,
     track,
     train,
     watch,
@@ -46,6 +47,7 @@ app.command("grade")(grade.grade)
 app.command("plan")(plan.plan)
 app.command("report")(report.report)
 app.command("watch")(watch.watch)
+app.command("trace")(trace.trace)
 app.command("publish")(publish.publish)
 app.command("export")(export.export)
 app.command("track")(track.track)

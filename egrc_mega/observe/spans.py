@@ -69,7 +69,8 @@ class Recorder:
         self._lock = threading.Lock()
         self._innermost: ContextVar[_Open | None] = ContextVar("innermost", default=None)
         # one anchor ties the monotonic clock to the wall's, whose jumps no span sees
-        self._wall_offset = time.time() - time.monotonic()
+        self.wall_offset = time.time() - time.monotonic()
+        """Ranks take over rank 0's, so that all tell of one clock."""
 
     @contextmanager
     def span(self, name: str, /, **facts: Any) -> Iterator[dict[str, Any]]:
@@ -100,7 +101,7 @@ class Recorder:
 
     def wall_time(self, moment: float) -> float:
         """A moment of the monotonic clock in seconds since the epoch."""
-        return moment + self._wall_offset
+        return moment + self.wall_offset
 
     def event(self, spans: Iterable[Span]) -> dict[str, Any]:
         """Fields of the event that tells of spans: `EventLog.write("spans", **recorder.event(spans))`."""
@@ -109,6 +110,7 @@ class Recorder:
                 {
                     "name": span.name,
                     "start": self.wall_time(span.start),
+                    "end": self.wall_time(span.end),
                     "seconds": span.seconds,
                     "own_seconds": span.own_seconds,
                     "depth": span.depth,

@@ -18,11 +18,14 @@ from megatron.core.tensor_parallel.random import initialize_rng_tracker
 
 from egrc_mega.errors import ConfigError, RelayedError
 from egrc_mega.observe.pulse import PULSE
+from egrc_mega.observe.spans import span
 from egrc_mega.sections.policy import MegatronSection
 
 _lead_group: dist.ProcessGroup | None = None
 """Where ranks wait for rank 0's part: gloo on any device, with a deadline of its own. None: a world of one."""
 _lead_timeout_s: float | None = None
+LEAD_FIELD = "run.lead_timeout_s"
+"""The setting that this deadline comes from."""
 REPORT_S = 60.0
 """Beyond the deadlines of groups where a hang is watched for: time for its report before torch ends what waits."""
 
@@ -135,13 +138,13 @@ def on_rank_0(compute: Callable[[], bytes | None]) -> bytes:
         RelayedError: on the other ranks then, so that none waits for a rank that is gone.
     """
     if not is_rank_0():
-        with PULSE.awaiting("rank 0's part", _lead_timeout_s, "run.lead_timeout_s"):
+        with span("wait", awaits="rank 0's part"), PULSE.awaiting("rank 0's part", _lead_timeout_s, LEAD_FIELD):
             answer = broadcast_bytes(None)
         if answer[0]:
             raise RelayedError("rank 0 has failed and said why", exit_code=answer[0])
         return answer[1:]
     try:
-        with PULSE.awaiting("servers, graders or files", _lead_timeout_s, "run.lead_timeout_s"):
+        with PULSE.awaiting("servers, graders or files", _lead_timeout_s, LEAD_FIELD):
             payload = compute() or b""
     except Exception as error:
         broadcast_bytes(bytes([getattr(error, "exit_code", 1)]))

@@ -1,8 +1,10 @@
 """Where a request goes: to its prompt's server while that serves, else elsewhere, and never to stale weights."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 from egrc_mega.errors import RolloutError
 from egrc_mega.rollout import segments
@@ -104,24 +106,34 @@ class Dispatcher:
             ServerLost, RequestRefused: see `answered`.
         """
         mark = self.versions.since_now()
-        server.in_flight += 1
-        self.stats.enter()
+        num_begun = len(begun.output_ids) if begun else 0
         try:
-            completion = await segments.generate(server.client, request, ticket.environment, begun)
-            stale = self.versions.stale(completion, len(begun.output_ids) if begun else 0, mark)
-            if stale is not None:
-                raise ServerLost(f"reply of {server.client.url} to request {request.rid} is unusable: {stale}")
+            with self._in_flight(server, request) as facts:
+                completion = await segments.generate(server.client, request, ticket.environment, begun)
+                facts |= {"tokens": len(completion.output_ids) - num_begun, "finish": completion.finish_reason.value}
+                stale = self.versions.stale(completion, num_begun, mark)
+                if stale is not None:
+                    raise ServerLost(f"reply of {server.client.url} to request {request.rid} is unusable: {stale}")
         except ServerBusy:
             raise
         except ServerLost as error:
             self.recovery.fence(server, error)
             raise
-        finally:
-            server.in_flight -= 1
-            self.stats.leave()
         if completion.finish_reason is FinishReason.ABORT and not ticket.is_aborting:
             raise ServerLost(f"{server.client.url} aborted request {request.rid}, which nobody asked for")
         return completion
+
+    @contextmanager
+    def _in_flight(self, server: Server, request: RolloutRequest) -> Iterator[dict[str, Any]]:
+        """The server has the request; yields facts for its timeline."""
+        server.in_flight += 1
+        self.stats.enter()
+        try:
+            with server.timeline.request(request.rid) as facts:
+                yield facts
+        finally:
+            server.in_flight -= 1
+            self.stats.leave()
 
     def _ended(self) -> str:
         """In words, which server process has ended, and how; empty when none has."""

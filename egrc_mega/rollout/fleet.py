@@ -225,6 +225,13 @@ class Fleet:
         """Since the last call; see `FleetStats`."""
         return self.stats.take(self.servers)
 
+    def take_timelines(self, wall_time: Callable[[float], float]) -> list[dict[str, Any]]:
+        """What each server did since the last call; see `Timeline.take`."""
+        return [
+            {"number": server.number, "url": server.client.url, **server.timeline.take(wall_time)}
+            for server in self.servers
+        ]
+
     def forget_rates(self) -> None:
         """What was asked since the last step was no step's: its record begins here. Losses and events stay."""
         self.stats.forget_rates(self.servers)

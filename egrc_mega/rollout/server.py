@@ -10,6 +10,7 @@ from egrc_mega.rollout.client import ServerClient
 from egrc_mega.rollout.errors import RequestRefused, ServerLost
 from egrc_mega.rollout.start.process import ServerProcess, first_version
 from egrc_mega.rollout.state import State, follows
+from egrc_mega.rollout.timeline import Timeline
 from egrc_mega.rollout.weights import Weights, all_of
 
 POLL_S = 0.5
@@ -34,6 +35,7 @@ class Server:
         self.number, self.client, self.launch, self.changed = number, client, launch, changed
         self.process: ServerProcess | None = None
         self.state = State.STARTING
+        self.timeline = Timeline(self.state)
         self.in_flight = 0
         """Requests that were sent and not answered yet."""
         self.num_waiting = 0
@@ -52,6 +54,7 @@ class Server:
             RuntimeError: a server in this state cannot get there.
         """
         self.state = follows(state, self.state)
+        self.timeline.note_state(state)
         self.changed.set()
 
     @property

@@ -119,8 +119,10 @@ class FakeLead(Lead):
         self.rollouts: Any = SimpleNamespace(
             write=lambda step, stage, groups, **at: notes.append(("rollouts", step, stage))
         )
+        self.server_spans: Any = SimpleNamespace(write=lambda step, **fields: None)
         fleet = SimpleNamespace(
             take_stats=dict,
+            take_timelines=lambda wall_time: [],
             forget_rates=lambda: None,
             release_memory=lambda: notes.append(("release", policy.num_updates)),
         )

@@ -28,6 +28,8 @@ from egrc_mega.methods.records import Credit
 from egrc_mega.observe.console import StepPrinter
 from egrc_mega.observe.events import EventLog
 from egrc_mega.observe.rollouts import FOLDER, RolloutLog
+from egrc_mega.observe.span_log import SERVERS, SpanLog
+from egrc_mega.observe.spans import RECORDER, Span
 from egrc_mega.policy.engine import Policy
 from egrc_mega.policy.layer_spec import parts_in_use
 from egrc_mega.policy.pass_sums import TokenStats
@@ -105,6 +107,7 @@ class Lead:
         self.events.write("template", **asdict(template.proof), date=template.today.isoformat())
         budget_bytes = int(config.observe.rollouts_gib * 2**30)
         self.rollouts = stack.enter_context(RolloutLog(self.folder.path / FOLDER, budget_bytes))
+        self.server_spans = stack.enter_context(SpanLog(folder.path, SERVERS))
         self.sync = build_transport(config, self.folder.weights, serving.fleet)
         dtype = torch.bfloat16 if config.megatron.bf16 else torch.float32
         self.gate_watch = GateWatch(config.policy, dtype)
@@ -163,6 +166,11 @@ class Lead:
             self.events.write("warning", step=turn.step + 1, text=warning)
             self.printer.note(warning)
         return record
+
+    def note_spans(self, turn: Turn, spans: Sequence[Span]) -> None:
+        """Keep what rank 0 and the servers did since the last step."""
+        self.events.write("spans", step=turn.step + 1, **RECORDER.event(spans))
+        self.server_spans.write(turn.step + 1, servers=self.serving.fleet.take_timelines(RECORDER.wall_time))
 
     def note_stage(self, turn: Turn) -> None:
         """Say which stage begins."""

@@ -15,6 +15,7 @@ from egrc_mega.evaluation.fingerprint import fingerprint
 from egrc_mega.evaluation.records import Subject
 from egrc_mega.faults import begin_step, fault_point
 from egrc_mega.methods.method import OF_THE_REFERENCE, Need, build_method
+from egrc_mega.observe.span_log import SpanLog, rank_name
 from egrc_mega.observe.spans import RECORDER, span
 from egrc_mega.policy import distributed
 from egrc_mega.policy.determinism import make_deterministic
@@ -35,6 +36,7 @@ from egrc_mega.stages.state import RunState
 from egrc_mega.stop_signal import StopSignal
 from egrc_mega.training.accounting import Accounting
 from egrc_mega.training.batch import Batch, decode, encode
+from egrc_mega.training.clock import share_clock
 from egrc_mega.training.commits import Commits, open_store
 from egrc_mega.training.lead import Lead
 from egrc_mega.training.turn import Turn, turn_of
@@ -90,6 +92,8 @@ class Run:
         distributed.initialize(config.megatron, *limits, is_watched=True)
         self.stack.callback(distributed.finalize)
         RECORDER.rank = distributed.rank()
+        share_clock()
+        self.span_log = self.stack.enter_context(SpanLog(config.run.dir, rank_name(RECORDER.rank)))
         self.stack.enter_context(watch_for_hangs(config))
         refuse_unlike_ranks(config)
         self.stop = self.stack.enter_context(StopSignal(config.run.stop_grace_s, answers=distributed.is_rank_0()))
@@ -303,7 +307,7 @@ class Run:
         def note(lead: Lead) -> bytes:
             before, stages = self.state.progress, self.config.stages
             spans = RECORDER.take()
-            lead.events.write("spans", step=turn.step + 1, **RECORDER.event(spans))
+            lead.note_spans(turn, spans)
             costs = self.accounting.record(turn.step, spans, update.work, self.config.policy.peak_tflops)
             total_steps = before.step + steps_left_at_most(before, stages)
             lead.num_evaluations_left = evaluations_left_at_most(before, stages, self.config.evaluation.every)
@@ -322,6 +326,8 @@ class Run:
 
         found = Recorded.model_validate_json(self.on_lead(note))
         self.state, self.fatal = found.state, found.fatal
+        if self.lead is None:
+            self.span_log.write(turn.step + 1, **RECORDER.event(RECORDER.take()))
 
     def commit(self, turn: Turn) -> None:
         """Save a checkpoint when one is due. After this the step is never computed again.

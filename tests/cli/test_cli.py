@@ -157,6 +157,7 @@ def test_the_options_are_the_documented_ones() -> None:
         "egrc bench kernels": ["--baseline", "--dtype", "--hidden", "--op", "--out", "--rounds", "--tokens", "--vocab"],
         "egrc credit": ["--batch", "--config", "--groups", "--set", "--stage"],
         "egrc doctor": [],
+        "egrc trace": ["--step", "--to"],
         "egrc grade": [
             "--gold",
             "--gold-key",

@@ -212,6 +212,7 @@ def test_spans_are_written_as_one_event_in_the_order_of_their_starts(clock: Cloc
     assert inner == {
         "name": "rollout",
         "start": 500001000.0,
+        "end": 500001002.0,
         "seconds": 2,
         "own_seconds": 2,
         "depth": 1,

@@ -14,6 +14,7 @@ from egrc_mega.rollout.dispatch import Dispatcher, Ticket
 from egrc_mega.rollout.errors import RequestRefused, ServerBusy, ServerLost
 from egrc_mega.rollout.state import State
 from egrc_mega.rollout.stats import FleetStats
+from egrc_mega.rollout.timeline import Timeline
 from egrc_mega.rollout.versions import Versions
 from egrc_mega.sections.rollout import RolloutSection
 from egrc_mega.testing.samples import PROMPT_IDS, make_sample
@@ -43,6 +44,7 @@ class Script:
                 state=State.SERVING,
                 is_serving=True,
                 in_flight=0,
+                timeline=Timeline(State.SERVING),
                 process=None,
             )
             for n in range(num_servers)

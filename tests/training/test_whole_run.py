@@ -22,6 +22,7 @@ from egrc_mega.errors import EgrcError, HangError
 from egrc_mega.evaluation.fingerprint import fingerprint_of_folder
 from egrc_mega.launch.publish import publish
 from egrc_mega.manifest import MANIFEST, write_manifest
+from egrc_mega.observe.trace import write_trace
 from egrc_mega.run_folder import RunFolder
 from egrc_mega.testing.fake_server import FakeServer
 from egrc_mega.testing.runs import assert_same_weights, events, finish_run, start_run
@@ -176,6 +177,32 @@ def test_two_tensor_parallel_ranks_roll_out_the_same_first_batch(runs: dict[str,
         assert split[field] == alone[field], field
     for field in ("loss", "grad_norm", "entropy", "entropy_rollout"):
         assert split[field] == pytest.approx(alone[field], rel=1e-5), field
+
+
+def test_a_trace_shows_a_step_of_both_ranks_and_their_server_by_one_clock(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    path, told = write_trace(runs["tp2"], 5, tmp_path / "trace.json")
+    assert told.endswith(" spans of 2 ranks and 1 server")
+    shown = orjson.loads(path.read_bytes())["traceEvents"]
+    bars = [event for event in shown if event["ph"] == "X"]
+    for thread in {event["tid"] for event in bars}:
+        open_until: list[float] = []
+        for start, end in sorted((b["ts"], b["ts"] + b["dur"]) for b in bars if b["tid"] == thread):
+            while open_until and open_until[-1] <= start + 0.001:
+                open_until.pop()
+            assert not open_until or end <= open_until[-1] + 0.001
+            open_until.append(end)
+    (train_0,), (train_1,) = ([b for b in bars if b["name"] == "train" and b["pid"] == pid] for pid in (1, 2))
+    (rollout,) = (bar for bar in bars if bar["name"] == "rollout")
+    # collectives within it: neither rank trains before the other, nor while rank 0 rolls out
+    assert train_0["ts"] < train_1["ts"] + train_1["dur"] and train_1["ts"] < train_0["ts"] + train_0["dur"]
+    waits = [bar for bar in bars if bar["name"] == "wait" and bar["ts"] < rollout["ts"] + rollout["dur"]]
+    assert {bar["pid"] for bar in waits} == {2} and train_1["ts"] > rollout["ts"] + rollout["dur"]
+    requests = [bar["args"] for bar in bars if "tokens" in bar["args"]]
+    step = next(event for event in events(runs["tp2"], "step") if event["step"] == 5)
+    assert sum(request["tokens"] for request in requests) == step["tokens"] and len(requests) == 16
+    assert {bar["name"] for bar in bars} >= {"rollout", "grade", "train", "sync", "wait", "serving", "loading"}
 
 
 def test_every_stage_is_measured_at_every_temperature(runs: dict[str, Path]) -> None:
