@@ -40,6 +40,7 @@ LAYERS = [
     | {"diagnosis.token_classes"},
     {"training", "train", "diagnosis"},
     {"launch", "studies"},
+    {"soak"},
     {"cli"},
 ]
 """Lowest first; of a folder and a file in it the file's layer counts. `testing` may import everything, only tests

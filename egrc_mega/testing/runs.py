@@ -11,8 +11,8 @@ from typing import Any
 
 import orjson
 import psutil
-from safetensors.torch import load_file
 
+from egrc_mega.soak.laws import require_cause, require_end
 from egrc_mega.testing.forked import popen
 
 SMALL_RUN = (
@@ -57,8 +57,8 @@ def start_run(
 
 def finish_run(process: "subprocess.Popen[str]", expected: int = 0, timeout_s: float = 150) -> str:
     """The run's output; its exit code must be the expected one."""
-    output, _ = process.communicate(timeout=timeout_s)
-    assert process.returncode == expected, output
+    output = require_end(process, timeout_s)
+    require_cause(process.returncode, output, expected=expected)
     return output
 
 
@@ -104,11 +104,3 @@ def events(run: Path, kind: str) -> list[dict[str, Any]]:
     """The run's events of a kind."""
     lines = (run / "metrics.jsonl").read_bytes().splitlines()
     return [event for event in map(orjson.loads, lines) if event["kind"] == kind]
-
-
-def assert_same_weights(a: Path, b: Path) -> None:
-    """Bit by bit, of the exported models."""
-    left, right = (load_file(run / "export" / "model.safetensors") for run in (a, b))
-    assert left.keys() == right.keys()
-    different = [name for name in left if left[name].numpy().tobytes() != right[name].numpy().tobytes()]
-    assert different == []

@@ -15,6 +15,7 @@ from egrc_mega.errors import ConfigError
 from egrc_mega.launch.serve import announced_address, serve, status
 from egrc_mega.rollout.start.discovery import find_servers
 from egrc_mega.sections.rollout import RolloutSection
+from egrc_mega.soak.laws import require_no_process
 from egrc_mega.testing.fake_server import FakeServer
 
 EGRC = (sys.executable, "-P", "-m", "egrc_mega.cli.main")
@@ -44,8 +45,7 @@ def test_servers_are_started_watched_restarted_and_stopped(root: Path, tmp_path:
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 143
-    _gone, alive = psutil.wait_procs(family, timeout=15)
-    assert alive == []
+    require_no_process(family, 15)
     assert list(shared.iterdir()) == []
 
 
@@ -60,8 +60,8 @@ def test_control_c_ends_servers_and_announcements_too(root: Path, tmp_path: Path
     family = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 130
-    _gone, alive = psutil.wait_procs(family, timeout=15)
-    assert len(family) == 1 and alive == []
+    assert len(family) == 1
+    require_no_process(family, 15)
     assert list((tmp_path / "shared").iterdir()) == []
 
 

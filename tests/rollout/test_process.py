@@ -19,6 +19,7 @@ from egrc_mega.rollout.fleet import Fleet
 from egrc_mega.rollout.start.process import ServerProcess, embedded_server
 from egrc_mega.rollout.start.sglang import launch_sglang
 from egrc_mega.sections.rollout import RolloutSection
+from egrc_mega.soak.laws import require_no_process
 from egrc_mega.testing.fake_server import FakeServer
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
 
@@ -81,8 +82,7 @@ def test_a_server_dies_with_its_parent(model: Path, tmp_path: Path) -> None:
     child = psutil.Process(int(parent.stdout.readline()))
     parent.kill()
     parent.wait()
-    _gone, alive = psutil.wait_procs([child], timeout=10)
-    assert alive == []
+    require_no_process([child])
 
 
 def test_a_server_of_our_own_is_not_mistaken_for_a_stranger_on_its_port(tmp_path: Path) -> None:

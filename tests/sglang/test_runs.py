@@ -20,6 +20,7 @@ from egrc_mega.errors import RolloutError
 from egrc_mega.rollout.fleet import Fleet
 from egrc_mega.rollout.weights import FolderWeights
 from egrc_mega.sections.rollout import RolloutSection
+from egrc_mega.soak.laws import require_no_process
 from egrc_mega.sync.buckets import StreamSync
 from egrc_mega.sync.distributed import Broadcast
 from egrc_mega.sync.spool import Spool
@@ -114,8 +115,7 @@ def test_a_server_killed_mid_generation_is_replaced_and_every_request_answered(f
     assert all(server.is_serving for server in fleet.servers)
     assert fleet.take_stats()["server_restarts"] == 1
     assert num_parted(fleet.generate(requests(48, tokens=200)), expected) <= 1
-    _gone, alive = psutil.wait_procs(family, timeout=20)
-    assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
+    require_no_process(family, 20)
 
 
 def publish_and_verify(fleet: Fleet, model: Path) -> None:
@@ -147,8 +147,7 @@ def test_a_stopped_server_is_replaced_long_before_its_requests_deadline(
     fleet.update_weights(FolderWeights(base_model, "v10"))  # waits for the stopped one to be back
     assert fleet.stats.num_restarts == restarts + 1
     assert num_parted(fleet.generate(requests(16)), expected) <= 1
-    _gone, alive = psutil.wait_procs(family, timeout=20)
-    assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
+    require_no_process(family, 20)
     fleet.section = patient
 
 

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from egrc_mega.lock import Lock
+from egrc_mega.soak.laws import require_same_weights
 from egrc_mega.studies import worker
 from egrc_mega.studies.grid import read_study
 from egrc_mega.studies.records import RESULT, read_result
 from egrc_mega.studies.worker import CLAIM
 from egrc_mega.testing.forked import popen
 from egrc_mega.testing.results import point, result
-from egrc_mega.testing.runs import assert_same_weights, events
+from egrc_mega.testing.runs import events
 
 pytestmark = pytest.mark.long_file
 WriteStudy = Callable[..., Path]
@@ -119,7 +120,7 @@ def test_a_killed_study_goes_on_where_it_was_and_runs_nothing_twice(write_study:
     assert events(second_run, "evaluation")[0]["kept_from"] == "base"
     twin = tmp_path / "twin"
     finish(start(write_study({"clip": {"short": short}}, dir=str(twin))))
-    assert_same_weights(second_run, twin / "cells/short-seed1/run")
+    require_same_weights(second_run, twin / "cells/short-seed1/run")
 
 
 def steps_of(run: Path) -> list[dict[str, object]]:

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from egrc_mega.config.load import load_config
-from egrc_mega.testing.runs import assert_same_weights, events, finish_run, start_run
+from egrc_mega.soak.laws import require_same_weights
+from egrc_mega.testing.runs import events, finish_run, start_run
 
 pytestmark = pytest.mark.long_file
 QUIET = {"min_steps": 2, "window": 1, "ema_steps": 2, "checks": 1, "rel_length": 9.0, "rel_entropy": 9.0}
@@ -43,7 +44,7 @@ def disturbed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 def test_two_cycles_killed_at_every_kind_of_change_end_with_the_same_weights(disturbed: dict[str, Path]) -> None:
     assert [step["step"] for step in events(disturbed["killed"], "step")] == [1, 2, 2, 3, 4, 4, 5, 6, 7, 8]
-    assert_same_weights(disturbed["killed"], disturbed["undisturbed"])
+    require_same_weights(disturbed["killed"], disturbed["undisturbed"])
 
 
 def test_every_stage_of_a_cycle_ends_by_its_own_curves_and_says_so_with_numbers(disturbed: dict[str, Path]) -> None:

@@ -8,9 +8,10 @@ import pytest
 
 from egrc_mega.config.load import load_config
 from egrc_mega.rollout.start.process import embedded_server
+from egrc_mega.soak.laws import require_same_weights
 from egrc_mega.testing.fake_server import FakeServer
 from egrc_mega.testing.forked import true_processes
-from egrc_mega.testing.runs import assert_same_weights, events, finish_run, kill_after_a_step, progress, start_run
+from egrc_mega.testing.runs import events, finish_run, kill_after_a_step, progress, start_run
 
 pytestmark = pytest.mark.long_file
 
@@ -66,7 +67,7 @@ def test_a_colocated_server_sleeps_through_every_training_step(
     a_step = ["/release_memory_occupation kv_cache weights"]
     a_step += [f"/resume_memory_occupation {part}" for part in ("weights", "kv_cache")]
     assert memory == a_step * 6
-    assert_same_weights(runs["undisturbed"], run)
+    require_same_weights(runs["undisturbed"], run)
 
 
 def test_a_server_killed_in_a_run_changes_no_bit_of_the_weights(runs: dict[str, Path]) -> None:
@@ -74,7 +75,7 @@ def test_a_server_killed_in_a_run_changes_no_bit_of_the_weights(runs: dict[str, 
     assert steps[-1]["server_restarts"] == 1
     lost, back = [line for step in steps for line in step["server_events"]]
     assert lost.startswith("server 1 is fenced: http://") and back.startswith("server 1 serves again, at http://")
-    assert_same_weights(runs["undisturbed"], runs["lost"])
+    require_same_weights(runs["undisturbed"], runs["lost"])
 
 
 @pytest.mark.usefixtures("true_processes")
@@ -88,7 +89,7 @@ def test_a_server_stopped_in_a_run_changes_no_bit_of_the_weights(
     kill_after_a_step(run, tmp_path / "run", EMBEDDED, number=signal.SIGSTOP)
     finish_run(run, timeout_s=400)
     assert events(tmp_path / "run", "step")[-1]["server_restarts"] == 1
-    assert_same_weights(runs["undisturbed"], tmp_path / "run")
+    require_same_weights(runs["undisturbed"], tmp_path / "run")
 
 
 def test_a_server_killed_while_a_run_samples_ahead_changes_no_step_prompt_or_count(

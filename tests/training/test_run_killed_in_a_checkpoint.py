@@ -10,7 +10,8 @@ import pytest
 
 from egrc_mega.convert.companions import copy_companions
 from egrc_mega.run_folder import is_held
-from egrc_mega.testing.runs import assert_same_weights, bytes_being_written, events, finish_run, start_run
+from egrc_mega.soak.laws import require_no_process, require_same_weights, require_whole_step
+from egrc_mega.testing.runs import bytes_being_written, events, finish_run, start_run
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
 
 NUM_KILLS = 3
@@ -38,7 +39,7 @@ def test_a_run_killed_inside_its_checkpoints_leaves_no_process_and_ends_bitwise_
     model = write_large_model(tmp_path / "model", base_model)
     overrides = (*LARGE, *SHORT, f"model.path={model}")
     finish_run(start_run(root, tmp_path / "undisturbed", overrides=overrides), timeout_s=600)
-    run_dir, chance, num_torn = tmp_path / "killed", random.Random(5), 0
+    run_dir, chance, num_torn, committed = tmp_path / "killed", random.Random(5), 0, 0
     extra: tuple[str, ...] = ()
     while num_torn < NUM_KILLS:
         started = time.time()
@@ -50,11 +51,11 @@ def test_a_run_killed_inside_its_checkpoints_leaves_no_process_and_ends_bitwise_
         family = psutil.Process(run.pid).children(recursive=True)
         run.kill()
         run.communicate(timeout=30)
-        _gone, alive = psutil.wait_procs(family, 10)
-        assert alive == [], [process.cmdline() for process in alive]
+        require_no_process(family)
         assert not is_held(run_dir)
+        committed = require_whole_step(run_dir, at_least=committed)
         num_torn += any(run_dir.glob("checkpoints/*.tmp"))
         extra = ("--resume",)
     finish_run(start_run(root, run_dir, *extra, overrides=overrides), timeout_s=600)
     assert len(events(run_dir, "resume")) >= NUM_KILLS
-    assert_same_weights(run_dir, tmp_path / "undisturbed")
+    require_same_weights(run_dir, tmp_path / "undisturbed")

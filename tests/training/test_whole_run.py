@@ -24,8 +24,9 @@ from egrc_mega.launch.publish import publish
 from egrc_mega.manifest import MANIFEST, write_manifest
 from egrc_mega.observe.trace import write_trace
 from egrc_mega.run_folder import RunFolder
+from egrc_mega.soak.laws import require_no_process, require_same_weights
 from egrc_mega.testing.fake_server import FakeServer
-from egrc_mega.testing.runs import assert_same_weights, events, finish_run, start_run
+from egrc_mega.testing.runs import events, finish_run, start_run
 
 pytestmark = pytest.mark.long_file
 
@@ -95,14 +96,14 @@ def stop_after_a_step(run: "subprocess.Popen[str]", folder: Path) -> str:
 def test_a_killed_and_resumed_run_ends_with_bitwise_equal_weights(runs: dict[str, Path]) -> None:
     assert [event["step"] for event in events(runs["killed"], "step")] == [1, 2, 3, 4, 4, 5, 6]
     assert len(events(runs["killed"], "resume")) == 1
-    assert_same_weights(runs["killed"], runs["undisturbed"])
+    require_same_weights(runs["killed"], runs["undisturbed"])
 
 
 def test_a_run_stopped_within_a_step_has_committed_and_ends_with_bitwise_equal_weights(runs: dict[str, Path]) -> None:
     steps = [event["step"] for event in events(runs["stopped"], "step")]
     assert steps == [1, 2, 3, 4, 5, 6]  # what was recorded was committed, and is not done again
     assert len(events(runs["stopped"], "resume")) == 1
-    assert_same_weights(runs["stopped"], runs["undisturbed"])
+    require_same_weights(runs["stopped"], runs["undisturbed"])
 
 
 def test_two_ranks_stop_together_and_go_on_with_the_next_step(runs: dict[str, Path]) -> None:
@@ -123,11 +124,11 @@ def test_keys_stand_in_no_file_of_a_run_and_in_nothing_that_it_says(runs: dict[s
 
 
 def test_the_order_of_the_requests_does_not_matter(runs: dict[str, Path]) -> None:
-    assert_same_weights(runs["shuffled"], runs["undisturbed"])
+    require_same_weights(runs["shuffled"], runs["undisturbed"])
 
 
 def test_evaluations_between_the_steps_change_no_bit_of_the_weights_and_no_step(runs: dict[str, Path]) -> None:
-    assert_same_weights(runs["evaluated"], runs["undisturbed"])
+    require_same_weights(runs["evaluated"], runs["undisturbed"])
     evaluated, plain = (events(runs[name], "step") for name in ("evaluated", "undisturbed"))
     for field in ("length", "entropy", "grad_norm", "requests_in_flight"):
         assert [step[field] for step in evaluated] == [step[field] for step in plain], field
@@ -373,12 +374,7 @@ def test_a_killed_trainer_leaves_no_process_behind(root: Path, tmp_path: Path, n
     assert any("egrc_mega.embedded" in child.cmdline() for child in children)
     assert not any("c0ffee-4711" in part for child in children for part in child.cmdline())
     process.kill()
-    _gone, alive = psutil.wait_procs(children, timeout=10)
-    try:
-        assert alive == [], [child.cmdline() for child in alive]
-        with RunFolder.claim(tmp_path / "run", resume=True):
-            pass
-    finally:
-        for child in alive:
-            child.kill()
+    require_no_process(children)
+    with RunFolder.claim(tmp_path / "run", resume=True):
+        pass
     process.communicate(timeout=10)

@@ -16,7 +16,8 @@ import yaml
 from egrc_mega.config.load import validated
 from egrc_mega.methods.catalogue import METHODS
 from egrc_mega.observe.rollouts import read_rollouts, step_path
-from egrc_mega.testing.runs import assert_same_weights, events, finish_run, start_run
+from egrc_mega.soak.laws import require_same_weights
+from egrc_mega.testing.runs import events, finish_run, start_run
 from egrc_mega.training.recorded_batch import payment, read_batch
 
 pytestmark = pytest.mark.long_file
@@ -261,7 +262,7 @@ def test_methods_that_remember_or_force_are_killed_in_every_stage_and_a_plugin_i
 ) -> None:
     steps = [step["step"] for step in events(disturbed["killed"], "step")]
     assert steps == [1, 2, 2, 3, 4, 4, 5, 6, 6, 7, 8, 8, 9, 10, 10, 11, 12, 12, 13, 14]
-    assert_same_weights(disturbed["killed"], disturbed["undisturbed"])
+    require_same_weights(disturbed["killed"], disturbed["undisturbed"])
 
 
 def test_the_shrunk_cap_holds_after_a_resume(disturbed: dict[str, Path]) -> None:

@@ -1,0 +1,1 @@
+"""Random faults thrown at a whole run, and the five laws that hold whatever befalls it."""
