@@ -14,6 +14,8 @@ class EventLog:
     """Appends events. A last line that a kill has torn is ended first, so that it spoils no other."""
 
     def __init__(self, path: Path) -> None:
+        self.newest: dict[str, dict[str, Any]] = {}
+        """The newest event of each kind that was written here."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("ab")
         if self._file.tell() and _last_byte(path) != b"\n":
@@ -21,8 +23,10 @@ class EventLog:
 
     def write(self, kind: str, **fields: Any) -> None:
         """Append one event; NaN and infinity become null."""
-        self._file.write(orjson.dumps({"kind": kind, "time": time.time(), **fields}) + b"\n")
+        event = {"kind": kind, "time": time.time(), **fields}
+        self._file.write(orjson.dumps(event) + b"\n")
         self._file.flush()
+        self.newest[kind] = event
 
     def __enter__(self) -> Self:
         return self

@@ -1,7 +1,7 @@
 """Where a run lives, its model and its commits."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -43,6 +43,12 @@ class ObserveSection(Section):
     trackio (`pip install 'egrc-mega[trackers]'`). Files and logs are in RUN/trackers."""
     project: str = "egrc_mega"
     """Under which project wandb and trackio list the run; it is called by its folder's name."""
+
+    prometheus_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """Port on which rank 0 serves the newest step's numbers and the servers' states to Prometheus, under /metrics; 0:
+    the system chooses, and a line says what. None: none. One that is taken costs the endpoint, not the run."""
+    prometheus_host: str = "127.0.0.1"
+    """Address that it is bound to. Whoever reaches another one than loopback can read the numbers."""
 
     verbose: bool = False
     """A second line a step on the console, with all that the six numbers leave out; `egrc train -v` sets it."""

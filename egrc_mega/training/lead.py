@@ -47,6 +47,7 @@ from egrc_mega.training.batch import Batch, build_batch, scored_only
 from egrc_mega.training.collection import Collector, Planner, StepGroups
 from egrc_mega.training.credit import credited
 from egrc_mega.training.gate import GateWatch, bounds_of
+from egrc_mega.training.live import Live, metrics_endpoint
 from egrc_mega.training.record import step_record
 from egrc_mega.training.serving import Serving, open_renderer
 from egrc_mega.training.stored import stored_groups
@@ -99,21 +100,26 @@ class Lead:
         serving = self.serving
         collector = Collector(config.rollout, planner, serving.fleet, serving.environment, serving.judge)
         self.ahead = Ahead(collector)
-        # from here on the folder holds a run
-        self.folder.write_config(config.to_dict())
-        self.events = stack.enter_context(EventLog(self.folder.metrics))
-        self.events.write("resume" if resume else "run", seed=config.run.seed, version=__version__)
-        self.trackers = stack.enter_context(Trackers(config.observe.trackers, folder.path, self.printer.note))
+        self._open_records(stack, resume=resume)
         self.events.write("template", **asdict(template.proof), date=template.today.isoformat())
-        budget_bytes = int(config.observe.rollouts_gib * 2**30)
-        self.rollouts = stack.enter_context(RolloutLog(self.folder.path / FOLDER, budget_bytes))
-        self.server_spans = stack.enter_context(SpanLog(folder.path, SERVERS))
         self.sync = build_transport(config, self.folder.weights, serving.fleet)
         dtype = torch.bfloat16 if config.megatron.bf16 else torch.float32
         self.gate_watch = GateWatch(config.policy, dtype)
         self.collected: StepGroups
         """Of the step under way."""
         self.lesson: Lesson
+
+    def _open_records(self, stack: ExitStack, *, resume: bool) -> None:
+        """What is kept of the run and shown of it; from here on the folder holds a run."""
+        config, run_dir, section = self.config, self.folder.path, self.config.observe
+        self.folder.write_config(config.to_dict())
+        self.events = stack.enter_context(EventLog(self.folder.metrics))
+        self.events.write("resume" if resume else "run", seed=config.run.seed, version=__version__)
+        self.trackers = stack.enter_context(Trackers(section.trackers, run_dir, self.printer.note))
+        self.rollouts = stack.enter_context(RolloutLog(run_dir / FOLDER, int(section.rollouts_gib * 2**30)))
+        self.server_spans = stack.enter_context(SpanLog(run_dir, SERVERS))
+        self.live = Live(run_dir, self.events.newest, self.serving.fleet.servers)
+        stack.enter_context(metrics_endpoint(section, self.live, self.printer.note))
 
     def note_parts(self) -> None:
         """Say and keep which implementations the run trains with."""

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from egrc_mega.errors import ConfigError
+from egrc_mega.observe.bounded_server import MAX_HEAD_BYTES, Limits
 from egrc_mega.report.live import LiveRun
-from egrc_mega.report.watch import MAX_HEAD_BYTES, Limits, WatchServer
+from egrc_mega.report.watch import WatchServer
 from egrc_mega.testing import forked
 from egrc_mega.testing.made_runs import write_steps
 

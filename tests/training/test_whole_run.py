@@ -27,6 +27,7 @@ from egrc_mega.run_folder import RunFolder
 from egrc_mega.soak.laws import require_no_process, require_same_weights
 from egrc_mega.testing.fake_server import FakeServer
 from egrc_mega.testing.runs import events, finish_run, start_run
+from egrc_mega.testing.scraped import scrape
 
 pytestmark = pytest.mark.long_file
 
@@ -47,10 +48,12 @@ def runs(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
     folders = {name: base / name for name in names}
     # long for a miniature whose machine is busy, and short for what the other runs take
     limit, stop = ("policy.distributed_timeout_s=20",), "train.before_update@2=SIGSTOP#1"
+    limit = (*limit, "observe.prometheus_port=0")
     hung = start_run(root, folders["hung"], "--nproc-per-node", "2", faults=stop, overrides=limit)
     first = start_run(root, folders["undisturbed"])
     # between the update of step 4 and its checkpoint: step 3 closed the stage and is committed
     second = start_run(root, folders["killed"], faults="train.before_commit@4")
+    scraped_of(folders["hung"], hung)
     finish_run(first)
     finish_run(second, expected=-signal.SIGKILL)
     faults = "rollout.shuffle_requests,train.after_commit@2"
@@ -83,12 +86,25 @@ def runs(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
     return folders
 
 
-def stop_after_a_step(run: "subprocess.Popen[str]", folder: Path) -> str:
-    """Send SIGTERM to the command once a step is recorded; what it says before it ends with 75."""
+def scraped_of(folder: Path, run: "subprocess.Popen[str]") -> None:
+    """Keep what the run's endpoint says when it hangs, beside its folder as JSON: no step comes after the first."""
+    wait_for_a_step(run, folder)
+    (url,) = re.findall(r"metrics for Prometheus at (\S+)", (folder / "run.log").read_text())
+    samples = {name: value for (name, labels), value in scrape(url).items() if not labels}
+    folder.with_suffix(".json").write_bytes(orjson.dumps(samples))
+
+
+def wait_for_a_step(run: "subprocess.Popen[str]", folder: Path) -> None:
+    """Return once the run has recorded one."""
     deadline = time.monotonic() + 240
     while not ((folder / "metrics.jsonl").exists() and events(folder, "step")):
         assert time.monotonic() < deadline and run.poll() is None, "the run never made the step"
         time.sleep(0.02)
+
+
+def stop_after_a_step(run: "subprocess.Popen[str]", folder: Path) -> str:
+    """Send SIGTERM to the command once a step is recorded; what it says before it ends with 75."""
+    wait_for_a_step(run, folder)
     run.send_signal(signal.SIGTERM)
     return finish_run(run, expected=75)
 
@@ -156,6 +172,13 @@ def test_a_rank_that_is_stopped_for_ever_ends_the_run_with_a_report_of_who_hangs
     (file,) = (runs["hung"] / "hangs").iterdir()
     of_rank_0, of_rank_1 = file.read_text().split("\n== ")[1:]
     assert "in run_updates" in of_rank_0 and "in update\n" in of_rank_1 and "in fault_point" in of_rank_1
+
+
+def test_a_run_that_hangs_still_answers_prometheus_with_its_newest_step(runs: dict[str, Path]) -> None:
+    samples = orjson.loads(runs["hung"].with_suffix(".json").read_bytes())
+    (step,) = events(runs["hung"], "step")
+    assert samples["egrc_step"] == 1 and samples["egrc_total_steps"] == 6
+    assert samples["egrc_length"] == step["length"] and samples["egrc_time_step_s"] == step["time_step_s"]
 
 
 def test_training_changes_the_weights(runs: dict[str, Path], base_model: Path) -> None:

@@ -1,0 +1,71 @@
+"""What a run is at this moment, for those who ask while it goes on: a scraper, or `egrc top`."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from egrc_mega import __version__
+from egrc_mega.observe.bounded_server import Background, BoundedServer, Limits, Resource
+from egrc_mega.observe.exposition import CONTENT_TYPE, exposition
+from egrc_mega.observe.pulse import PULSE
+from egrc_mega.rollout.server import Server
+from egrc_mega.rollout.state import State
+from egrc_mega.sections.run import ObserveSection
+
+LIMITS = Limits(connections=4, head_s=5.0, body_s=10.0)
+"""Of the endpoint: a scraper needs one connection."""
+
+
+class Live:
+    """Of rank 0. Any thread may ask: it reads what others write, and waits for nobody."""
+
+    def __init__(self, run_dir: Path, newest: Mapping[str, Mapping[str, Any]], servers: Sequence[Server]) -> None:
+        self.run_dir, self.servers = run_dir, servers
+        self.newest = newest
+        """The newest event of each kind (`EventLog.newest`)."""
+
+    def snapshot(self) -> dict[str, Any]:
+        """The present state, as JSON has it; `record` is empty before the first step of this process."""
+        note, record = PULSE.note, self.newest.get("step", {})
+        return {
+            "time": time.time(),
+            "run": self.run_dir.name,
+            "version": __version__,
+            "phase": note.phase.partition(",")[0],
+            "phase_s": time.monotonic() - note.since if note.since else 0.0,
+            "recorded_at": record.get("time"),
+            "record": {name: value for name, value in record.items() if name not in ("kind", "time")},
+            "servers": [
+                {
+                    "number": server.number,
+                    "url": server.client.url,
+                    "state": server.state.value,
+                    "states": [state.value for state in State],
+                    "in_flight": server.in_flight,
+                    "waiting": server.num_waiting,
+                }
+                for server in self.servers
+            ],
+        }
+
+
+@contextmanager
+def metrics_endpoint(section: ObserveSection, live: Live, note: Callable[[str], None]) -> Iterator[None]:
+    """Serve the numbers to Prometheus, where the configuration wants it. A port that is taken is said, and no more."""
+    if section.prometheus_port is None:
+        yield
+        return
+    place = section.prometheus_host, section.prometheus_port
+    resource = Resource(CONTENT_TYPE, lambda _query: exposition(live.snapshot()).encode())
+    try:
+        server = BoundedServer(*place, {"/metrics": resource}, limits=LIMITS, name="egrc metrics")
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        note(f"observe.prometheus_port: {place[0]}:{place[1]} cannot be used ({reason}); the run goes on without it")
+        yield
+        return
+    with Background(server):
+        note(f"metrics for Prometheus at {server.url}metrics")
+        yield
