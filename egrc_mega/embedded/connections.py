@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from egrc_mega.open_files import raise_limit
@@ -16,6 +16,7 @@ from egrc_mega.plain_text import plain
 
 QUIET_S = 60.0
 """Between two lines about connections that were not accepted; asyncio has one for each try, thousands a second."""
+CONTINUE = "100-continue"
 OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)
 
 
@@ -26,11 +27,25 @@ async def bear_a_flood(_app: web.Application) -> None:
     logging.getLogger("aiohttp.server").addFilter(say_nonsense_in_a_line)
 
 
+def refuse_other_expectations(app: web.Application) -> None:
+    """Answer 417 to an `Expect` that is not 100-continue.
+
+    The library says the same, but quotes the field, and fails where its bytes are no text.
+    """
+    resolve = app.router.resolve
+
+    async def checked(request: web.Request) -> Any:
+        if (request.headers.get(hdrs.EXPECT) or CONTINUE).lower() != CONTINUE:
+            raise web.HTTPExpectationFailed
+        return await resolve(request)
+
+    app.router.resolve = checked  # type: ignore[method-assign]
+
+
 def say_nonsense_in_a_line(record: logging.LogRecord) -> bool:
     """Filter of aiohttp's log: a request that is none, or whose sender has gone, is worth no traceback."""
     error = record.exc_info[1] if record.exc_info else None
-    # the library quotes a field it does not know, whose bytes need not be text
-    if isinstance(error, HttpProcessingError | ConnectionError | UnicodeEncodeError):
+    if isinstance(error, HttpProcessingError | web.RequestPayloadError | ConnectionError):
         said = error.message if isinstance(error, HttpProcessingError) else str(error)
         record.exc_info, record.exc_text = None, None
         record.msg, record.args = "%s: %s", (record.getMessage(), " ".join(plain(said).split())[:200])

@@ -77,7 +77,7 @@ def draw(
 
     Each row's result depends on that row alone.
     """
-    temperature_B = torch.tensor([1.0 if p.is_greedy else p.temperature for p in params])
+    temperature_B = torch.tensor([1.0 if p.is_greedy else float(p.temperature) for p in params])
     logprob_BV = torch.log_softmax(logits_BV.float() / temperature_B[:, None], dim=-1)
     weight_BV = logprob_BV.double().exp()
     if any(p.top_p < 1 or p.top_k != -1 for p in params):

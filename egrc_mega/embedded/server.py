@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from egrc_mega import __version__
 from egrc_mega.embedded.batch import Request
+from egrc_mega.embedded.connections import refuse_other_expectations
 from egrc_mega.embedded.engine import Engine, WeightUpdateError
 from egrc_mega.embedded.sampling import SamplingParams
 from egrc_mega.embedded.weight_bodies import BucketBody, GroupBody, LeaveBody
@@ -39,6 +40,7 @@ class EmbeddedServer:
         """The aiohttp application with all routes."""
         middlewares = [_errors_as_sglang, _check_key(Keys.from_environment())]
         app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=middlewares)
+        refuse_other_expectations(app)
         app.router.add_post("/generate", self.generate)
         app.router.add_get("/health", self.health)
         app.router.add_get("/model_info", self.model_info)
@@ -307,6 +309,8 @@ async def _json(http: web.Request) -> dict[str, Any]:
             raw = await http.read()
     except TimeoutError as error:
         raise web.HTTPRequestTimeout(text=f"no whole body within {BODY_TIMEOUT_S:g} s") from error
+    except web.RequestPayloadError as error:  # its chunks or its compression are none
+        raise _malformed(f"the body cannot be read: {' '.join(str(error).split())}") from error
     try:
         body = orjson.loads(raw) if raw else {}
     except orjson.JSONDecodeError as error:

@@ -103,6 +103,32 @@ def test_a_top_k_beyond_every_vocabulary_keeps_all_of_it(url: str, top_k: int) -
     assert (status, reply["output_ids"]) == (200, plain)
 
 
+@pytest.mark.parametrize("temperature", [2**63, 2**64 - 1, 1e308, 1e-40, True])
+def test_a_temperature_of_any_size_is_drawn_with(url: str, temperature: float) -> None:
+    status, reply = call(
+        url + "/generate", GOOD | {"sampling_params": {"temperature": temperature, "max_new_tokens": 2}}
+    )
+    assert (status, len(reply["output_ids"])) == (200, 2)
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET /health HTTP/1.1\r\nExpect: \xff", 417),
+        (b"GET /unknown HTTP/1.1\r\nExpect: \xff", 417),
+        (b"GET /health HTTP/1.1\r\nExpect: 100-Continue", 100),
+        (b"POST /generate HTTP/1.1\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc", 400),
+    ],
+)
+def test_a_request_that_cannot_be_read_is_refused_in_a_line(
+    url: str, process: ServerProcess, head: bytes, status: int
+) -> None:
+    fields, _, body = head.partition(b"\r\n\r\n")
+    with connect(url, fields + b"\r\nHost: a\r\n\r\n" + body) as connection:
+        assert connection.recv(4096).startswith(f"HTTP/1.1 {status} ".encode())
+    assert "Traceback" not in process.log.read_text()
+
+
 @pytest.mark.parametrize(
     ("route", "body", "said"),
     [
