@@ -4,6 +4,7 @@ A pointer is a hint for people and tools. Resume looks at the steps themselves; 
 """
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from egrc_mega.json_file import read_line
@@ -19,12 +20,22 @@ def step_name(step: int) -> str:
 
 
 def point(folder: Path, pointer: str, step: int) -> None:
-    """Have a pointer name a step, at once and durably."""
+    """Have a pointer name a step, at once and durably.
+
+    Raises:
+        OSError: it names what it has named before.
+    """
     path = folder / pointer
     partial = path.with_name(f".{path.name}.tmp")
-    partial.write_text(step_name(step))
-    sync(partial)
-    partial.replace(path)
+    try:
+        partial.write_text(step_name(step))
+        sync(partial)
+        partial.replace(path)
+    except OSError as error:
+        error.filename = str(path)  # a write knows its file only by number
+        with suppress(OSError):
+            partial.unlink()
+        raise
     sync(folder)
 
 

@@ -4,18 +4,18 @@ On a terminal a bar stands below, and another one while responses are awaited; n
 file, nor in the log.
 """
 
-import datetime
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean, median
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from egrc_mega.observe.run_log import RunLog
 from egrc_mega.plain_text import plain
 
 
@@ -33,7 +33,7 @@ class StepPrinter:
         """
         self.console = console or Console(highlight=False, soft_wrap=True)
         self.is_verbose = is_verbose
-        self._log: IO[str] | None = log.open("a", encoding="utf-8", buffering=1) if log else None
+        self._log = RunLog(log, self._print) if log else None
         self._recent: deque[float] = deque(maxlen=20)
         self._pauses: list[float] = []
         self._has_updated = True
@@ -84,14 +84,12 @@ class StepPrinter:
             progress.remove_task(task)
 
     def _say(self, line: str) -> None:
-        self.console.print(line, markup=False)
-        self._write(line)
+        self._print(line)
+        if self._log:
+            self._log.write(line)
 
-    def _write(self, text: str) -> None:
-        now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        for line in text.splitlines() if self._log else ():
-            assert self._log is not None
-            self._log.write(f"{now} {line}\n")
+    def _print(self, line: str) -> None:
+        self.console.print(line, markup=False)
 
     def __enter__(self) -> Self:
         if self._progress:
@@ -101,9 +99,9 @@ class StepPrinter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self._progress:
             self._progress.stop()
-        if error is not None:  # who prints it does so when the log is closed
-            self._write(f"ended by {type(error).__name__}: {plain(str(error))}")
         if self._log:
+            if error is not None:  # who prints it does so when the log is closed
+                self._log.write(f"ended by {type(error).__name__}: {plain(str(error))}")
             self._log.close()
 
 

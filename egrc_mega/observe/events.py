@@ -11,21 +11,32 @@ import orjson
 
 
 class EventLog:
-    """Appends events. A last line that a kill has torn is ended first, so that it spoils no other."""
+    """Appends events. A last line that a kill or a full disk has torn is ended first, so that it spoils no other."""
 
     def __init__(self, path: Path) -> None:
         self.newest: dict[str, dict[str, Any]] = {}
         """The newest event of each kind that was written here."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab")
-        if self._file.tell() and _last_byte(path) != b"\n":
-            self._file.write(b"\n")
+        self.path = path
+        self._file = path.open("ab", buffering=0)  # what was held back would fail once more at the end
+        self._is_torn = bool(self._file.tell()) and _last_byte(path) != b"\n"
 
     def write(self, kind: str, **fields: Any) -> None:
-        """Append one event; NaN and infinity become null."""
+        """Append one event; NaN and infinity become null.
+
+        Raises:
+            OSError: of a disk that is full, with the file's name.
+        """
         event = {"kind": kind, "time": time.time(), **fields}
-        self._file.write(orjson.dumps(event) + b"\n")
-        self._file.flush()
+        data = b"\n" * self._is_torn + orjson.dumps(event) + b"\n"
+        try:
+            while data:
+                written = self._file.write(data)
+                data = data[written:]
+                self._is_torn = bool(data)
+        except OSError as error:
+            error.filename = str(self.path)  # a write knows its file only by number
+            raise
         self.newest[kind] = event
 
     def __enter__(self) -> Self:

@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
-from egrc_mega.errors import RunError
+from egrc_mega.errors import RunError, StorageError
 from egrc_mega.observe.rollout_file import StoredGroup, StoredStep, arrays_of, index_of, step_of
 
 FOLDER = "rollouts"
@@ -50,7 +50,7 @@ class RolloutLog:
             state: of the method, as it was when it gave the credits.
 
         Raises:
-            RunError: the step before could not be written, or not within WRITE_TIMEOUT_S.
+            StorageError: the step before could not be written, or not within WRITE_TIMEOUT_S.
         """
         self._wait()
         if self.budget_bytes:
@@ -61,8 +61,12 @@ class RolloutLog:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = step_path(self.folder, stored.step)
         partial = self.folder / f".{path.name}.{os.getpid()}"
-        save_file(arrays_of(stored), partial)
-        partial.replace(path)
+        try:
+            save_file(arrays_of(stored), partial)
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)  # the disk may be full of it
+            raise
         numbers = stored_steps(self.folder)
         for later in (number for number in numbers if number > stored.step):
             step_path(self.folder, later).unlink()
@@ -83,9 +87,9 @@ class RolloutLog:
         try:
             pending.result(WRITE_TIMEOUT_S)
         except (OSError, SafetensorError, TimeoutError) as error:
-            raise RunError(
-                f"observe.rollouts_gib: {self.folder} cannot be written: {error!r}; see that its file system has room "
-                f"and answers, or set the field to 0 to keep no rollouts"
+            raise StorageError(
+                f"observe.rollouts_gib: {self.folder} cannot be written: {_said(error)}; see that its file system has "
+                f"room and answers, or set the field to 0 to keep no rollouts"
             ) from error
 
     def __enter__(self) -> Self:
@@ -97,6 +101,12 @@ class RolloutLog:
                 self._wait()
         finally:
             self._writer.shutdown(wait=error is None, cancel_futures=True)
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return f"it takes longer than {WRITE_TIMEOUT_S:g} s"
+    return getattr(error, "strerror", None) or str(error)
 
 
 def step_path(folder: Path, step: int) -> Path:

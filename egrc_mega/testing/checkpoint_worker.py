@@ -12,12 +12,14 @@ import torch
 import torch.distributed as dist
 from megatron.core.dist_checkpointing import ShardedTensor
 
+from egrc_mega.checkpoint import commit
 from egrc_mega.checkpoint.store import CheckpointStore, load, read_state
 from egrc_mega.errors import CheckpointError, EgrcError, RelayedError
 from egrc_mega.faults import VARIABLE
 from egrc_mega.policy import distributed
 from egrc_mega.run_folder import RunFolder
 from egrc_mega.sections.policy import MegatronSection
+from egrc_mega.testing.disks import leave_free, set_read_only
 from egrc_mega.testing.gloo import HANG_LIMIT_S
 
 NUM_TENSORS, SIDE = 28, 1000
@@ -141,8 +143,12 @@ def armed(*faults: str) -> Iterator[None]:
         os.environ[VARIABLE] = before
 
 
-def refused_on_one_rank(room: Path, companions: Path) -> None:
-    """On two ranks: one of them cannot write; all of them fail, keep the step before, and go on or stop."""
+def refused_on_one_rank(room: Path, companions: Path, disk: Path | None) -> None:
+    """On two ranks: one of them cannot write; all of them fail, keep the step before, and go on or stop.
+
+    Args:
+        disk: one that may be made read-only and full; None: there is none.
+    """
     distributed.initialize(MegatronSection(), timeout_s=HANG_LIMIT_S)
     state = TensorState(companions, *SMALL)
     refusals = [("ENOSPC", 1, False), ("EIO", 0, False), ("ENOSPC", 1, True), ("EIO", 0, True)]
@@ -154,7 +160,27 @@ def refused_on_one_rank(room: Path, companions: Path) -> None:
         _goes_on(CheckpointStore(folder, keep=1, asynchronous=asynchronous, **going_on), state, fault)  # type: ignore[arg-type]
     dist.barrier()
     _verifies_in_parts(CheckpointStore(folder, keep=1), state)
+    if disk:
+        _true_disk(disk, state)
     distributed.finalize()
+
+
+def _true_disk(disk: Path, state: TensorState) -> None:
+    """Both ranks hear of a disk that is read-only, and of one that fills up while they write."""
+    commit.SPARE_BYTES = -(2**40)
+    store = CheckpointStore(disk / "checkpoints", keep=1)
+    store.save(1, state, {})
+    for reason, spoil in (("Read-only file system", set_read_only), ("No space left on device", leave_free)):
+        if dist.get_rank() == 0:
+            spoil(disk)
+        told = _refusal(lambda: store.save(2, state, {}))
+        assert f"step_000002.tmp cannot be written by rank 0: {reason}" in str(told) and "\n" not in str(told)
+        _only(store, "step_000001")
+        if dist.get_rank() == 0:
+            set_read_only(disk, False)
+            (disk / "filler").unlink(missing_ok=True)
+    store.save(2, state, {})
+    _only(store, "step_000002")
 
 
 def _stops(store: CheckpointStore, state: TensorState, fault: str, error: str, rank: int) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import threading
 from collections import namedtuple
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from egrc_mega.testing.checkpoint_worker import (
     refused_on_one_rank,
     train,
 )
+from egrc_mega.testing.disks import tiny_disk
 from egrc_mega.testing.gloo import HANG_LIMIT_S, PRELOADED, run_on_gloo
 
 pytestmark = pytest.mark.usefixtures("world_of_one")
@@ -323,4 +325,8 @@ def test_a_crash_of_the_writing_thread_is_a_failed_save(
 
 @pytest.mark.timeout(HANG_LIMIT_S)
 def test_a_save_that_fails_on_one_of_two_ranks_fails_on_both(tmp_path: Path, base_model: Path) -> None:
-    run_on_gloo(refused_on_one_rank, 2, tmp_path, base_model)
+    with ExitStack() as stack:
+        disk = None
+        with suppress(PermissionError):  # root alone has true disks; tests/faults/test_disks.py says so
+            disk = stack.enter_context(tiny_disk(tmp_path / "disk"))
+        run_on_gloo(refused_on_one_rank, 2, tmp_path, base_model, disk)

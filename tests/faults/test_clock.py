@@ -3,7 +3,7 @@
 import ast
 from pathlib import Path
 
-STAMPS = {"observe/spans.py", "observe/events.py", "observe/console.py"}
+STAMPS = {"observe/spans.py", "observe/events.py", "observe/run_log.py"}
 """Who reads the wall clock to write it down."""
 READS = {("time", "time"), ("time", "time_ns"), ("datetime", "now"), ("datetime", "utcnow"), ("date", "today")}
 

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console, RenderableType
 from safetensors.numpy import load_file, save_file
 
-from egrc_mega.errors import RunError
+from egrc_mega.errors import RunError, StorageError
 from egrc_mega.observe import rollouts
 from egrc_mega.observe.rollout_file import StoredGroup, StoredSample, StoredStep
 from egrc_mega.observe.rollout_view import group_view, step_view, steps_view
@@ -171,7 +171,7 @@ def test_a_disk_that_fails_is_an_error_of_the_next_step(tmp_path: Path, monkeypa
     monkeypatch.setattr(rollouts, "save_file", fail)
     log = RolloutLog(tmp_path / "rollouts", BUDGET)
     log.write(1, "explore", (make_stored_group(),))
-    with pytest.raises(RunError, match=r"observe\.rollouts_gib: .*No space left on device.*set the field to 0"):
+    with pytest.raises(StorageError, match=r"observe\.rollouts_gib: .*No space left on device.*set the field to 0"):
         log.write(2, "explore", (make_stored_group(),))
 
 

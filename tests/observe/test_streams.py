@@ -39,11 +39,13 @@ def test_a_process_whose_output_goes_nowhere_ends_well(place: str) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_a_run_whose_reader_goes_away_runs_to_its_end(root: Path, tmp_path: Path) -> None:
+def test_a_run_whose_reader_goes_away_and_whose_log_finds_no_room_runs_to_its_end(root: Path, tmp_path: Path) -> None:
     stage = '[{"method":"compress","steps":2,"clip_len":72,"rollout":{"n":4,"max_new_tokens":60}}]'
     command = [sys.executable, "-P", "-m", "egrc_mega.cli.main", "train", "-c", str(root / "configs/quickstart.yaml")]
     for override in (*SMALL_RUN, f"stages={stage}", f"run.dir={tmp_path / 'run'}"):
         command += ["--set", override]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.log").symlink_to("/dev/full")
     run = popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert run.stdout is not None
     run.stdout.readline()
