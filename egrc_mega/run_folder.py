@@ -32,6 +32,10 @@ RECORDED_PACKAGES = (
 
 
 LOCK = ".lock"
+STOP = "stop"
+"""A file that asks the run to end after the step under way; `egrc stop` writes it, from any machine with the folder."""
+SUPERVISED = "EGRC_SUPERVISED"
+"""Variable of a supervisor's attempts: what was asked of an earlier one of them is asked of the next, too."""
 LOG = "run.log"
 """What a run has said, line by line, with the time."""
 ORIGINS = "config_origins.json"
@@ -63,6 +67,8 @@ class RunFolder:
         lock = Lock.take(path / LOCK)
         if lock is None:
             raise _held(path)
+        if SUPERVISED not in os.environ:
+            forget_stop(path)
         return cls(path, lock)
 
     def write_config(self, config: dict[str, Any]) -> None:
@@ -114,6 +120,11 @@ def has_begun(path: Path) -> bool:
 def is_held(path: Path) -> bool:
     """True when a living process has claimed the folder."""
     return holder_of(path / LOCK) is not None
+
+
+def forget_stop(path: Path) -> None:
+    """Who begins, or goes on, is not stopped by what was asked of an earlier process."""
+    (path / STOP).unlink(missing_ok=True)
 
 
 def move_aside(path: Path) -> Path | None:

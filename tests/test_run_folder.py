@@ -13,7 +13,7 @@ import pytest
 
 from egrc_mega.errors import RunError
 from egrc_mega.lock import Lock, holder_of
-from egrc_mega.run_folder import RunFolder, check, is_held, move_aside
+from egrc_mega.run_folder import STOP, SUPERVISED, RunFolder, check, is_held, move_aside
 
 HOLDER = (
     "import sys, time\n"
@@ -135,3 +135,16 @@ def test_where_values_come_from_is_recorded_and_goes_with_the_configuration_that
         assert "--set" in origins.read_text()
         folder.write_config({"run": {"seed": 4}})
         assert not origins.exists()
+
+
+def test_whoever_begins_is_not_stopped_by_what_was_asked_of_an_earlier_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / STOP).touch()
+    # an attempt of a supervisor, which has begun before: it was asked of this run
+    monkeypatch.setenv(SUPERVISED, "1")
+    with RunFolder.claim(tmp_path, resume=False):
+        assert (tmp_path / STOP).exists()
+    monkeypatch.delenv(SUPERVISED)
+    with RunFolder.claim(tmp_path, resume=False):
+        assert not (tmp_path / STOP).exists()

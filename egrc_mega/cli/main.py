@@ -24,6 +24,7 @@ from egrc_mega.cli import (
     rollouts,
     serve,
     stages,
+    status,
     study,
     trace,
     track,
@@ -48,6 +49,8 @@ app.command("plan")(plan.plan)
 app.command("report")(report.report)
 app.command("watch")(watch.watch)
 app.command("trace")(trace.trace)
+app.command("status")(status.status)
+app.command("stop")(status.stop)
 app.command("publish")(publish.publish)
 app.command("export")(export.export)
 app.command("track")(track.track)

@@ -25,6 +25,7 @@ from egrc_mega.errors import Stopped
 from egrc_mega.launch.deaths import Death, judge
 from egrc_mega.observe.events import EventLog, read_events
 from egrc_mega.parent import die_with_parent
+from egrc_mega.run_folder import STOP, SUPERVISED, forget_stop
 from egrc_mega.sections.supervisor import SupervisorSection
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -51,6 +52,7 @@ class Supervisor:
         keeps_record: bool = True,
     ) -> None:
         self.command, self.metrics, self.rules = list(command), run_dir / "metrics.jsonl", rules
+        self.run_dir = run_dir
         self.keeps_record = keeps_record
         self.is_stopping = False
         self._child: subprocess.Popen[bytes] | None = None
@@ -58,6 +60,8 @@ class Supervisor:
     def run(self) -> int:
         """The exit code: the run's own, or that of `Stopped` when somebody has asked for it."""
         _adopt_orphans()
+        if self.keeps_record:
+            forget_stop(self.run_dir)
         before = {number: signal.signal(number, self._forward) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             return self._attempts()
@@ -86,7 +90,9 @@ class Supervisor:
         scratch = tempfile.mkdtemp(prefix="egrc-attempt-")
         try:
             self._child = subprocess.Popen(
-                self.command, env=os.environ | {"TMPDIR": scratch}, preexec_fn=partial(die_with_parent, os.getpid())
+                self.command,
+                env=os.environ | {"TMPDIR": scratch, SUPERVISED: "1"},
+                preexec_fn=partial(die_with_parent, os.getpid()),
             )
             if self.is_stopping:  # it came while there was nobody to pass it on to
                 self._child.send_signal(signal.SIGTERM)
@@ -103,11 +109,14 @@ class Supervisor:
                 self._child.send_signal(number)
 
     def _wait(self, seconds: float) -> bool:
-        """False when a stop was asked for meanwhile."""
+        """False when a stop was asked for meanwhile, or of the attempt that has died."""
         deadline = time.monotonic() + seconds
-        while not self.is_stopping and (left := deadline - time.monotonic()) > 0:
+        while not self._is_to_stop() and (left := deadline - time.monotonic()) > 0:
             time.sleep(min(left, POLL_S))
-        return not self.is_stopping
+        return not self._is_to_stop()
+
+    def _is_to_stop(self) -> bool:
+        return self.is_stopping or (self.run_dir / STOP).exists()
 
     def _last_step(self) -> int:
         """Number of the step that was recorded last."""

@@ -113,7 +113,7 @@ def step_line(record: dict[str, Any], eta_s: float) -> str:
     entropy = "-" if record["entropy"] is None else f"{record['entropy']:.3f}"
     return (
         f"{place:>9}  acc {accuracy:<20} len {record['length']:>7.1f}  H {entropy:<5} "
-        f"{record['time_step_s']:>6.1f} s  ETA {_clock(eta_s)}"
+        f"{record['time_step_s']:>6.1f} s  ETA {clock(eta_s)}"
     )
 
 
@@ -149,7 +149,7 @@ def _servers(record: dict[str, Any]) -> str:
     return said + (f" cache {_share(record['cache_hit_rate'])}" if record.get("cache_hit_rate") else "")
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     """Minutes and seconds; from an hour on hours, minutes and seconds."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -8,7 +8,20 @@ from typing import Any
 from egrc_mega.observe.follow import follow
 
 Event = dict[str, Any]
-ROUTINE = {"run", "template", "parts", "step", "spans", "switch", "evaluation", "best", "checkpoint", "end"}
+ROUTINE = {
+    "run",
+    "template",
+    "parts",
+    "processes",
+    "step",
+    "spans",
+    "switch",
+    "evaluation",
+    "best",
+    "checkpoint",
+    "committed",
+    "end",
+}
 """Kinds of events that tell of no trouble. Every other kind is listed as an incident, whatever it is called."""
 MAX_INCIDENTS = 200
 """Incidents that are kept, the latest; all are counted."""

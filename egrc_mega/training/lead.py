@@ -1,7 +1,7 @@
 """Rank 0's part of a run, as one object: servers, graders, problems, weight sync, events."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -126,6 +126,13 @@ class Lead:
         parts = parts_in_use(self.config.megatron.transformer_impl, self.config.policy.fused_output_layer)
         self.events.write("parts", **parts)
         self.printer.note("; ".join(f"{purpose}: {part}" for purpose, part in parts.items()))
+
+    def note_processes(self, ranks: Sequence[Mapping[str, Any]]) -> None:
+        """Keep where the ranks are, in order, each with its `host` and `pid`, and where the servers are."""
+        hosts: dict[str, list[int]] = {}
+        for rank in ranks:
+            hosts.setdefault(rank["host"], []).append(rank["pid"])
+        self.events.write("processes", hosts=hosts, servers=[s.client.url for s in self.serving.fleet.servers])
 
     def collect(self, turn: Turn, position: Position) -> Position:
         """Sample and grade the step's groups, or take those that were sampled ahead; the position after them."""

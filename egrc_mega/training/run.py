@@ -20,7 +20,7 @@ from egrc_mega.observe.spans import RECORDER, span
 from egrc_mega.policy import distributed
 from egrc_mega.policy.determinism import make_deterministic
 from egrc_mega.policy.engine import Policy
-from egrc_mega.run_folder import RunFolder, has_begun
+from egrc_mega.run_folder import STOP, RunFolder, has_begun
 from egrc_mega.sections.base import Section
 from egrc_mega.stages.best import Score, follow, reason_to_stop
 from egrc_mega.stages.health import follow as watch_health
@@ -94,7 +94,7 @@ class Run:
         RECORDER.rank = distributed.rank()
         share_clock()
         self.span_log = self.stack.enter_context(SpanLog(config.run.dir, rank_name(RECORDER.rank)))
-        self.stack.enter_context(watch_for_hangs(config))
+        watch = self.stack.enter_context(watch_for_hangs(config))
         refuse_unlike_ranks(config)
         self.stop = self.stack.enter_context(StopSignal(config.run.stop_grace_s, answers=distributed.is_rank_0()))
         self.store = open_store(config)
@@ -102,6 +102,7 @@ class Run:
         self.commits = Commits(self.store, self.lead)
         self.policy = Policy(config.model.path, config.megatron, config.policy, keeps_reference=self._keeps_reference())
         self.on_lead(Lead.note_parts)
+        self.on_lead(lambda lead: lead.note_processes(watch.peers))
         self._restore()
         self.publish_weights()
 
@@ -156,14 +157,21 @@ class Run:
                 self._end_early()
             raise
 
-    def _end_early(self) -> NoReturn:
+    def _end_early(self, by: str = "SIGTERM") -> NoReturn:
         """Commit the last whole step, if it is not, and leave.
 
         Raises:
             Stopped: always, on every rank.
         """
         self.commits.complete(self.policy, self.state)
-        raise Stopped(f"stopped by SIGTERM {self._place()}; go on with --resume")
+        place = f"stopped by {by} {self._place()}"
+        self.on_lead(lambda lead: lead.events.write("stopped", step=self.state.progress.step, text=place))
+        raise Stopped(f"{place}; go on with --resume")
+
+    def _who_asks_to_stop(self) -> bytes | None:
+        if self.stop.wanted:
+            return b"SIGTERM"
+        return b"egrc stop" if (self.config.run.dir / STOP).exists() else None
 
     def _place(self) -> str:
         """How far the run is, and which step of it is committed."""
@@ -333,7 +341,7 @@ class Run:
         """Save a checkpoint when one is due. After this the step is never computed again.
 
         Raises:
-            Stopped: somebody has sent SIGTERM; the step is saved.
+            Stopped: somebody has sent SIGTERM, or called `egrc stop`; the step is saved.
         """
         progress = self.state.progress
         done, ends_stage = progress.step, progress.stage != self._stage_of(turn)
@@ -345,8 +353,8 @@ class Run:
         if self.fatal:
             self.commits.complete(self.policy, self.state, is_stage_end=ends_stage)
             self.on_lead(lambda lead: lead.give_up(done, self._place(), self.fatal))
-        if self.on_lead(lambda _: b"stop" if self.stop.wanted else None):
-            self._end_early()
+        if by := self.on_lead(lambda _: self._who_asks_to_stop()):
+            self._end_early(by.decode())
 
     def finish(self) -> None:
         """See that the end is committed, and export the Hugging Face folder."""

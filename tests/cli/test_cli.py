@@ -68,6 +68,8 @@ def test_the_options_are_the_documented_ones() -> None:
             "--verbose",
         ],
         "egrc export": ["--out", "--step"],
+        "egrc status": ["--json"],
+        "egrc stop": [],
         "egrc plan": [
             "--gpu",
             "--gpus",

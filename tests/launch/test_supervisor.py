@@ -15,6 +15,7 @@ import orjson
 import psutil
 import pytest
 
+from egrc_mega.run_folder import STOP
 from egrc_mega.soak.laws import require_no_process
 
 SUPERVISE = """
@@ -163,3 +164,15 @@ def test_a_killed_supervisor_takes_its_run_with_it(tmp_path: Path) -> None:
     os.kill(run.process.pid, signal.SIGKILL)
     run.end()
     assert_gone(pid)
+
+
+def test_a_run_that_is_asked_to_stop_between_two_attempts_is_not_started_again(tmp_path: Path) -> None:
+    run = Supervised(tmp_path, f'echo "$EGRC_SUPERVISED" > "$0.ready"; touch "$(dirname "$0")/{STOP}"; exit 1')
+    assert (run.end()[0], run.num_attempts) == (75, 1)
+    assert run.wait_for("attempt.sh.ready") == "1"
+
+
+def test_what_was_asked_before_a_supervisor_began_is_forgotten(tmp_path: Path) -> None:
+    (tmp_path / STOP).touch()
+    run = Supervised(tmp_path, "step $n; if [ $n -lt 2 ]; then exit 1; fi")
+    assert (run.end()[0], run.num_attempts) == (0, 2)

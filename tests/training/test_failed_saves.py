@@ -10,6 +10,7 @@ import pytest
 from egrc_mega import train as train_module
 from egrc_mega.config.config import Config
 from egrc_mega.errors import EgrcError, HealthError, Stopped
+from egrc_mega.run_folder import STOP
 from egrc_mega.stages.health import Alarm
 from egrc_mega.testing import fake_run
 from egrc_mega.testing.fake_run import FakeRun, Notes
@@ -112,3 +113,21 @@ def test_a_run_that_is_stopped_waits_for_its_save_and_says_what_is_committed(
     monkeypatch.setattr(fake_run, "StopSignal", lambda *_, **__: stop)
     assert words in refused(monkeypatch, run, Stopped)
     assert run.fake_store.in_flight == []
+
+
+def test_a_run_whose_folder_asks_it_to_stop_ends_after_the_step_under_way_and_leaves_that_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(tmp_path)
+    (tmp_path / "run").mkdir()
+
+    def ask(_health: Any, _section: Any, record: Any, _bound: float) -> Any:
+        if record["step"] == 2:
+            (tmp_path / "run" / STOP).touch()
+        return _health, []
+
+    monkeypatch.setattr(run_module, "watch_health", ask)
+    place = "stopped by egrc stop after step 2, which is committed"
+    assert refused(monkeypatch, run, Stopped) == f"{place}; go on with --resume"
+    assert list(run.fake_store.states) == [2]
+    assert run.notes.of("stopped") == [({"step": 2, "text": place},)]
