@@ -9,11 +9,6 @@ from egrc_mega.cli.options import MaybeConfigFiles, Overrides
 app = typer.Typer(no_args_is_help=True, help="Look at configurations.")
 
 
-@app.callback()
-def group() -> None:
-    """Keeps `show` a subcommand."""
-
-
 @app.command("show")
 def show(
     config: MaybeConfigFiles = None,
@@ -35,3 +30,30 @@ def show(
         print(catalogue())
     elif loaded:
         print(render(loaded))
+
+
+@app.command("explain")
+def explain(
+    name: Annotated[str, typer.Argument(help="Dotted: rollout.gpus, stages.compress, stages.dapo.loss.agg.")],
+    config: MaybeConfigFiles = None,
+) -> None:
+    """Say what a field is: type and bounds, default, meaning, what is refused. Of a section, all its fields.
+
+    With a configuration its plugins are known, too.
+    """
+    from egrc_mega.config.describe import describe
+    from egrc_mega.config.load import load_config
+
+    if config:
+        load_config(config)
+    print(describe(name))
+
+
+@app.command("schema")
+def schema() -> None:
+    """Print the JSON Schema of a configuration, by which editors complete and check YAML."""
+    import json
+
+    from egrc_mega.config.config import Config
+
+    print(json.dumps(Config.model_json_schema(), indent=1))

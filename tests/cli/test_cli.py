@@ -155,6 +155,8 @@ def test_the_options_are_the_documented_ones() -> None:
         ],
         "egrc miniature make-base": [],
         "egrc miniature make-data": [],
+        "egrc config explain": ["--config"],
+        "egrc config schema": [],
         "egrc config show": ["--config", "--methods", "--set"],
         "egrc bench kernels": ["--baseline", "--dtype", "--hidden", "--op", "--out", "--rounds", "--tokens", "--vocab"],
         "egrc credit": ["--batch", "--config", "--groups", "--set", "--stage"],
