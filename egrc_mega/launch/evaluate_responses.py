@@ -12,6 +12,7 @@ from egrc_mega.evaluation.intake import CountTokens, Intake, take_in
 from egrc_mega.evaluation.judging import Judging
 from egrc_mega.evaluation.known_sets import named_file, profile_of
 from egrc_mega.evaluation.results import Evaluation, SetResult, protocol_of, write_evaluation
+from egrc_mega.evaluation.statistics.l_acc import LABEL
 from egrc_mega.evaluation.summary import summarised, summary_lines
 
 
@@ -45,7 +46,7 @@ def evaluate_responses(options: ResponseOptions) -> None:
     label = options.label or _label_of(next(iter(files.values()))[0])
     count_tokens = _counter(options.tokenizer)
     sets = {name: _evaluate_set(name, paths, options, count_tokens) for name, paths in files.items()}
-    evaluation = Evaluation(label=label, model=f"label:{label}", sets=sets)
+    evaluation = Evaluation(label=label, model=f"{LABEL}{label}", sets=sets)
     summaries = {name: summarised(found) for name, found in sets.items()}
     write_evaluation(options.out, evaluation, {name: each.as_json() for name, each in summaries.items()})
     print(f"{label}, gate {options.judging.gate}, verdicts {options.judging.verdicts}, into {options.out}")

@@ -9,7 +9,7 @@ import pytest
 
 from egrc_mega.errors import DataError
 from egrc_mega.evaluation.statistics.comparison import compared, mcnemar_p, sign_flip_p
-from egrc_mega.evaluation.statistics.l_acc import Measured, l_acc, l_acc_against
+from egrc_mega.evaluation.statistics.l_acc import LABEL, Measured, l_acc, l_acc_against
 from egrc_mega.evaluation.statistics.outcomes import Outcomes
 
 MEASURED = Measured(label="short", model="m" * 64, protocol="p" * 64, result="r" * 64)
@@ -87,6 +87,7 @@ def test_l_acc_names_its_base_by_model_protocol_and_result() -> None:
     assert found.estimate.low < found.estimate.value < found.estimate.high <= 1
     assert (found.base, found.base_length, found.is_longer) == (BASE, 100, False)
     assert found.base.key == f"{'b' * 12}:{'p' * 12}:{'s' * 12}"
+    assert replace(BASE, model=f"{LABEL}R1-Distill-1.5B").key == f"label:R1-Distill-1.5B:{'p' * 12}:{'s' * 12}"
 
 
 def test_a_base_of_another_protocol_is_refused() -> None:

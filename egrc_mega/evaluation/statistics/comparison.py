@@ -2,16 +2,19 @@
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 
 import numpy as np
 
-from egrc_mega.evaluation.statistics.bootstrap import Floats, studentised_interval
+from egrc_mega.evaluation.statistics.bootstrap import RESAMPLES, Floats, long_tail, studentised_intervals
 from egrc_mega.evaluation.statistics.intervals import Estimate
 from egrc_mega.evaluation.statistics.outcomes import FloatColumn, Outcomes
 from egrc_mega.evaluation.statistics.pairing import paired
 from egrc_mega.evaluation.statistics.shares import pass_at_1
 
+Bounds = tuple[Floats, Floats]
+"""The lower and the upper ends of intervals."""
 MAX_ENUMERATED = 14
 """Problems that differ, up to which every assignment of signs is tried."""
 NUM_DRAWN = 20_000
@@ -73,30 +76,57 @@ def accuracy_difference(first: Outcomes, second: Outcomes, right: Floats) -> Est
     shares = [pass_at_1(outcomes) for outcomes in (first, second)]
     if shares[0] is None or shares[1] is None:
         return None
-    one, two = shares[0].estimate, shares[1].estimate
-    spread = right.std(axis=0)
-    covariance = float(((right - right.mean(axis=0)).prod(axis=1)).mean())
-    correlation = covariance / float(spread.prod()) if spread.prod() > 0 else 0.0
-    value = float((right[:, 0] - right[:, 1]).mean())
-    down = _hypotenuse(one.value - one.low, two.high - two.value, correlation)
-    up = _hypotenuse(one.high - one.value, two.value - two.low, correlation)
-    return Estimate(value, max(-1.0, value - down), min(1.0, value + up))
+    one, two = (_margins(share.estimate) for share in shares if share)
+    low, high = difference_bounds(right, one, two)
+    return Estimate(float((right[:, 0] - right[:, 1]).mean()), float(low), float(high))
 
 
-def _hypotenuse(one: float, two: float, correlation: float) -> float:
-    return math.sqrt(max(0.0, one * one - 2 * correlation * one * two + two * two))
+def _margins(estimate: Estimate) -> Bounds:
+    return np.asarray(estimate.value - estimate.low), np.asarray(estimate.high - estimate.value)
+
+
+def difference_bounds(right: Floats, one: Bounds, two: Bounds) -> Bounds:
+    """[...], [...] The ends of the interval of the difference of two shares.
+
+    Args:
+        right: [..., M, 2] share of right samples of each problem, of both runs.
+        one: [...], [...] how far the interval of the first run's share reaches below and above it.
+        two: the same of the second run's.
+    """
+    spread = right.std(axis=-2).prod(axis=-1)
+    covariance = (right - right.mean(axis=-2, keepdims=True)).prod(axis=-1).mean(axis=-1)
+    correlation = np.divide(covariance, spread, out=np.zeros_like(covariance), where=spread > 0)
+    value = (right[..., 0] - right[..., 1]).mean(axis=-1)
+    down = _hypotenuse(one[0], two[1], correlation)
+    up = _hypotenuse(one[1], two[0], correlation)
+    return np.maximum(-1.0, value - down), np.minimum(1.0, value + up)
+
+
+def _hypotenuse(one: Floats, two: Floats, correlation: Floats) -> Floats:
+    return np.sqrt(np.maximum(0.0, one * one - 2 * correlation * one * two + two * two))
 
 
 def length_ratio(lengths: Floats) -> Estimate:
     """Of the two columns' means; the interval is made of its logarithm, so that it has no negative end."""
     first, second = lengths.mean(axis=0)
+    low, high = length_ratio_bounds(lengths[None])
+    return Estimate(float(first / second), float(low[0]), float(high[0]))
 
-    def log_ratio(means: Floats) -> Floats:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.log(means[..., 0]) - np.log(means[..., 1])
 
-    low, high = studentised_interval(lengths, log_ratio)
-    return Estimate(float(first / second), math.exp(low), math.exp(high))
+def length_ratio_bounds(lengths: Floats, resamples: int = RESAMPLES) -> Bounds:
+    """[R], [R] The ends of each run's interval.
+
+    Args:
+        lengths: [R, M, 2] mean length of each problem's responses, of both runs.
+    """
+    tail = long_tail(lengths.shape[1])
+    low, high = studentised_intervals(lengths, _log_ratio, resamples=resamples, tail=tail)
+    return np.exp(low), np.exp(high)
+
+
+def _log_ratio(means: Floats) -> Floats:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.log(means[..., 0]) - np.log(means[..., 1])
 
 
 def sign_flip_p(differences: FloatColumn, seed: int = 0) -> float:
@@ -113,14 +143,19 @@ def sign_flip_p(differences: FloatColumn, seed: int = 0) -> float:
     # sums that are equal but for rounding are equal
     bound = abs(moved.sum()) - 1e-9 * sizes.sum()
     if len(moved) <= MAX_ENUMERATED:
-        signs = np.asarray(list(product((-1.0, 1.0), repeat=len(moved))))
-        return float((np.abs(signs @ sizes) >= bound).mean())
+        return float((np.abs(_all_signs(len(moved)) @ sizes) >= bound).mean())
     rng = np.random.default_rng(seed)
     num_far = sum(
         int((np.abs(rng.choice((-1.0, 1.0), size=(1000, len(moved))) @ sizes) >= bound).sum())
         for _ in range(NUM_DRAWN // 1000)
     )
     return (num_far + 1) / (NUM_DRAWN + 1)
+
+
+@lru_cache(maxsize=MAX_ENUMERATED)
+def _all_signs(num: int) -> Floats:
+    """[2**num, num] Every assignment of signs."""
+    return np.asarray(list(product((-1.0, 1.0), repeat=num)))
 
 
 def mcnemar_p(num_better: int, num_worse: int) -> float:

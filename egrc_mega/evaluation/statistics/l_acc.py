@@ -6,12 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from egrc_mega.errors import DataError
-from egrc_mega.evaluation.statistics.bootstrap import Floats, studentised_interval
+from egrc_mega.evaluation.statistics.bootstrap import RESAMPLES, Floats, studentised_intervals
 from egrc_mega.evaluation.statistics.intervals import Estimate
 from egrc_mega.evaluation.statistics.outcomes import Outcomes
 from egrc_mega.evaluation.statistics.pairing import Pairing, paired
 
 SHOWN_DIGITS = 12
+LABEL = "label:"
+"""Begins what stands for the hash of weights that nobody has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +31,9 @@ class Measured:
 
     @property
     def key(self) -> str:
-        """The three hashes, shortened, as they stand beside an L-Acc."""
-        return ":".join(each[:SHOWN_DIGITS] for each in (self.model, self.protocol, self.result))
+        """The three hashes, shortened, as they stand beside an L-Acc; a label that stands for weights is whole."""
+        model = self.model if self.model.startswith(LABEL) else self.model[:SHOWN_DIGITS]
+        return ":".join([model, self.protocol[:SHOWN_DIGITS], self.result[:SHOWN_DIGITS]])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,9 +73,21 @@ def l_acc_against(
     accuracy, length, base_length = map(float, columns.mean(axis=0))
     is_longer = length >= base_length
     value = l_acc(accuracy, length, base_length)
-    low, high = (0.0, 0.0) if is_longer else studentised_interval(columns, _l_acc)
-    estimate = Estimate(value, max(0.0, low), min(1.0, high))
+    low, high = l_acc_bounds(columns[None])
+    estimate = Estimate(value, float(low[0]), float(high[0]))
     return LengthAccuracy(estimate=estimate, base=base_measured, base_length=base_length, is_longer=is_longer)
+
+
+def l_acc_bounds(columns: Floats, resamples: int = RESAMPLES) -> tuple[Floats, Floats]:
+    """[R], [R] The ends of each run's interval; 0 where its responses are no shorter than the base's.
+
+    Args:
+        columns: [R, M, 3] accuracy, length and the base's length of each problem.
+    """
+    low, high = studentised_intervals(columns, _l_acc, resamples=resamples)
+    _accuracy, length, base_length = np.moveaxis(columns.mean(axis=1), -1, 0)
+    is_shorter = length < base_length
+    return np.where(is_shorter, np.maximum(0.0, low), 0.0), np.where(is_shorter, np.minimum(1.0, high), 0.0)
 
 
 def _columns(pairing: Pairing) -> Floats:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from egrc_mega.evaluation.statistics.bootstrap import studentised_interval
+from egrc_mega.evaluation.statistics.bootstrap import Floats, long_tail, studentised_interval
 from egrc_mega.evaluation.statistics.intervals import Estimate
 from egrc_mega.evaluation.statistics.outcomes import FloatColumn, Outcomes
 
@@ -13,7 +13,7 @@ def mean_length(outcomes: Outcomes) -> Estimate | None:
     means = means[np.isfinite(means)]
     if not len(means):
         return None
-    return Estimate(float(means.mean()), *studentised_interval(means[:, None], lambda m: m[..., 0]))
+    return Estimate(float(means.mean()), *studentised_interval(means[:, None], first, tail=long_tail(len(means))))
 
 
 def mean_length_of_right(outcomes: Outcomes) -> Estimate | None:
@@ -35,9 +35,15 @@ def _mean_where(outcomes: Outcomes, chosen: FloatColumn) -> Estimate | None:
     sums = np.bincount(outcomes.problem[known], outcomes.length[known], minlength=num)
     counts = np.bincount(outcomes.problem[known], minlength=num).astype(np.float64)
     columns = np.stack([sums, counts], axis=1)
+    return Estimate(float(ratio(columns.mean(axis=0))), *studentised_interval(columns, ratio, tail=long_tail(num)))
 
-    def ratio(means: FloatColumn) -> FloatColumn:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return means[..., 0] / means[..., 1]
 
-    return Estimate(float(ratio(columns.mean(axis=0))), *studentised_interval(columns, ratio))
+def first(means: Floats) -> Floats:
+    """The figure that is the mean of the only column."""
+    return means[..., 0]
+
+
+def ratio(means: Floats) -> Floats:
+    """The figure that is the first column's mean by that of the second."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return means[..., 0] / means[..., 1]

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from egrc_mega.evaluation.statistics.intervals import Z95, Estimate, wilson_interval
+from egrc_mega.evaluation.statistics.bootstrap import Floats
+from egrc_mega.evaluation.statistics.intervals import Z95, Estimate, wilson_bounds
 from egrc_mega.evaluation.statistics.outcomes import FloatColumn, Outcomes
 from egrc_mega.evaluation.statistics.student_t import t_quantile
 
@@ -59,16 +60,26 @@ def _sampling_error(means: FloatColumn, counts: FloatColumn) -> float | None:
 
 
 def _interval(means: FloatColumn, num_samples: int) -> Estimate:
-    """Wilson's, for as many independent samples as the clustered error is worth (Korn and Graubard 1998)."""
-    value, num = float(means.mean()), len(means)
+    low, high = share_bounds(means, num_samples)
+    return Estimate(float(means.mean()), float(low), float(high))
+
+
+def share_bounds(means: Floats, num_samples: int) -> tuple[Floats, Floats]:
+    """[...], [...] Wilson's interval of the mean over problems, for as many independent samples as its clustered error
+    is worth (Korn and Graubard 1998).
+
+    Args:
+        means: [..., M] share of each problem's samples that passed.
+        num_samples: of all problems together.
+    """
+    value, num = means.mean(axis=-1), means.shape[-1]
     if num_samples == num:
-        low, high = wilson_interval(value * num, num)
-        return Estimate(value, low, high)
-    error = _clustered_error(means) or 0.0
-    worth = value * (1 - value) / error**2 if error else float(num if value in (0.0, 1.0) else num_samples)
-    worth = min(worth, float(num_samples))
-    low, high = wilson_interval(value * worth, worth, t_quantile(num - 1) if num > 1 else Z95)
-    return Estimate(value, low, high)
+        return wilson_bounds(value, num)
+    variance = means.var(axis=-1, ddof=1) / num if num > 1 else np.zeros_like(value)
+    alike = np.where((value == 0) | (value == 1), float(num), float(num_samples))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        worth = np.where(variance > 0, value * (1 - value) / variance, alike)
+    return wilson_bounds(value, np.minimum(worth, num_samples), t_quantile(num - 1) if num > 1 else Z95)
 
 
 def pass_at_k(outcomes: Outcomes, k: int) -> Share | None:
