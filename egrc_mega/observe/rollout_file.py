@@ -12,7 +12,7 @@ a 7B explore step, 2,048 responses of 3,000 tokens, a file has 100 MB; it is not
 hardly shrink. In files of earlier versions entropies are float16.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -150,66 +150,62 @@ def _entry(sample: StoredSample, text_bytes: int) -> dict[str, Any]:
     }
 
 
-def index_of(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """The index of a file: `step`, `stage`, and `groups` with their samples' numbers and sizes."""
-    return dict(orjson.loads(arrays["index"][:].tobytes()))
+class StepReader:
+    """What `arrays_of` laid out as these arrays, group by group; where each sample's parts are is worked out once."""
 
+    def __init__(self, arrays: Mapping[str, Any]) -> None:
+        """`arrays`: what gives a part of a field by its bounds: arrays, or a file that is read where it is asked."""
+        self.arrays = arrays
+        self.index: dict[str, Any] = orjson.loads(arrays["index"][:].tobytes())
+        """`step`, `stage`, and `groups`, each with `key`, `prompt`, `answer` and the numbers of its `samples`."""
+        entries = [entry for group in self.index["groups"] for entry in group["samples"]]
+        self._entries = entries
+        self._places = _slices([len(group["samples"]) for group in self.index["groups"]])
+        self._tokens = _slices([entry["num_tokens"] for entry in entries])
+        self._advantages = _slices([entry["num_advantages"] or 0 for entry in entries])
+        self._texts = _slices([entry["text_bytes"] for entry in entries])
+        self._measured = {name: _measured(entries, name) for name in MEASURED}
 
-def step_of(arrays: Mapping[str, Any], wanted: Collection[int] | None = None) -> StoredStep:
-    """The step that `arrays_of` laid out as these arrays.
-
-    Args:
-        arrays: whatever gives a part of a field by its bounds: arrays, or parts of a file that are read when asked for.
-        wanted: numbers of the groups that are taken, from 0; None: all.
-    """
-    index = index_of(arrays)
-    bounds = _slices([len(group["samples"]) for group in index["groups"]])
-    taken = [n for n in range(len(bounds)) if wanted is None or n in wanted]
-    places = [i for n in taken for i in range(bounds[n].start, bounds[n].stop)]
-    samples = _samples(arrays, [entry for group in index["groups"] for entry in group["samples"]], places)
-    groups = tuple(
-        StoredGroup(
+    def group(self, number: int) -> StoredGroup:
+        """A group with its samples, counted from 0."""
+        group, places = self.index["groups"][number], self._places[number]
+        return StoredGroup(
             key=group["key"],
             prompt=group["prompt"],
             answer=group["answer"],
             facts=group.get("facts", {}),
-            samples=tuple(next(samples) for _ in group["samples"]),
+            samples=tuple(map(self._sample, range(places.start, places.stop))),
         )
-        for group in (index["groups"][n] for n in taken)
-    )
-    return StoredStep(
-        step=index["step"],
-        stage=index["stage"],
-        groups=groups,
-        step_in_stage=index.get("step_in_stage"),
-        state=index.get("state"),
-    )
 
-
-def _samples(
-    arrays: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], taken: Iterable[int]
-) -> Iterator[StoredSample]:
-    """Some samples of the index, each with its parts of the arrays."""
-    tokens = _slices([entry["num_tokens"] for entry in entries])
-    advantages = _slices([entry["num_advantages"] or 0 for entry in entries])
-    texts = _slices([entry["text_bytes"] for entry in entries])
-    measured = {name: _measured(entries, name) for name in MEASURED}
-    for i in taken:
-        entry = entries[i]
+    def _sample(self, i: int) -> StoredSample:
+        arrays, entry, tokens = self.arrays, self._entries[i], self._tokens[i]
         one_for_all = entry["num_advantages"] is None
-        yield StoredSample(
+        return StoredSample(
             **{name: entry[name] for name in SCALARS},
             **{name: entry.get(name, instead) for name, instead in SCALARS_SINCE.items()},
-            **{name: _part(arrays, name, parts[i]) for name, parts in measured.items()},
-            text=arrays["texts"][texts[i]].tobytes().decode("utf-8", "surrogatepass"),
-            output_ids=arrays["output_ids"][tokens[i]],
-            sampled=arrays["sampled"][tokens[i]],
-            logprobs=arrays["logprobs"][tokens[i]],
-            advantage=entry["advantage"] if one_for_all else arrays["advantages"][advantages[i]],
+            **{name: _part(arrays, name, parts[i]) for name, parts in self._measured.items()},
+            text=arrays["texts"][self._texts[i]].tobytes().decode("utf-8", "surrogatepass"),
+            output_ids=arrays["output_ids"][tokens],
+            sampled=arrays["sampled"][tokens],
+            logprobs=arrays["logprobs"][tokens],
+            advantage=entry["advantage"] if one_for_all else arrays["advantages"][self._advantages[i]],
             terms=entry["terms"],
             facts=entry.get("facts", {}),
             versions=tuple(VersionSpan(version=v, start=start, end=end) for v, start, end in entry["versions"]),
         )
+
+
+def step_of(arrays: Mapping[str, Any]) -> StoredStep:
+    """The step that `arrays_of` laid out as these arrays."""
+    reader = StepReader(arrays)
+    index = reader.index
+    return StoredStep(
+        step=index["step"],
+        stage=index["stage"],
+        groups=tuple(map(reader.group, range(len(index["groups"])))),
+        step_in_stage=index.get("step_in_stage"),
+        state=index.get("state"),
+    )
 
 
 def _measured(entries: Sequence[Mapping[str, Any]], name: str) -> list[slice | None]:

@@ -5,22 +5,22 @@ A file is written by a thread while training goes on, under its name only when i
 
 import os
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from egrc_mega.errors import RunError, StorageError
-from egrc_mega.observe.rollout_file import StoredGroup, StoredStep, arrays_of, index_of, step_of
+from egrc_mega.observe.rollout_file import StepReader, StoredGroup, StoredStep, arrays_of, step_of
 
 FOLDER = "rollouts"
 UNREADABLE = (OSError, SafetensorError, KeyError, TypeError, ValueError)
 """What reading a torn or foreign file raises."""
-Read = TypeVar("Read")
 WRITE_TIMEOUT_S = 300.0
 """A step's file that is not written after so long stops the run: the disk is gone or hopelessly slow."""
 
@@ -151,29 +151,43 @@ def read_rollouts(run_dir: Path, step: int) -> StoredStep:
 
 
 class StepFile:
-    """A step's file, of which only what is asked for is read: a page shows few of its groups, and it may be large."""
+    """A step's file, of which only what is asked for is read: a page shows few of its groups, and it may be large.
+
+    Use as a context manager: it holds the file open, so that all of it stays there when the run removes it meanwhile.
+    """
 
     def __init__(self, run_dir: Path, step: int) -> None:
-        """Read the index of its groups.
+        """Open it and read the index of its groups.
 
         Raises:
             RunError: there is no such file, or it cannot be read.
         """
         self.path = step_path(run_dir / FOLDER, step)
-        self.index = self._read(index_of)
-        """`step`, `stage`, and `groups`, each with `key`, `prompt`, `answer` and the numbers of its `samples`."""
+        with self._refusing(), ExitStack() as stack:
+            file = stack.enter_context(safe_open(self.path, "numpy"))
+            names = list(file.keys())
+            self._reader = StepReader({name: file.get_slice(name) for name in names})
+            self._stack = stack.pop_all()
+        self.index = self._reader.index
+        """See `StepReader`."""
 
-    def groups(self, wanted: Collection[int]) -> tuple[StoredGroup, ...]:
-        """Some groups, counted from 0, in the order of the file; raises as the constructor does."""
-        return self._read(lambda arrays: step_of(arrays, wanted).groups)
+    def group(self, number: int) -> StoredGroup:
+        """One group, counted from 0; raises as the constructor does."""
+        with self._refusing():
+            return self._reader.group(number)
 
-    def _read(self, take: Callable[[Mapping[str, Any]], Read]) -> Read:
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
         try:
-            with safe_open(self.path, "numpy") as file:
-                names = list(file.keys())
-                return take({name: file.get_slice(name) for name in names})
+            yield
         except UNREADABLE as error:
             raise RunError(f"{self.path} cannot be read ({error!r}); remove it to see the other steps") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._stack.close()
 
 
 def in_words(numbers: Sequence[int]) -> str:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,15 +46,20 @@ def rollouts_of(run_dir: Path, pieces: Pieces | None, budget: int = ROLLOUT_BYTE
 
     Groups whose prompt comes again in another of the steps go first: they can be looked at before and after.
     """
-    numbers = stored_steps(run_dir / FOLDER)
-    files, torn = _open(run_dir, spread(numbers, MAX_STEPS))
+    with ExitStack() as stack:
+        numbers = stored_steps(run_dir / FOLDER)
+        files, torn = _open(run_dir, spread(numbers, MAX_STEPS), stack)
+        return _chosen(files, torn, len(numbers), pieces, budget)
+
+
+def _chosen(files: list[StepFile], torn: list[str], num_stored: int, pieces: Pieces | None, budget: int) -> Shown:
     keys = Counter(key for file in files for key in {group["key"] for group in file.index["groups"]})
     found: list[tuple[int, int, dict[str, Any], StoredGroup]] = []
     left = budget
     for file, number in _in_turn([(file, _order(file, keys)) for file in files]):
         try:
-            group = file.groups([number])[0]
-        except RunError:  # the run has removed it since
+            group = file.group(number)
+        except RunError:  # torn within
             torn.append(f"step {file.index['step']}")
             continue
         shown = _group(file.index["step"], file.index["stage"], group, pieces)
@@ -64,7 +70,7 @@ def rollouts_of(run_dir: Path, pieces: Pieces | None, budget: int = ROLLOUT_BYTE
     found.sort(key=lambda each: each[:2])
     facts = {
         "num_steps": len({step for step, *_ in found}),
-        "num_stored_steps": len(numbers),
+        "num_stored_steps": num_stored,
         "num_rollouts": sum(len(group.samples) for *_, group in found),
         "num_in_steps": sum(len(group["samples"]) for file in files for group in file.index["groups"]),
         "torn": list(dict.fromkeys(torn)),
@@ -80,12 +86,12 @@ def spread(numbers: Sequence[int], most: int) -> list[int]:
     return [numbers[round(i * (len(numbers) - 1) / (most - 1))] for i in range(most)]
 
 
-def _open(run_dir: Path, numbers: Sequence[int]) -> tuple[list[StepFile], list[str]]:
+def _open(run_dir: Path, numbers: Sequence[int], stack: ExitStack) -> tuple[list[StepFile], list[str]]:
     """The files that can be read, and the names of those that cannot: a running run removes old ones."""
     files, torn = [], []
     for number in numbers:
         try:
-            files.append(StepFile(run_dir, number))
+            files.append(stack.enter_context(StepFile(run_dir, number)))
         except RunError:
             torn.append(f"step {number}")
     return files, torn

@@ -19,7 +19,7 @@ from egrc_mega.errors import RunError, StorageError
 from egrc_mega.observe import rollouts
 from egrc_mega.observe.rollout_file import StoredGroup, StoredSample, StoredStep
 from egrc_mega.observe.rollout_view import group_view, step_view, steps_view
-from egrc_mega.observe.rollouts import RolloutLog, in_words, read_rollouts, step_path, stored_steps
+from egrc_mega.observe.rollouts import RolloutLog, StepFile, in_words, read_rollouts, step_path, stored_steps
 from egrc_mega.testing.rollouts import make_stored_group, make_stored_sample
 from egrc_mega.types import VersionSpan
 
@@ -67,6 +67,26 @@ def test_every_field_of_every_sample_comes_back(tmp_path: Path) -> None:
     assert [len(group.samples) for group in stored.groups] == [3, 8]
     for found, expected in zip((s for g in stored.groups for s in g.samples), samples, strict=True):
         assert_same(found, expected)
+
+
+def test_a_step_file_is_opened_once_and_gives_its_groups_one_by_one_even_when_the_run_removes_it(
+    tmp_path: Path,
+) -> None:
+    groups = tuple(
+        make_stored_group(
+            make_stored_sample(3, text=f"{n} \N{PILE OF POO}", entropies=np.full(3, n, np.float32) if n % 2 else None),
+            make_stored_sample(n + 1, text=f"{n} again", advantage=np.arange(n + 1, dtype=np.float32)),
+        )
+        for n in range(3)
+    )
+    write(tmp_path, 1, groups=groups)
+    with StepFile(tmp_path, 1) as file:
+        step_path(tmp_path / "rollouts", 1).unlink()
+        for number in (2, 0, 1):
+            for sample, expected in zip(file.group(number).samples, groups[number].samples, strict=True):
+                assert_same(sample, expected)
+    with pytest.raises(RunError, match="cannot be read"):
+        StepFile(tmp_path, 1)
 
 
 def test_what_the_method_knew_of_the_step_and_of_its_problems_comes_back(tmp_path: Path) -> None:
