@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -160,7 +161,7 @@ def test_the_options_are_the_documented_ones() -> None:
         "egrc config show": ["--config", "--methods", "--set"],
         "egrc bench kernels": ["--baseline", "--dtype", "--hidden", "--op", "--out", "--rounds", "--tokens", "--vocab"],
         "egrc credit": ["--batch", "--config", "--groups", "--set", "--stage"],
-        "egrc doctor": [],
+        "egrc doctor": ["--config", "--json", "--set", "--url"],
         "egrc trace": ["--step", "--to"],
         "egrc grade": [
             "--gold",
@@ -294,6 +295,17 @@ def test_doctor_names_versions_and_the_backend() -> None:
     assert "gloo" in result.stdout or "NCCL" in result.stdout
     for purpose in ("linear", "attention", "norm", "weight gradients", "optimizer"):
         assert f"\n  {purpose}: " in result.stdout
+    for check in (
+        "gpu",
+        "nccl",
+        "servers' environment",
+        "the name kernels",
+        "disk",
+        "shared memory",
+        "open files",
+        "clock",
+    ):
+        assert re.search(rf"^(ok  |warn)  {check} +\S", result.stdout, re.M), check
 
 
 def test_conversion_to_megatron_and_back_is_bitwise_and_refuses_to_overwrite(base_model: Path, tmp_path: Path) -> None:
