@@ -8,11 +8,14 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
+
+from egrc_mega.direct_io import aligned_buffer, append
 from egrc_mega.json_file import read_object
 
 MANIFEST = "manifest.sha256.json"
@@ -21,59 +24,88 @@ VOUCHED = ("*.safetensors", "*.safetensors.index.json", "*.distcp", ".metadata",
 MALFORMED = (OSError, ValueError, LookupError, TypeError, AttributeError)
 """What a manifest that is none ends in."""
 BLOCK_BYTES = 16 * 2**20
-INLINE_BYTES = 2**16
-"""Smaller writes are hashed in place: a second thread would cost more than it saves."""
+BUFFER_BYTES = 4 * 2**20
+"""A file that is written has two of them: one is filled and hashed while the other goes to the disk."""
 
 FileEntry = dict[str, Any]
 """`size_bytes`, `sha256` and, for a file of tensors, `marks`: name -> [end in bytes, start of the hash up to there]."""
 
 
 class HashedWriter:
-    """A new file that a second thread hashes while it is written. Has what `torch.save` needs."""
+    """A new file that is hashed in this thread while a second one writes it. Has what `torch.save` needs.
 
-    def __init__(self, path: Path) -> None:
+    Everything goes through one of two buffers: what is hashed is what is written, whoever changes the data meanwhile.
+    """
+
+    def __init__(self, path: Path, *, durable: bool) -> None:
+        """Create the file, which must not exist.
+
+        Args:
+            durable: `finish` waits until the disk has the file; nobody is expected to read it soon.
+        """
         self._file = path.open("xb", buffering=0)
+        self._durable = durable
         self._hash = hashlib.sha256()
         self._marks: dict[str, tuple[int, str]] = {}
-        self._hasher = ThreadPoolExecutor(1)
+        self._buffer, self._spare = aligned_buffer(BUFFER_BYTES), aligned_buffer(BUFFER_BYTES)
+        self._filled = 0
+        self._disk = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
         self.size_bytes = 0
 
     def write(self, data: Any) -> int:
-        """Append bytes, or anything with a buffer of them; returns their number."""
+        """Append bytes, or anything with a buffer of them; returns their number.
+
+        Raises:
+            OSError: what was appended before could not be written.
+        """
         view = memoryview(data).cast("B")
-        if len(view) < INLINE_BYTES:
-            self._hash.update(view)
-            self._write_all(view)
-        else:
-            hashing = self._hasher.submit(self._hash.update, view)
-            self._write_all(view)
-            hashing.result()
+        begin = 0
+        while begin < len(view):
+            part = view[begin : begin + BUFFER_BYTES - self._filled]
+            place = self._buffer[self._filled : self._filled + len(part)]
+            # unlike an assignment it lets other threads run meanwhile
+            np.copyto(np.frombuffer(place, np.uint8), np.frombuffer(part, np.uint8))
+            self._hash.update(place)
+            self._filled += len(part)
+            begin += len(part)
+            if self._filled == BUFFER_BYTES:
+                self._settle()
+                self._writing = self._disk.submit(self._write_all, self._buffer)
+                self._buffer, self._spare, self._filled = self._spare, self._buffer, 0
         self.size_bytes += len(view)
         return len(view)
 
     def flush(self) -> None:
-        """Nothing is held back; `torch.save` asks."""
+        """`torch.save` asks; what is held back is written by `finish`."""
 
     def mark(self, name: str) -> None:
         """What was written since the last mark is called `name`."""
         self._marks[name] = (self.size_bytes, self._hash.copy().hexdigest()[:16])
 
-    def finish(self, *, durable: bool) -> FileEntry:
-        """Close the file and return its entry; `durable`: wait until the disk has it."""
-        if durable:
+    def finish(self) -> FileEntry:
+        """Write the rest, close the file and return its entry; raises OSError as `write`."""
+        self._settle()
+        self._write_all(self._buffer[: self._filled])
+        if self._durable:
             os.fsync(self._file.fileno())
         self._file.close()
         return {"size_bytes": self.size_bytes, "sha256": self._hash.hexdigest(), "marks": self._marks}
 
+    def _settle(self) -> None:
+        """Wait for the buffer that is being written."""
+        writing, self._writing = self._writing, None
+        if writing:
+            writing.result()
+
     def _write_all(self, view: memoryview) -> None:
-        while view:
-            view = view[self._file.write(view) :]
+        append(self._file, view, direct=self._durable)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._hasher.shutdown()
+        self._disk.shutdown()
         self._file.close()
 
 

@@ -19,6 +19,7 @@ BASE = {
     "lock",
     "relay",
     "manifest",
+    "direct_io",
     "open_files",
     "json_file",
     "parent",

@@ -27,6 +27,7 @@ from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
 from torch.distributed.checkpoint.planner import SavePlan, WriteItem, WriteItemType
 from torch.distributed.checkpoint.storage import WriteResult
 
+from egrc_mega.checkpoint.host_copy import HostCopy
 from egrc_mega.convert.archive import save_value, without_checksums
 from egrc_mega.faults import fault_point
 from egrc_mega.manifest import FileEntry, HashedWriter
@@ -91,9 +92,15 @@ def plan_shards(state: dict[str, Any]) -> Staged:
     return Staged(collector.files, packed.getvalue(), metadata)
 
 
-def copied_to_host(staged: Staged) -> Staged:
+def copied_to_host(staged: Staged, room: HostCopy) -> Staged:
     """The same with copies of all tensors, so that the state may change while they are written."""
-    files = {name: [(item, _copy(data)) for item, data in items] for name, items in staged.files.items()}
+    tensors = [data for items in staged.files.values() for _item, data in items if isinstance(data, torch.Tensor)]
+    copies = iter(room.copies(tensors))
+    files = {
+        # what is no tensor is packed anew for every save
+        name: [(item, next(copies) if isinstance(data, torch.Tensor) else data) for item, data in items]
+        for name, items in staged.files.items()
+    }
     return Staged(files, staged.common, staged.metadata)
 
 
@@ -137,16 +144,10 @@ class _Collector:
             self.files[f"__{dist.get_rank()}_{number}.distcp"] = items
 
 
-def _copy(data: torch.Tensor | io.BytesIO) -> torch.Tensor | io.BytesIO:
-    if isinstance(data, io.BytesIO):
-        return data  # packed anew for every save
-    return data.detach().clone() if data.device.type == "cpu" else data.detach().cpu()
-
-
 def _write_file(path: Path, items: list[Item], step: int) -> tuple[list[WriteResult], FileEntry]:
     results = []
     try:
-        with HashedWriter(path) as writer:
+        with HashedWriter(path, durable=True) as writer:
             for item, data in items:
                 begin = writer.size_bytes
                 _write_item(item, data, writer)
@@ -154,7 +155,7 @@ def _write_file(path: Path, items: list[Item], step: int) -> tuple[list[WriteRes
                 place = _StorageInfo(path.name, begin, length)
                 results.append(WriteResult(index=item.index, size_in_bytes=length, storage_data=place))
                 writer.mark(item.index.fqn)
-            entry = writer.finish(durable=True)
+            entry = writer.finish()
         fault_point("checkpoint.shard", step)
     except OSError as error:
         error.filename = error.filename or str(path)  # a write knows its file only by number

@@ -17,6 +17,7 @@ from megatron.core import dist_checkpointing
 
 from egrc_mega.checkpoint.agreement import Ranks
 from egrc_mega.checkpoint.commit import Draft, begin, clear, describe, discard, finish, require_room
+from egrc_mega.checkpoint.host_copy import HostCopy
 from egrc_mega.checkpoint.retention import Retention, steps
 from egrc_mega.checkpoint.shards import Staged, Written, copied_to_host, plan_shards, write_shards
 from egrc_mega.checkpoint.state_file import IS_STAGE_END as IS_STAGE_END
@@ -82,6 +83,7 @@ class CheckpointStore:
         self.timeout_s = timeout_s
         self._ranks = Ranks(timeout_s)
         self._background = Ranks(timeout_s) if asynchronous else self._ranks
+        self._room = HostCopy()
         self._in_flight: _Saving | None = None
         self._failures = 0
         """One after the other, up to now."""
@@ -170,7 +172,7 @@ class CheckpointStore:
 
         def prepare() -> int:
             nonlocal staged
-            staged = copied_to_host(staged) if self.asynchronous else staged
+            staged = copied_to_host(staged, self._room) if self.asynchronous else staged
             return staged.size_bytes
 
         try:

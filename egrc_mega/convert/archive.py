@@ -29,12 +29,21 @@ def save_value(value: Any, writer: HashedWriter) -> None:
     Raises:
         OSError: the file could not be written.
     """
-    if isinstance(value, torch.Tensor) and value.untyped_storage().nbytes() != value.nbytes:
-        value = value.clone()
+    trimmed = _trimmed(value) if isinstance(value, torch.Tensor) else value
     try:
-        torch.save(value, writer)  # type: ignore[arg-type]
+        torch.save(trimmed, writer)  # type: ignore[arg-type]
     except RuntimeError as error:
         # torch ends its archive whatever has happened, and complains that it is not where it thought to be
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
+
+
+def _trimmed(tensor: torch.Tensor) -> torch.Tensor:
+    """The same values in a storage of their own, without a copy where they lie side by side in host memory."""
+    if tensor.untyped_storage().nbytes() == tensor.nbytes:
+        return tensor
+    if tensor.device.type != "cpu" or not tensor.is_contiguous() or not tensor.numel():
+        return tensor.clone()
+    flat = tensor.detach().reshape(-1).view(torch.uint8).numpy()
+    return torch.frombuffer(flat, dtype=tensor.dtype).reshape(tensor.shape)

@@ -150,7 +150,7 @@ def _write_weights(
     names = names if len(shards) > 1 else [WEIGHTS]
     remaining, entries = iter(tensors), {}
     for file, shard in zip(names, shards, strict=True):
-        with HashedWriter(folder / file) as writer:
+        with HashedWriter(folder / file, durable=durable) as writer:
             writer.write(_header(shard, dtype))
             writer.mark("the header")
             for spec in shard:
@@ -158,7 +158,7 @@ def _write_weights(
                 assert (name, tuple(tensor.shape)) == (spec.name, spec.shape), f"{name} came in place of {spec}"
                 advance(writer.write(to_bytes(cast(name, tensor, dtype), dtype)))
                 writer.mark(name)
-            entries[file] = writer.finish(durable=durable)
+            entries[file] = writer.finish()
     assert next(remaining, None) is None, "more tensors than the table has"
     if len(shards) > 1:
         weight_map = {spec.name: file for file, shard in zip(names, shards, strict=True) for spec in shard}

@@ -177,9 +177,9 @@ class TorchDistWriter:
         self._close()
         metadata = dcp.Metadata(state_dict_metadata=self._tensors, storage_data=self._storage)
         write_metadata(self.folder, metadata)
-        with without_checksums(), HashedWriter(self.folder / COMMON) as writer:
+        with without_checksums(), HashedWriter(self.folder / COMMON, durable=self.durable) as writer:
             save_value(common, writer)
-            self.entries[COMMON] = writer.finish(durable=self.durable)
+            self.entries[COMMON] = writer.finish()
         (self.folder / "metadata.json").write_text(json.dumps(BACKEND))
 
     def _append(self, name: str, num_bytes: int, value: Any) -> _StorageInfo:
@@ -187,7 +187,7 @@ class TorchDistWriter:
             self._close()
         if self._writer is None:
             self._name = f"__0_{len(self.entries)}.distcp"
-            self._writer = HashedWriter(self.folder / self._name)
+            self._writer = HashedWriter(self.folder / self._name, durable=self.durable)
         begin = self._writer.size_bytes
         with without_checksums():
             save_value(value, self._writer)
@@ -199,7 +199,7 @@ class TorchDistWriter:
     def _close(self) -> None:
         if self._writer:
             with self._writer as writer:
-                self.entries[self._name] = writer.finish(durable=self.durable)
+                self.entries[self._name] = writer.finish()
             self._writer = None
 
 
