@@ -13,12 +13,12 @@ import gc
 import importlib
 import json
 import os
-import secrets
 import select
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from egrc_mega.parent import LAUNCHER, die_with_parent
+from egrc_mega.testing.hosts import HOST, enter
 
 MAINS = {
     "egrc_mega.cli.main": "egrc_mega.cli.main",
@@ -65,12 +66,14 @@ class Nursery:
 
     def __init__(self) -> None:
         """Start it. It imports meanwhile: who asks for a process too early waits."""
-        self.address = f"\0egrc-nursery-{secrets.token_hex(8)}"
+        # a path: abstract names are known within one network namespace only (see `testing.hosts`)
+        self._place = tempfile.TemporaryDirectory(prefix="egrc-nursery-")
+        self.address = f"{self._place.name}/socket"
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
             listener.bind(self.address)
             listener.listen(64)
             number = listener.fileno()
-            command = [sys.executable, "-P", "-m", "egrc_mega.testing.forked", str(number), self.address[1:]]
+            command = [sys.executable, "-P", "-m", "egrc_mega.testing.forked", str(number), self.address]
             environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
             self.process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, pass_fds=[number])
 
@@ -78,6 +81,7 @@ class Nursery:
         """End it; what it has forked lives on."""
         self.process.kill()
         self.process.communicate()
+        self._place.cleanup()
 
 
 class ForkedPopen(subprocess.Popen[Any]):
@@ -244,6 +248,8 @@ def _live(birth: Birth, streams: list[int]) -> None:
     os.environ.clear()
     os.environ.update(birth.variables)
     os.environ.pop(LAUNCHER, None)  # the parent is a keeper
+    if host := birth.variables.get(HOST):
+        enter(host)
     os.chdir(birth.folder)
     for starter in STARTERS:
         _replace(starter)
@@ -276,7 +282,7 @@ def _outcome(main: Callable[[], None]) -> int:
 def main() -> None:
     """The nursery's life, and then that of each process forked from it."""
     listener = socket.socket(fileno=int(sys.argv[1]))
-    _place.address, _place.is_open = f"\0{sys.argv[2]}", True
+    _place.address, _place.is_open = sys.argv[2], True
     for name in PRELOADED:
         importlib.import_module(name)
     gc.freeze()  # what is never collected stays shared between the processes

@@ -125,7 +125,7 @@ def test_a_server_that_falls_silent_is_replaced_long_before_its_requests_deadlin
     monkeypatch.setattr("egrc_mega.rollout.client.CONTROL_TIMEOUT_S", 1.0)
     monkeypatch.setattr("egrc_mega.rollout.start.process.STOP_TIMEOUT_S", 1.0)
     lines: list[str] = []
-    section = RolloutSection(request_timeout_s=600, silence_timeout_s=2.0, start_timeout_s=60)
+    section = RolloutSection(request_timeout_s=600, silence_timeout_s=4.0, start_timeout_s=60)
     with Fleet.start(section, model, "v0", tmp_path, note=lines.append) as fleet:
         expected = fleet.generate(requests(8))
         server = fleet.servers[0]

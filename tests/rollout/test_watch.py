@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from egrc_mega.errors import RolloutError
+from egrc_mega.rollout.client import CONTROL_TIMEOUT_S
 from egrc_mega.rollout.state import State
 from egrc_mega.rollout.stats import FleetStats
 from egrc_mega.rollout.stream import ABORT_TIMEOUT_S, Stream
@@ -70,6 +71,18 @@ def test_a_server_that_owes_replies_and_says_nothing_is_hung_up_on_after_its_sil
     watched(silent, well)
     assert SILENCE_S < silent.hung_up[0] <= SILENCE_S + 2 * POLL_S
     assert well.hung_up == []
+
+
+def test_a_question_that_is_lost_on_its_way_takes_no_longer_than_the_silence() -> None:
+    unreachable = Server()
+
+    async def no_answer() -> bool:
+        await asyncio.sleep(CONTROL_TIMEOUT_S)
+        return False
+
+    unreachable.is_healthy = no_answer  # type: ignore[method-assign]
+    watched(unreachable)
+    assert SILENCE_S < unreachable.hung_up[0] <= SILENCE_S + 2 * POLL_S
 
 
 def test_silence_begins_with_the_last_word() -> None:

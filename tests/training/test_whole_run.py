@@ -1,6 +1,6 @@
 """Short but whole runs of the command line: a kill, a resume, requests in another order, two ranks.
 
-Not covered: quality of the trained model (the quickstart's table is), several machines.
+Not covered: quality of the trained model (the quickstart's table is); several machines are in launch/test_hosts.py.
 """
 
 import os
