@@ -18,9 +18,10 @@ from egrc_mega.launch.status import RunStatus, look
 from egrc_mega.lock import Holder
 from egrc_mega.observe.pulse import read_page
 from egrc_mega.run_folder import LOCK, LOG
+from egrc_mega.soak.laws import require_same_weights
 from egrc_mega.testing.forked import popen
 from egrc_mega.testing.hosts import Hosts, why_not
-from egrc_mega.testing.runs import assert_same_weights, events, finish_run, start_run
+from egrc_mega.testing.runs import events, finish_run, start_run
 
 pytestmark = pytest.mark.long_file
 
@@ -116,7 +117,7 @@ def phase_of(run: Path) -> str:
 
 
 def test_a_run_over_three_machines_ends_with_bitwise_the_weights_of_one_machine(runs: Runs) -> None:
-    assert_same_weights(runs.spread, runs.alone)
+    require_same_weights(runs.spread, runs.alone)
 
 
 def test_a_server_whose_link_goes_down_is_fenced_for_its_silence_and_serves_again(runs: Runs) -> None:

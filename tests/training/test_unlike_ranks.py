@@ -1,16 +1,18 @@
 """Ranks that have unlike code, settings, packages or data are refused on every rank, with what differs and where."""
 
 import hashlib
+import json
+import platform
 import shutil
 import socket
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from egrc_mega.config.load import load_config
-from egrc_mega.testing.gloo import run_on_gloo
+from egrc_mega.run_folder import LOCK
 from egrc_mega.testing.runs import finish_run, start_run
-from egrc_mega.testing.unlike_worker import compare
 from egrc_mega.training import unlike_ranks
 from egrc_mega.training.unlike_ranks import differences, statement
 
@@ -20,43 +22,43 @@ def quickstart(root: Path) -> Path:
     return root / "configs/quickstart.yaml"
 
 
+def quoted(file: Path) -> str:
+    return json.dumps(str(file))
+
+
 def sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def test_every_rank_hears_what_another_has_unlike_rank_0_and_like_ranks_hear_nothing(
-    quickstart: Path, root: Path, tmp_path: Path
-) -> None:
-    data = root / "egrc_mega/miniature/assets"
-    run_on_gloo(compare, 2, quickstart, data / "eval.jsonl", tmp_path)
-    texts = [(tmp_path / f"rank_{rank}.txt").read_text() for rank in range(2)]
-    assert texts[0] == texts[1]
-    package, seed, path, content = texts[0].splitlines()
-    here = socket.gethostname()
-    assert package.startswith(f"the ranks disagree about transformers: rank 0 on {here} has ")
-    assert package.endswith(f"rank 1 on {here} has 0.1; install the versions of scripts/constraints.txt on every node")
-    assert seed == (
-        f"the ranks disagree about run.seed: rank 0 on {here} has 1, rank 1 on {here} has 7; "
-        f"start every node with the same configuration files and the same --set"
-    )
-    assert "about data.train: " in path and "train.jsonl" in path and "eval.jsonl" in path
-    assert content == (
-        f"the ranks disagree about the file data.train (SHA-256): rank 0 on {here} has {sha256(data / 'train.jsonl')}, "
-        f"rank 1 on {here} has {sha256(data / 'eval.jsonl')}; copy the file anew, or give all nodes one that they share"
-    )
-
-
-def test_a_run_whose_nodes_have_unlike_settings_ends_on_each_before_its_folder_is_claimed(
+def test_a_run_whose_nodes_have_unlike_settings_and_data_ends_on_each_before_its_folder_is_claimed(
     root: Path, tmp_path: Path, free_port: int
 ) -> None:
-    options = ("--nnodes", "2", "--master-port", str(free_port))
+    options, data = ("--nnodes", "2", "--master-port", str(free_port)), root / "egrc_mega/miniature/assets"
+    unlike: list[tuple[str, ...]] = [(), ("run.seed=7", f"data.train={data / 'eval.jsonl'}")]
     nodes = [
-        start_run(root, tmp_path / "run", *options, "--node-rank", str(rank), overrides=(f"run.seed={3 + rank}",))
-        for rank in range(2)
+        start_run(root, tmp_path / "run", *options, "--node-rank", str(rank), overrides=own)
+        for rank, own in enumerate(unlike)
+    ]
+    start = f"egrc: error: the ranks disagree about {{}}: rank 0 on {socket.gethostname()} has {{}}, "
+    start += f"rank 1 on {socket.gethostname()} has {{}}; "
+    paths, hashes = ([of(data / f"{name}.jsonl") for name in ("train", "eval")] for of in (quoted, sha256))
+    expected = [
+        start.format("run.seed", 1, 7) + "start every node with the same configuration files and the same --set",
+        start.format("data.train", *paths) + "start every node with the same configuration files and the same --set",
+        start.format("the file data.train (SHA-256)", *hashes)
+        + "copy the file anew, or give all nodes one that they share",
     ]
     for output in [finish_run(node, expected=2) for node in nodes]:
-        assert "egrc: error: the ranks disagree about run.seed: rank 0 on " in output
-    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+        assert [line for line in output.splitlines() if "disagree" in line] == expected
+    assert not (tmp_path / "run" / "metrics.jsonl").exists() and not (tmp_path / "run" / LOCK).exists()
+
+
+def test_a_rank_states_the_versions_of_what_it_computes_with(quickstart: Path, tmp_path: Path) -> None:
+    found = statement(load_config([quickstart], [f"run.dir={tmp_path}"]).config)
+    names = ("torch", "megatron-core", "transformers", "triton", "numpy")
+    assert [found[f"package {name}"] for name in names] == [version(name) for name in names]
+    assert found["package python"] == platform.python_version()
+    assert found["config stages.0.clip_len"] == "72" and found["config rollout.urls"] == "[]"
 
 
 def test_the_code_that_counts_is_the_content_of_the_package_wherever_it_lies(
