@@ -115,3 +115,10 @@ class RelayedError(EgrcError):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def has_waited_in_vain(error: BaseException | None) -> bool:
+    """Whether a limit of time is behind an error: what it was raised from, and so on, ends in a `TimeoutError`."""
+    while error is not None and not isinstance(error, TimeoutError):
+        error = error.__cause__
+    return error is not None

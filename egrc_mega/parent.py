@@ -4,6 +4,9 @@ import ctypes
 import os
 import signal
 import sys
+from contextlib import suppress
+
+import psutil
 
 PR_SET_PDEATHSIG = 1
 LAUNCHER = "EGRC_LAUNCHER_PID"
@@ -28,3 +31,11 @@ def die_with_parent(parent: int | None = None) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if parent is not None and os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def end_stopped_children() -> None:
+    """Kill what this process has started and somebody has stopped: it would not hear that all is over, and stay."""
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if child.status() == psutil.STATUS_STOPPED:
+                child.kill()

@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 
 from egrc_mega.errors import GradingError
@@ -30,6 +31,8 @@ from egrc_mega.types import Grade, Hints, Verdict
 
 MEMORY_LIMIT_BYTES = 4 * 2**30
 START_TIMEOUT_S = 60.0
+FORK_TIMEOUT_S = 300.0
+"""For the fork server to import what it preloads and to fork."""
 KILL_TIMEOUT_S = 10.0
 MAX_STARTS = 3
 READY = b"ready"
@@ -75,7 +78,7 @@ class Worker:
         context.set_forkserver_preload(["egrc_mega.grading.preload"])
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(theirs, budget.cpu_s, recipe), daemon=True)
-        with theirs, _hidden_main():
+        with theirs, _hidden_main(), _patience_with_the_fork_server():
             self.process.start()
         self.budget = budget
         self.item: int | None = None
@@ -127,8 +130,12 @@ class Worker:
         """End the child; harmless when called twice."""
         self.connection.close()
         self.process.kill()
-        # SIGKILL needs no patience; the deadline is for a process stuck in the kernel, which nothing here can mend
+        # SIGKILL needs no patience; the deadline is for a fork server that is stopped and tells of no end, and for a
+        # process stuck in the kernel, which nothing here can mend
         self.process.join(KILL_TIMEOUT_S)
+        if self.process.exitcode is None:
+            _end_fork_server()
+            self.process.join(KILL_TIMEOUT_S)
 
     @property
     def is_killed(self) -> bool:
@@ -162,7 +169,7 @@ def start_worker(budget: Budget, recipe: str = MATH) -> Worker:
         try:
             worker = Worker(budget, recipe)
         except (OSError, EOFError) as error:
-            reason = f"{type(error).__name__}: {error}"
+            reason = f"{type(error).__name__}: {error}" if str(error) else "the process that forks it has ended"
             continue
         if worker.is_ready():
             return worker
@@ -171,6 +178,25 @@ def start_worker(budget: Budget, recipe: str = MATH) -> Worker:
         f"a grading process did not start, {MAX_STARTS} times in a row ({reason}); see its traceback above, the memory "
         f"that is left and the limit on processes (ulimit -u), or lower grading.num_workers"
     )
+
+
+@contextlib.contextmanager
+def _patience_with_the_fork_server() -> Iterator[None]:
+    """Multiprocessing waits for it without a limit: after one it is ended, and the next child has a new one."""
+    timer = threading.Timer(FORK_TIMEOUT_S, _end_fork_server)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _end_fork_server() -> None:
+    """Kill the process that forks the children of this one: whoever waits for it sees its pipes end."""
+    pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    with contextlib.suppress(ProcessLookupError):
+        if pid is not None:
+            os.kill(pid, signal.SIGKILL)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
+import psutil
+
 from egrc_mega import relay
 from egrc_mega.config.load import LoadedConfig, load_config
 from egrc_mega.errors import Stopped
@@ -21,6 +23,8 @@ from egrc_mega.parent import die_with_parent
 from egrc_mega.run_folder import LOCK, has_begun, move_aside
 from egrc_mega.run_folder import check as check_folder
 from egrc_mega.training.preflight import preflight
+
+POLL_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +126,30 @@ def _run_torchrun(arguments: Sequence[str], run_dir: Path, resume: bool | None, 
             preexec_fn=partial(die_with_parent, os.getpid()),
         )
         asked = _pass_on_signals(process, run_dir)
-        exit_code = process.wait()
+        exit_code = _wait(process)
         relay.raise_reported(error_file)
         if asked and exit_code:
             raise Stopped("stopped before the run had begun; nothing is lost")
     return exit_code
+
+
+def _wait(process: "subprocess.Popen[bytes]") -> int:
+    """The exit code of torchrun's agent. One that somebody has stopped, and whose ranks have ended, is run on."""
+    while True:
+        try:
+            return process.wait(POLL_S)
+        except subprocess.TimeoutExpired:
+            if _is_stopped_without_ranks(process.pid):
+                process.send_signal(signal.SIGCONT)
+
+
+def _is_stopped_without_ranks(pid: int) -> bool:
+    try:
+        agent = psutil.Process(pid)
+        is_stopped = agent.status() == psutil.STATUS_STOPPED
+        return is_stopped and all(child.status() == psutil.STATUS_ZOMBIE for child in agent.children())
+    except psutil.Error:  # it has just ended
+        return False
 
 
 def _pass_on_signals(process: "subprocess.Popen[bytes]", run_dir: Path) -> list[int]:

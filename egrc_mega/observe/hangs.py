@@ -12,22 +12,22 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self
 
 import psutil
 
-from egrc_mega.errors import HangError
+from egrc_mega.errors import HangError, has_waited_in_vain
 from egrc_mega.lock import Holder
 from egrc_mega.observe.pulse import PULSE, Note, read_page
+from egrc_mega.plain_text import plain
 from egrc_mega.relay import report_error
 
 FOLDER = "hangs"
@@ -136,22 +136,54 @@ class HangWatch:
             elif not has_answered and waited_s > (PULSE.note.limit_s or self.limit_s):
                 has_answered = self._report(waited_s)
 
+    @contextlib.contextmanager
+    def reporting_waits(self) -> Iterator[None]:
+        """Within it an error that a limit of time is behind is reported as a hang is, before it goes its way."""
+        try:
+            yield
+        except Exception as error:
+            if has_waited_in_vain(error):
+                self._report_wait(error)
+            raise
+
+    def _report_wait(self, error: Exception) -> None:
+        waited_s = time.monotonic() - PULSE.note.since
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
+        place = _place([(frame.filename, frame.lineno or 0, frame.name) for frame in reversed(frames)])
+        own = own_answer(waited_s)
+        trace = "".join(traceback.format_exception(error))
+        if self._ask():
+            self._write(
+                f"the run waits in vain: {plain(str(error))}", replace(own, place=place, stacks=trace + own.stacks)
+            )
+
     def _report(self, waited_s: float) -> bool:
         """Ask all ranks, write and say what they answer, and end the run; False when another rank does so already."""
+        if not self._ask():
+            return False
+        note = PULSE.note  # a rank that is run on for its stacks may move this one, too
+        limit = f"{note.field or self.field} = {note.limit_s or self.limit_s:g}"
+        head = f"the run hangs: rank {self.rank} has not moved for {waited_s:.0f} s ({limit})"
+        self.end(HangError(f"{head}; {self._write(head, own_answer(waited_s))}"))
+        return True
+
+    def _ask(self) -> bool:
+        """Have all ranks say where they are; False when another rank does so already."""
         try:
             self.ask.mkdir(parents=True)
         except FileExistsError:
             return False
         except OSError as error:
             print(f"egrc: {self.ask}: {error.strerror}; the other ranks are looked at from outside", file=sys.stderr)
-        note = PULSE.note  # a rank that is run on for its stacks may move this one, too
-        answers = self._collect(waited_s)
-        limit = f"{note.field or self.field} = {note.limit_s or self.limit_s:g}"
+        return True
+
+    def _write(self, head: str, own: Answer) -> str:
+        """The report, on the console and in its file; who is at fault and where all stacks are, in a few words."""
+        answers = self._collect(own)
         file = self.ask.with_suffix(".txt")
-        head = f"rank {self.rank} has not moved for {waited_s:.0f} s ({limit})"
         lines = [answer.line(rank) for rank, answer in enumerate(answers)]
         stacks = [f"== {line}\n{answer.stacks}" for line, answer in zip(lines, answers, strict=True)]
-        for line in (f"the run hangs: {head}", *lines):
+        for line in (head, *lines, f"all stacks: {file}"):
             print(f"egrc: {line}", file=sys.stderr, flush=True)
         try:
             file.write_text("\n".join([head, *lines, "", *stacks]))
@@ -159,12 +191,11 @@ class HangWatch:
             print("\n".join([f"egrc: {file}: {error.strerror}; the stacks:", *stacks]), file=sys.stderr, flush=True)
         shutil.rmtree(self.ask, ignore_errors=True)
         silent = [line for line, answer in zip(lines, answers, strict=True) if answer.trouble]
-        self.end(HangError(f"the run hangs: {head}; {'; '.join(silent or lines)}; all stacks: {file}"))
-        return True
+        return f"{'; '.join(silent or lines)}; all stacks: {file}"
 
-    def _collect(self, waited_s: float) -> list[Answer]:
+    def _collect(self, own: Answer) -> list[Answer]:
         """One answer for each rank: its own, or what can be seen of it."""
-        answers: dict[int, Answer] = {self.rank: own_answer(waited_s)}
+        answers: dict[int, Answer] = {self.rank: own}
         deadline = time.monotonic() + PATIENCE_S
         silent = set(range(len(self.peers))) - {self.rank}
         while any(_may_answer(**self.peers[rank]) for rank in silent) and time.monotonic() < deadline:
@@ -227,7 +258,7 @@ def look_at(pid: int, started: float, host: str, page: int) -> Answer:
     main_thread = stacks.rpartition("hread 0x")[2]  # the oldest is written last
     waited_s = time.monotonic() - note.since if note.since else 0.0
     trouble = f"does not answer: {holder} is {state}"
-    return Answer(note, waited_s, _place(_dumped(main_thread)), _py_spy(pid) or stacks, trouble)
+    return Answer(note, waited_s, _place(_dumped(main_thread)), stacks, trouble)
 
 
 def _stacks_of(pid: int, page: int) -> str:
@@ -245,17 +276,6 @@ def _stacks_of(pid: int, page: int) -> str:
             break
         stacks = found[1]
     return stacks
-
-
-def _py_spy(pid: int) -> str:
-    """What py-spy sees of a process, where it is installed."""
-    tool = shutil.which("py-spy")
-    if tool is None:
-        return ""
-    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        command = [tool, "dump", "--nonblocking", "--pid", str(pid)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S).stdout
-    return ""
 
 
 def _dumped(stack: str) -> list[tuple[str, int, str]]:

@@ -161,7 +161,8 @@ class _Patience:
         """Raises RolloutError once the request's deadline is over."""
         if asyncio.get_running_loop().time() > self.deadline:
             timeout_s = self.section.request_timeout_s
-            raise RolloutError(f"{error}, and so for all of rollout.request_timeout_s = {timeout_s:g} s") from error
+            patience = f"rollout.request_timeout_s = {timeout_s:g} s"
+            raise RolloutError(f"{error}, and so for all of {patience}") from TimeoutError()
 
     def note_loss(self, error: ServerLost) -> None:
         """Raises RolloutError once the request has been lost too often."""

@@ -160,7 +160,9 @@ class Server:
         while not await self.resumes():
             if asyncio.get_running_loop().time() > deadline:
                 patience = f"rollout.start_timeout_s = {timeout_s:g} s"
-                raise RolloutError(f"rollout.urls: {self.client.url} did not come back within {patience}")
+                raise RolloutError(
+                    f"rollout.urls: {self.client.url} did not come back within {patience}"
+                ) from TimeoutError()
             await asyncio.sleep(POLL_S)
 
     def log_tail(self) -> str:

@@ -1,6 +1,7 @@
 """A run of the true verbs whose policy, servers and store only take notes: whole runs in milliseconds."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -194,6 +195,7 @@ class FakeRun(Run):
 
     def _start(self) -> None:
         self.stop = StopSignal(60.0, answers=True)  # which listens to nothing
+        self.watch: Any = SimpleNamespace(reporting_waits=nullcontext)
         self.policy: Any = self.fake_policy
         self.lead = FakeLead(self.config, self.notes, self.fake_policy)
         store: Any = self.fake_store

@@ -17,6 +17,7 @@ from egrc_mega.faults import begin_step, fault_point
 from egrc_mega.methods.method import OF_THE_REFERENCE, Need, build_method
 from egrc_mega.observe.span_log import SpanLog, rank_name
 from egrc_mega.observe.spans import RECORDER, span
+from egrc_mega.parent import end_stopped_children
 from egrc_mega.policy import distributed
 from egrc_mega.policy.determinism import make_deterministic
 from egrc_mega.policy.engine import Policy
@@ -88,11 +89,12 @@ class Run:
         config = self.config
         if config.policy.deterministic:
             make_deterministic()
+        self.stack.callback(end_stopped_children)
         limits = config.policy.distributed_timeout_s, config.run.lead_timeout_s
         distributed.initialize(config.megatron, *limits, is_watched=True)
         self.stack.callback(distributed.finalize)
         RECORDER.rank = distributed.rank()
-        watch = self.stack.enter_context(watch_for_hangs(config))
+        self.watch = self.stack.enter_context(watch_for_hangs(config))
         refuse_unlike_ranks(config)
         share_clock()
         self.span_log = self.stack.enter_context(SpanLog(config.run.dir, rank_name(RECORDER.rank)))
@@ -102,7 +104,7 @@ class Run:
         self.commits = Commits(self.store, self.lead)
         self.policy = Policy(config.model.path, config.megatron, config.policy, keeps_reference=self._keeps_reference())
         self.on_lead(Lead.note_parts)
-        self.on_lead(lambda lead: lead.note_processes(watch.peers))
+        self.on_lead(lambda lead: lead.note_processes(self.watch.peers))
         self._restore()
         self.publish_weights()
 
@@ -116,7 +118,8 @@ class Run:
             return b"resume" if resume else None
 
         def start() -> None:
-            self.lead = Lead(self.config, self.folder, self.stack, resume=resume)
+            with self.watch.reporting_waits():
+                self.lead = Lead(self.config, self.folder, self.stack, resume=resume)
 
         resume = bool(distributed.on_rank_0(claim))
         self.stack.callback(self.store.close)  # what is in flight is written while the folder is still ours
@@ -139,7 +142,8 @@ class Run:
 
         def with_lead() -> bytes | None:
             assert self.lead is not None
-            return compute(self.lead)
+            with self.watch.reporting_waits():
+                return compute(self.lead)
 
         return distributed.on_rank_0(with_lead)
 

@@ -1,6 +1,8 @@
 """Disks that are full, or read-only, in earnest: one clear line, and what was whole stays."""
 
+import resource
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from egrc_mega.errors import CheckpointError, StorageError, storage_error
 from egrc_mega.observe.events import EventLog, read_events
 from egrc_mega.observe.rollouts import RolloutLog, stored_steps
 from egrc_mega.observe.run_log import RunLog
+from egrc_mega.testing import forked
 from egrc_mega.testing.checkpoint_worker import SMALL, TensorState
 from egrc_mega.testing.disks import PAGE_BYTES, leave_free, set_read_only, tiny_disk
 from egrc_mega.testing.rollouts import make_stored_group
@@ -140,3 +143,34 @@ def test_rollouts_on_a_full_disk_are_one_error_and_leave_no_part(disk: Path) -> 
     with pytest.raises(StorageError, match=r"observe.rollouts_gib: .*rollouts cannot be written: .*No space left"):
         log.write(4, "compress", ())
     assert stored_steps(log.folder) == [1, 2] and len(list(log.folder.iterdir())) == 2
+
+
+def test_a_run_folder_that_cannot_be_written_is_one_line(disk: Path, root: Path, tmp_path: Path) -> None:
+    set_read_only(disk)
+    (tmp_path / "file").touch()
+    for place, reason in ((disk / "run", "Read-only file system"), (tmp_path / "file", "Not a directory")):
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "egrc_mega.cli.main",
+            "train",
+            "-c",
+            str(root / "configs/quickstart.yaml"),
+        ]
+        ended = forked.run([*command, "--set", f"run.dir={place}"], cwd=root)
+        (line,) = ended.stderr.splitlines()
+        assert ended.returncode == StorageError.exit_code
+        assert line.startswith(f"egrc: error: {place}") and f": {reason}; see that the path is right" in line
+
+
+@pytest.mark.usefixtures("world_of_one")
+def test_a_limit_on_the_size_of_files_is_one_line(tmp_path: Path, state: TensorState) -> None:
+    store = CheckpointStore(tmp_path / "checkpoints", keep=2)
+    store.save(1, state, {})
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        assert "step_000002.tmp cannot be written by rank 0: File too large" in str(refusal(store, state))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))

@@ -31,5 +31,17 @@ def test_every_row_names_tests_that_there_are(rows: dict[int, str], root: Path) 
     assert [name for names in named.values() for name in names if missing(root / "tests", name)] == []
 
 
+def test_whatever_has_once_failed_names_tests_that_there_are(root: Path) -> None:
+    _, _, second = (root / "docs/fault_table.md").read_text().partition("## What has once failed")
+    rows = [
+        line.strip("| ").split(" | ") for line in second.splitlines() if line.startswith("| ") and "---" not in line
+    ]
+    head, *failures = rows
+    assert head[-1] == "tests" and len(failures) == 30 and {len(row) for row in rows} == {3}
+    named = {what: re.findall(r"`([^`]+)`", tests) for what, _then, tests in failures}
+    assert [what for what, names in named.items() if not names] == []
+    assert [name for names in named.values() for name in names if missing(root / "tests", name)] == []
+
+
 def test_what_is_open_says_so(rows: dict[int, str]) -> None:
     assert [number for number, tests in rows.items() if "open" in tests.replace("_open_", "")] == list(OPEN)

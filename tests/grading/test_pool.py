@@ -8,6 +8,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -357,3 +358,32 @@ def test_a_grader_from_a_plugin_judges_in_the_children_with_its_own_section(tmp_
             assert own.grader.extract("no box at all", True) == "no box at all"
     finally:
         GRADERS.use_plugins(())
+
+
+def test_a_fork_server_that_is_stopped_is_replaced_and_holds_up_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = threading.Event()
+    end = worker_module._end_fork_server
+
+    def end_once() -> None:
+        ended.set()
+        monkeypatch.setattr(worker_module, "FORK_TIMEOUT_S", 600.0)  # a new one has as long as it takes
+        end()
+
+    with GraderPool(1, BUDGET) as pool:
+        stopped = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+        os.kill(stopped, signal.SIGSTOP)
+        monkeypatch.setattr(worker_module, "KILL_TIMEOUT_S", 0.1)  # the end of the child is told by nobody
+        monkeypatch.setattr(worker_module, "FORK_TIMEOUT_S", 0.1)
+        monkeypatch.setattr(worker_module, "_end_fork_server", end_once)
+        (child,) = pool._workers
+        with monkeypatch.context() as patch:
+            patch.setattr(worker_module, "_end_fork_server", lambda: None)
+            child.kill()
+        assert child.process.exitcode is None
+        assert grades(pool.grade([ROOT])) == [Grade.RIGHT]
+        assert ended.is_set() and not psutil.pid_exists(stopped)
+        # nor does a later one hold up the end: python waits for its children without a limit
+        (child,) = pool._workers
+        os.kill(forkserver._forkserver._forkserver_pid, signal.SIGSTOP)  # type: ignore[attr-defined]
+    child.process.join(DEADLINE_S)
+    assert child.process.exitcode is not None

@@ -5,14 +5,17 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from egrc_mega.errors import ConfigError
 from egrc_mega.launch import train
 from egrc_mega.launch.train import World, launch, supervise
 from egrc_mega.lock import Lock, local_holder
+from egrc_mega.parent import end_stopped_children
 from egrc_mega.run_folder import LOCK
 
 
@@ -75,6 +78,43 @@ def test_control_c_goes_to_torchrun_at_once(tmp_path: Path, rank_0: subprocess.P
 
 
 @pytest.mark.usefixtures("handlers")
+def test_an_agent_that_is_stopped_is_run_on_once_its_ranks_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "POLL_S", 0.01)
+    stopped_for_ever = "sleep 0.3 & kill -STOP $$; wait; exit 7"
+    with subprocess.Popen(["sh", "-c", stopped_for_ever]) as agent:
+        rank = psutil.Process(agent.pid)
+        while not rank.children():
+            time.sleep(0.01)
+        (rank,) = rank.children()
+        code = train._wait(agent)
+        assert code == 7 and not rank.is_running()
+
+
+def test_an_agent_whose_ranks_are_at_work_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen(["sh", "-c", "sleep 600 & kill -STOP $$"]) as agent:
+        process = psutil.Process(agent.pid)
+        while process.status() != psutil.STATUS_STOPPED:
+            time.sleep(0.01)
+        (rank,) = process.children()
+        assert not train._is_stopped_without_ranks(agent.pid)
+        rank.kill()
+        while rank.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        assert train._is_stopped_without_ranks(agent.pid)
+        agent.kill()
+    assert not train._is_stopped_without_ranks(agent.pid)
+
+
+def test_children_that_are_stopped_end_with_the_run_and_others_are_left_alone() -> None:
+    with subprocess.Popen(["sleep", "600"]) as stopped, subprocess.Popen(["sleep", "600"]) as other:
+        stopped.send_signal(signal.SIGSTOP)
+        while psutil.Process(stopped.pid).status() != psutil.STATUS_STOPPED:
+            time.sleep(0.01)
+        end_stopped_children()
+        assert stopped.wait(60) == -signal.SIGKILL and other.poll() is None
+        other.kill()
+
+
 def test_before_there_is_a_rank_0_torchrun_is_told(tmp_path: Path) -> None:
     child = Child()
     train._pass_on_signals(child, tmp_path)

@@ -5,16 +5,18 @@ A whole run's is in tests/training/test_whole_run.py.
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from egrc_mega.errors import HangError
+from egrc_mega.errors import HangError, RolloutError
 from egrc_mega.lock import Holder
 from egrc_mega.observe import hangs
-from egrc_mega.observe.hangs import Stillness, look_at
-from egrc_mega.observe.pulse import Note, Pulse, read_page
+from egrc_mega.observe.hangs import HangWatch, Stillness, look_at
+from egrc_mega.observe.pulse import PULSE, Note, Pulse, read_page
 
 RANK = """
 import ctypes, os, signal, sys, time
@@ -133,6 +135,48 @@ def test_the_report_goes_to_the_console_where_no_file_can_be_written(tmp_path: P
     text = "\n".join(found.said)
     assert "looked at from outside" in text
     assert text.count("in lost_in_thought") == 2
+
+
+@pytest.fixture
+def watches(tmp_path: Path) -> Iterator[list[HangWatch]]:
+    """Of two ranks that are one process."""
+    both = [hangs.introduction()] * 2
+    ranks = [HangWatch(tmp_path, rank, both, 600.0, "policy.distributed_timeout_s") for rank in range(2)]
+    with ExitStack() as stack:
+        for watch in ranks:
+            watch.poll_s = 0.01
+            stack.enter_context(watch)
+        yield ranks
+
+
+def wait_in_vain(cause: BaseException | None) -> None:
+    with PULSE.phase("collect, step 4"), PULSE.awaiting("servers, graders or files", 86400.0, "run.lead_timeout_s"):
+        raise RolloutError("no answer within 3 s\x1b[2J") from cause
+
+
+def test_a_wait_beyond_its_limit_is_reported_with_the_stacks_of_all_ranks_and_the_error_goes_its_way(
+    watches: list[HangWatch], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with PULSE.phase("collect, step 4"), PULSE.awaiting("servers", 86400.0, "run.lead_timeout_s"):
+        with pytest.raises(RolloutError, match="no answer within 3 s"), watches[0].reporting_waits():
+            wait_in_vain(RolloutError())
+        assert not (tmp_path / "hangs").exists()  # no limit of time is behind that one
+        lost = RolloutError("lost")
+        lost.__cause__ = TimeoutError()
+        with pytest.raises(RolloutError, match="no answer within 3 s"), watches[0].reporting_waits():
+            wait_in_vain(lost)
+    (file,) = (tmp_path / "hangs").iterdir()
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "egrc: the run waits in vain: no answer within 3 s\\x1b[2J"
+    for rank in (0, 1):
+        assert (
+            said[1 + rank].startswith(f"egrc: rank {rank}: collect, step 4, for ")
+            and "awaits servers" in said[1 + rank]
+        )
+    assert "(wait_in_vain)" in said[1] and said[3] == f"egrc: all stacks: {file}"
+    parts = file.read_text().split("== ")[1:]
+    assert [part[:6] for part in parts] == ["rank 0", "rank 1"]
+    assert "in wait_in_vain" in parts[0] and "thread hang watch" in parts[1]
 
 
 def test_a_movement_begins_the_time_anew_and_the_time_of_an_own_stop_does_not_count() -> None:

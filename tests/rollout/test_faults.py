@@ -13,7 +13,7 @@ import psutil
 import pytest
 from aiohttp import web
 
-from egrc_mega.errors import RolloutError
+from egrc_mega.errors import RolloutError, has_waited_in_vain
 from egrc_mega.rollout import server as server_module
 from egrc_mega.rollout.client import ServerClient
 from egrc_mega.rollout.fleet import Fleet
@@ -253,8 +253,11 @@ def test_a_busy_server_gives_its_requests_to_an_idle_one(tmp_path: Path) -> None
 def test_a_server_that_is_always_busy_stops_the_run_at_the_requests_deadline(tmp_path: Path) -> None:
     with FakeServer() as fake, attach([fake], tmp_path, request_timeout_s=0.6) as fleet:
         fake.faults = [lambda _reply: web.Response(status=429, text="Too Many Requests")] * 1000
-        with pytest.raises(RolloutError, match=r"with 429: Too Many.* for all of rollout\.request_timeout_s = 0\.6 s"):
+        with pytest.raises(
+            RolloutError, match=r"with 429: Too Many.* for all of rollout\.request_timeout_s = 0\.6 s"
+        ) as error:
             fleet.generate(requests(1))
+    assert has_waited_in_vain(error.value)
 
 
 def test_a_note_that_cannot_be_written_costs_nothing(tmp_path: Path) -> None:
@@ -497,8 +500,10 @@ def test_an_external_server_that_stays_away_misses_its_deadline(tmp_path: Path) 
     fake = FakeServer()
     with fake:
         fleet = attach([fake], tmp_path, start_timeout_s=0.4)
-    with fleet, pytest.raises(RolloutError, match=r"did not come back within rollout\.start_timeout_s = 0\.4 s$"):
+    away = r"did not come back within rollout\.start_timeout_s = 0\.4 s$"
+    with fleet, pytest.raises(RolloutError, match=away) as error:
         fleet.generate(requests(2))
+    assert has_waited_in_vain(error.value)
     assert fleet.stats.num_restarts == 1, "waiting again and again would take its deadline for nothing"
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from egrc_mega.errors import ConfigError, RolloutError
+from egrc_mega.errors import ConfigError, RolloutError, has_waited_in_vain
 from egrc_mega.rollout.fleet import Fleet
 from egrc_mega.rollout.start.process import ServerProcess, embedded_server
 from egrc_mega.rollout.start.sglang import launch_sglang
@@ -51,8 +51,9 @@ def test_a_server_that_never_comes_up_misses_its_deadline(model: Path, tmp_path:
     server = embedded_server(model, port=0, weight_version="v0", max_batch_size=16, log=tmp_path / "log")
     try:
         os.kill(server.process.pid, signal.SIGSTOP)
-        with pytest.raises(RolloutError, match=r"did not come up within rollout\.start_timeout_s = 0\.3 s"):
+        with pytest.raises(RolloutError, match=r"did not come up within rollout\.start_timeout_s = 0\.3 s") as error:
             server.wait_until_ready(0.3)
+        assert has_waited_in_vain(error.value)
     finally:
         os.kill(server.process.pid, signal.SIGCONT)
         server.stop()

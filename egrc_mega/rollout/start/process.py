@@ -82,7 +82,7 @@ class ServerProcess:
                     raise RolloutError(
                         f"the rollout server did not come up within rollout.start_timeout_s = {timeout_s:g} s: "
                         f"{self.log_tail()}"
-                    )
+                    ) from TimeoutError()
                 await asyncio.sleep(POLL_S)
 
     async def _is_ready(self, session: aiohttp.ClientSession) -> bool:
