@@ -3,15 +3,18 @@
 Its entries are parted by commas. `train.before_commit@7` kills the process when that point is reached for step 7;
 `checkpoint.shard@7=ENOSPC` has the point fail with that error of the operating system, `=SIGSTOP` sends that signal;
 `#1` at the end keeps any of them to the rank of that number. A name without `@` switches a behaviour on, e.g.
-`rollout.shuffle_requests`.
+`rollout.shuffle_requests`. Where `EGRC_FAULTS_ONCE` names a folder, each entry strikes once, however often the run is
+started again, and leaves a file of its name there with the number of the process.
 """
 
 import errno
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 VARIABLE = "EGRC_FAULTS"
+ONCE = "EGRC_FAULTS_ONCE"
 SAVE_POINTS = (
     "checkpoint.begun",
     "checkpoint.shard",
@@ -57,10 +60,25 @@ def fault_point(name: str, step: int | None = None) -> None:
         place, _, act = fault.partition("=")
         if place != f"{name}@{step}" or rank not in ("", os.environ.get("RANK", "0")):
             continue
+        if not _strikes(entry):
+            continue
         if act.startswith("E"):
             number = getattr(errno, act)
             raise OSError(number, os.strerror(number))
         os.kill(os.getpid(), getattr(signal, act or "SIGKILL"))
+
+
+def _strikes(entry: str) -> bool:
+    """False for an entry that has struck already, where each is to strike once."""
+    folder = os.environ.get(ONCE)
+    if not folder:
+        return True
+    try:
+        with (Path(folder) / entry).open("x") as mark:
+            mark.write(str(os.getpid()))
+    except FileExistsError:
+        return False
+    return True
 
 
 def _entries() -> Iterator[str]:

@@ -50,7 +50,7 @@ import it."""
 SEAMS = {
     "megatron": ("policy", "checkpoint", "bench", "testing"),
     "transformers": ("convert", "data", "embedded", "miniature", "testing"),
-    "aiohttp": ("rollout", "embedded", "testing"),
+    "aiohttp": ("rollout", "embedded", "soak", "testing"),
     "math_verify": ("grading",),
     "matplotlib": ("report", "bench"),
     "typer": ("cli",),

@@ -23,6 +23,7 @@ from egrc_mega.cli import (
     report,
     rollouts,
     serve,
+    soak,
     stages,
     status,
     study,
@@ -59,6 +60,7 @@ app.command("diagnose")(diagnose.diagnose)
 app.command("credit")(credit.credit)
 app.command("study")(study.study)
 app.command("doctor")(doctor.doctor)
+app.command("soak")(soak.soak)
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(convert.app, name="convert")
 app.add_typer(miniature.app, name="miniature")

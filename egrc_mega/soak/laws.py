@@ -12,7 +12,7 @@ Each function sees to one of them, and its message begins with that law.
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -95,20 +95,18 @@ def require_cause(exit_code: int, said: str, *, expected: int = 0, causes: Itera
         raise BrokenLaw(3, f"nothing was said of {silent}{_tail(said)}")
 
 
-def require_whole_step(run_dir: Path, at_least: int) -> int:
+def require_whole_step(run_dir: Path, at_least: int, damaged: Collection[Path] = ()) -> int:
     """Law 4: the run's newest step is whole, and none that was committed is lost; the number of that step.
 
     Args:
         at_least: number of the newest step that is known to be committed; 0: none is.
+        damaged: steps that somebody has spoiled on purpose; they do not count.
     """
-    found = steps(run_dir / "checkpoints")
-    if not found and at_least == 0:
-        return 0
+    found = [path for path in steps(run_dir / "checkpoints") if path not in damaged]
     newest = step_number(found[-1]) if found else 0
     if newest < at_least:
         raise BrokenLaw(4, f"step {at_least} was committed, and the newest in {run_dir} is {newest}")
-    problem = problem_of(found[-1], Ranks(timeout_s=60.0))
-    if problem:
+    if found and (problem := problem_of(found[-1], Ranks(timeout_s=60.0))):
         raise BrokenLaw(4, f"{found[-1]}: {problem}")
     return newest
 

@@ -41,6 +41,7 @@ STARTERS = {
     SERVERS: "subprocess",
     "egrc_mega.launch.train": "subprocess",
     "egrc_mega.launch.supervisor": "subprocess",
+    "egrc_mega.soak.setting": "subprocess",
     "egrc_mega.studies.worker": "subprocess",
     "torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_handler": "Popen",
 }

@@ -53,6 +53,7 @@ def test_the_options_are_the_documented_ones() -> None:
         if not children:
             found[name] = sorted(option for p in command.params for option in p.opts if option.startswith("--"))
     assert found == {
+        "egrc soak": ["--minutes", "--out", "--round", "--seed"],
         "egrc train": [
             "--config",
             "--dry-run",
