@@ -18,12 +18,15 @@ from egrc_mega.observe.streams import bear_lost_streams
 from egrc_mega.parent import die_with_parent, launcher
 from egrc_mega.relay import report_error, report_relayed
 from egrc_mega.report.build import build_report
+from egrc_mega.training.conclusion import said_that_it_is_finished
 from egrc_mega.training.preflight import preflight
 from egrc_mega.training.run import Run
 
 
 def train(config: Config, *, resume: bool | None, origins: Mapping[str, str] | None = None) -> None:
     """Run every stage until its rules end it, evaluate before, between and after, export and report.
+
+    A run that has come to its end already is not begun again: it says what came of it.
 
     Args:
         resume: go on with the run that the folder holds; None: if it holds one.
@@ -33,6 +36,8 @@ def train(config: Config, *, resume: bool | None, origins: Mapping[str, str] | N
         Stopped: by SIGTERM; what was done is committed.
         EgrcError: something the user can mend; the run folder stays resumable from its last checkpoint.
     """
+    if resume is not False and said_that_it_is_finished(config):
+        return
     with _place_of_disk_errors(config.run.dir), Run(config, resume=resume) as run:
         if run.lead and origins is not None:
             run.lead.folder.write_origins(origins)
@@ -50,7 +55,8 @@ def train(config: Config, *, resume: bool | None, origins: Mapping[str, str] | N
             run.evaluate()
         run.finish()
         if run.lead:
-            run.lead.conclude(run.state.best, build_report(config.run.dir))
+            build_report(config.run.dir)
+            run.lead.conclude(run.state.best)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from egrc_mega.convert.hf_folder import (
     Advance,
     HfTensors,
     cast,
+    weight_bytes,
     write_folder,
 )
 from egrc_mega.convert.parallel import ParallelLayout, layout_problems
@@ -73,8 +74,7 @@ def parse_size(text: str) -> int:
 
 def total_bytes(source: Source, dtype: torch.dtype | None) -> int:
     """How many bytes of tensors a conversion of `source` writes, padding aside."""
-    item = (dtype or source.dtype()).itemsize
-    return sum(torch.Size(shape).numel() for _name, shape in source.architecture.hf_shapes()) * item
+    return weight_bytes(source.architecture, dtype or source.dtype())
 
 
 def hf_to_megatron(

@@ -121,12 +121,16 @@ def write_folder(
         ModelError: something else is there, a companion is not the source's own, or a value is too large for `dtype`.
         StorageError: the disk has no room.
     """
-    num_bytes = sum(math.prod(shape) for _name, shape in architecture.hf_shapes()) * dtype.itemsize
-    num_bytes += companion_bytes(source)
+    num_bytes = weight_bytes(architecture, dtype) + companion_bytes(source)
     with new_folder(folder, durable=durable, replaces=replaces, num_bytes=num_bytes) as partial:
         copy_companions(source, partial, dtype)
         entries = _write_weights(partial, tensors, architecture, dtype, max_shard_bytes, durable, advance)
         write_manifest(partial, entries, durable=durable)
+
+
+def weight_bytes(architecture: Architecture, dtype: torch.dtype) -> int:
+    """How many bytes of weights a folder has."""
+    return sum(math.prod(shape) for _name, shape in architecture.hf_shapes()) * dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,7 @@ class StepPrinter:
             self._progress.update(self._task, completed=record["step"], description=record["stage"])
 
     @contextmanager
-    def bar(self, doing: str, total: int) -> Iterator[Callable[[int], None]]:
+    def bar(self, doing: str, total: float) -> Iterator[Callable[[float], None]]:
         """A bar of something that the run waits for; yields what is told how much more of it has come."""
         if self._progress is None:
             yield lambda _count: None

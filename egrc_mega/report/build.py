@@ -21,6 +21,7 @@ from egrc_mega.report.settings import CONFIG, config_of, environment_of, setting
 from egrc_mega.report.summary import summary_of
 from egrc_mega.report.times import times_of
 from egrc_mega.report.tokens import Pieces, renderer_of
+from egrc_mega.run_folder import REPORT
 
 METRICS = "metrics.jsonl"
 PARTS = {
@@ -42,7 +43,7 @@ def build_report(run_dir: Path) -> Path:
     """
     view = RunView.of(run_dir)
     view.journal.advance()
-    report = run_dir / "report.html"
+    report = run_dir / REPORT
     write_page(report, page_of(view.name, [view.whole()]))
     return report
 

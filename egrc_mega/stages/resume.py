@@ -74,6 +74,13 @@ def resumed(state: RunState, config: Mapping[str, Any]) -> RunState:
     return state.model_copy(update={**_reopened(state, config), "config": dict(config)})
 
 
+def asks_the_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a run that is over has nothing to do under another configuration: it differs in where and how only."""
+    old, new = dict(_leaves(before)), dict(_leaves(now))
+    differing = [name for name in {*old, *new} if old.get(name, MISSING) != new.get(name, MISSING)]
+    return all(_is_among(MAY_CHANGE, name) and not name.startswith("evaluation.") for name in differing)
+
+
 def _problems_outside_stages(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     old, new = (dict(_leaves({k: v for k, v in side.items() if k != "stages"})) for side in (before, now))
     for name in [*old, *(name for name in new if name not in old)]:

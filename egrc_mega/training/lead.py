@@ -4,7 +4,6 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,16 +13,14 @@ from egrc_mega import __version__
 from egrc_mega.checkpoint.pointers import BEST, point
 from egrc_mega.checkpoint.store import Outcome
 from egrc_mega.config.config import Config
-from egrc_mega.convert.hf_folder import HfTensors, write_folder
+from egrc_mega.convert.hf_folder import HfTensors, weight_bytes, write_folder
 from egrc_mega.data.problems import ProblemSource
 from egrc_mega.data.reader import read_problems
 from egrc_mega.data.tokenizer import special_tokens
 from egrc_mega.errors import HealthError
-from egrc_mega.evaluation.overview import overview
 from egrc_mega.evaluation.records import Subject
 from egrc_mega.evaluation.score import score_of
 from egrc_mega.evaluation.sets import training_profile
-from egrc_mega.evaluation.store import read_table
 from egrc_mega.methods.records import Credit
 from egrc_mega.observe.console import StepPrinter
 from egrc_mega.observe.events import EventLog
@@ -45,6 +42,7 @@ from egrc_mega.training.ahead import Ahead
 from egrc_mega.training.asks import prove_asks
 from egrc_mega.training.batch import Batch, build_batch, scored_only
 from egrc_mega.training.collection import Collector, Planner, StepGroups
+from egrc_mega.training.conclusion import conclusion
 from egrc_mega.training.credit import credited
 from egrc_mega.training.gate import GateWatch, bounds_of
 from egrc_mega.training.live import Live, metrics_endpoint
@@ -54,6 +52,8 @@ from egrc_mega.training.stored import stored_groups
 from egrc_mega.training.turn import Turn
 from egrc_mega.training.update import UpdateMetrics
 from egrc_mega.types import FloatArray, Group
+
+MEGA = 10**6
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,14 +190,9 @@ class Lead:
         most = "at most " if turn.stage.plateau else ""
         self.printer.note(f"stage {turn.stage.name} begins: {most}{turn.stage.steps} steps of {turn.stage.method}")
 
-    def conclude(self, best: Best, report: Path) -> None:
+    def conclude(self, best: Best) -> None:
         """Say at the end what came of it, where it is, and what may come next."""
-        run_dir = self.config.run.dir
-        lines = [*overview(read_table(run_dir)), f"export: {run_dir / 'export'}"]
-        if best.by and best.score:
-            lines.append(f"best: step {best.score.step}, {said(best.by, best.score)}; egrc export {run_dir}")
-        lines += [f"report: {report}", f"next: egrc eval compare {run_dir}"]
-        for line in lines:
+        for line in conclusion(self.config.run.dir, best):
             self.printer.note(line)
 
     def note_switch(self, switch: Switch) -> None:
@@ -270,14 +265,17 @@ class Lead:
     def export(self, tensors: HfTensors, policy: Policy, step: int) -> None:
         """Write the Hugging Face folder, in the dtype in which it was served and measured; config.json then says so."""
         architecture, dtype = policy.architecture, str(policy.dtype).removeprefix("torch.")
-        write_folder(
-            self.folder.export,
-            tensors,
-            architecture=architecture,
-            source=policy.companions,
-            dtype=policy.dtype,
-            durable=True,
-        )
+        megabytes = weight_bytes(architecture, policy.dtype) / MEGA
+        with self.printer.bar("exporting, in MB", megabytes) as tell:
+            write_folder(
+                self.folder.export,
+                tensors,
+                architecture=architecture,
+                source=policy.companions,
+                dtype=policy.dtype,
+                durable=True,
+                advance=lambda count: tell(count / MEGA),
+            )
         if architecture.dtype not in (None, dtype):
             self.printer.note(
                 f"{self.folder.export} is in {dtype}, as it was measured; the model came in {architecture.dtype}: "

@@ -258,9 +258,12 @@ def test_an_extended_run_is_measured_again_with_its_new_weights(
     assert [point["step"] for point in ends] == [6, 7]
     assert ends[0]["weights"] != ends[1]["weights"] == fingerprint_of_folder(tmp_path / "run" / "export")
     assert "kept" not in "".join(line for line in output.splitlines() if line.startswith("evaluation of "))
-    # a run that has ended is resumed: its last point is known, and that is said
+    # a run that has ended is resumed: it starts nothing, writes nothing, and says what came of it
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
     again = finish_run(start_run(root, tmp_path / "run", "--resume", overrides=("stages.explore.steps=4",)))
-    assert again.count("(kept: measured before, with the same weights") == 2
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
+    assert "is finished: all of it was done at step 7; nothing is started" in again and "starting servers" not in again
+    assert again.splitlines()[1:-1] == [line for line in output.splitlines() if line][-len(again.splitlines()) + 2 :]
 
 
 class Evil:
