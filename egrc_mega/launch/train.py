@@ -130,6 +130,9 @@ def _run_torchrun(arguments: Sequence[str], run_dir: Path, resume: bool | None, 
         relay.raise_reported(error_file)
         if asked and exit_code:
             raise Stopped("stopped before the run had begun; nothing is lost")
+    if exit_code < 0:
+        print(f"egrc: torchrun was killed by signal {-exit_code}", file=sys.stderr, flush=True)
+        return 128 - exit_code
     return exit_code
 
 

@@ -7,9 +7,6 @@ from pathlib import Path
 
 import psutil
 
-from egrc_mega.lock import local_holder
-from egrc_mega.run_folder import LOCK
-
 SHARED_MEMORY = Path("/dev/shm")
 FILES_ALLOWED = 12
 """More open files than at the first look are no growth yet: connections come and go."""
@@ -36,17 +33,18 @@ def server(folder: Path, number: int) -> psutil.Process | None:
     return None
 
 
-def ancestor_of_rank_0(run_dir: Path, folder: Path, generations: int) -> psutil.Process | None:
-    """The launcher of the ranks (one generation up), or the command that has started that one (two).
+def running(folder: Path, module: str, name: str, without: int) -> psutil.Process | None:
+    """The process that works in a folder and runs a module by `python -m`.
 
-    None where rank 0 is not there, or its ancestor works elsewhere and is none of the run's.
+    Args:
+        name: what it calls itself, where it has been forked and has the command line of who forked it.
+        without: number of a process that is not meant.
     """
-    rank_0 = local_holder(run_dir / LOCK)
-    if rank_0 is None:
-        return None
-    with suppress(psutil.Error, OSError, IndexError):
-        process = psutil.Process(rank_0).parents()[generations - 1]
-        return process if process.cwd() == str(folder) else None
+    for process in working_in(folder):
+        with suppress(psutil.Error, OSError):
+            is_it = module in process.cmdline() or process.name() == name
+            if is_it and process.pid != without:
+                return process
     return None
 
 

@@ -22,7 +22,7 @@ from egrc_mega.observe.events import read_events
 from egrc_mega.run_folder import LOCK
 from egrc_mega.soak import laws
 from egrc_mega.soak.link import Link, Strike
-from egrc_mega.soak.processes import SHARED_MEMORY, Growth, ancestor_of_rank_0, server, working_in
+from egrc_mega.soak.processes import SHARED_MEMORY, Growth, running, server, working_in
 from egrc_mega.soak.schedule import NUM_SERVERS, Fault, Plan
 from egrc_mega.soak.setting import start, train_command
 
@@ -34,10 +34,12 @@ SESSION_LIMIT_S = 600.0
 NUM_CUT = 6
 """Requests that lose their connection besides those under way."""
 SUPERVISOR_ENDS = ("kill supervisor", "flip byte")
+AGENT, COMMAND = ("egrc_mega.launch.agent", "pt_elastic"), ("egrc_mega.cli.main", "cli.main")
+"""What runs, and what it calls itself; torchrun gives itself a name."""
 CAUSES = {
     "kill rank": r"exitcode *: *-9\b",
     "stop rank": r"^egrc: the run hangs: ",
-    "kill launcher": r"^egrc: the run has died ",
+    "kill launcher": r"^egrc: torchrun was killed by signal 9$",
     "kill command": r"^egrc: the run has died \(signal 9 ",
     "flip byte": r"^checkpoint .* is passed over: .* differs from the manifest",
     "full disk": r"No space left on device|Input/output error",
@@ -87,6 +89,8 @@ class Round:
         self._strikes: list[tuple[Fault, Strike]] = []
         self._paused: list[tuple[float, psutil.Process]] = []
         """When they go on."""
+        self._stopped: set[int] = set()
+        """Numbers of those that never do."""
         self._damaged: dict[Path, int] = {}
         """Steps that we have spoiled, and the number of the folder on its disk: a step may be written anew."""
         self._committed = 0
@@ -147,10 +151,9 @@ class Round:
         while supervisor.poll() is None and time.monotonic() < deadline:
             self._look()
             self._resume_paused()
-            if self._coming and self._coming[0].step <= self._seen + 1:
-                fault = self._coming[0]
+            for fault in [fault for fault in self._coming if fault.step <= self._seen + 1]:
                 if self._throw(fault, supervisor):
-                    self._coming.pop(0)
+                    self._coming.remove(fault)
                     if fault.kind in (*SUPERVISOR_ENDS, "terminate"):
                         return fault
             time.sleep(POLL_S)
@@ -183,15 +186,15 @@ class Round:
             strike = link.spoil(fault.detail) if fault.kind == "garbage" else link.cut(NUM_CUT)
             self._strikes.append((fault, strike))
             return True
-        target = self._target(fault)
+        target = self._target(fault, supervisor.pid)
         is_struck = target is not None and self._strike(fault, target)
         self.outcome.struck += [fault] if is_struck else []
         return is_struck
 
-    def _target(self, fault: Fault) -> psutil.Process | None:
+    def _target(self, fault: Fault, supervisor: int) -> psutil.Process | None:
         if fault.kind.endswith("server"):
             return server(self.home or self.folder, fault.target)
-        return ancestor_of_rank_0(self.run_dir, self.folder, {"kill launcher": 1, "kill command": 2}[fault.kind])
+        return running(self.folder, *(AGENT if fault.kind == "kill launcher" else COMMAND), without=supervisor)
 
     def _strike(self, fault: Fault, target: psutil.Process) -> bool:
         is_kill = fault.kind.startswith("kill")
@@ -201,6 +204,8 @@ class Round:
             return False
         if fault.kind.startswith("pause"):
             self._paused.append((time.monotonic() + PAUSE_S, target))
+        elif not is_kill:
+            self._stopped.add(target.pid)
         return True
 
     def _resume_paused(self) -> None:
@@ -213,7 +218,8 @@ class Round:
         now = time.monotonic()
         for _until, process in (due for due in self._paused if due[0] <= now):
             with suppress(psutil.Error):
-                process.resume()
+                if process.pid not in self._stopped:
+                    process.resume()
         self._paused = [each for each in self._paused if each[0] > now]
 
     def _mark(self, fault: Fault) -> int:
@@ -266,7 +272,7 @@ class Round:
             file.seek(place)
             file.write(bytes([byte ^ 1 << number % 8]))
         self._damaged[found[-1]] = _number_on_disk(found[-1])
-        self._committed = 0  # what was before it may be gone, as retention has it
+        self._committed = laws.require_whole_step(self.run_dir, 0, self._damaged)
         self.outcome.struck.append(fault)
 
     def _events(self) -> list[dict]:

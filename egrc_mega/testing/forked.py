@@ -3,8 +3,8 @@
 A whole run imports torch and megatron in its trainer and transformers in each of its servers: ten of its fourteen
 seconds. A nursery imports them once. What it forks is a process like any other, with arguments, variables, streams
 and a number of its own; what that one starts in its turn is forked as well. Two things differ: its parent is a keeper,
-not who asked for it, and the command line that the system shows is the nursery's. Tests that look at either start
-true processes.
+not who asked for it, and the command line that the system shows is the nursery's; its name is its module's. Tests that
+look at parents or command lines start true processes.
 """
 
 import atexit
@@ -252,6 +252,8 @@ def _live(birth: Birth, streams: list[int]) -> None:
     if host := birth.variables.get(HOST):
         enter(host)
     os.chdir(birth.folder)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/comm").write_text(birth.module.removeprefix("egrc_mega."))
     for starter in STARTERS:
         _replace(starter)
     main = importlib.import_module(MAINS[birth.module])

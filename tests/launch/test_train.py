@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -67,6 +68,16 @@ def test_a_first_sigterm_goes_to_rank_0_and_a_second_to_torchrun(tmp_path: Path,
     assert rank_0.stdout.readline() == "heard\n" and child.numbers == []
     os.kill(os.getpid(), signal.SIGTERM)
     assert child.numbers == [signal.SIGTERM]
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_torchrun_that_is_killed_is_told_with_the_code_that_shells_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    killed = SimpleNamespace(Popen=lambda *_command, **_options: subprocess.Popen(["sh", "-c", "kill -9 $$"]))
+    monkeypatch.setattr(train, "subprocess", killed)
+    assert train._run_torchrun([], tmp_path, None, World(2)) == 137
+    assert capfd.readouterr().err == "egrc: torchrun was killed by signal 9\n"
 
 
 @pytest.mark.usefixtures("handlers")

@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
 
 from egrc_mega.soak import processes
-from egrc_mega.soak.processes import Growth, server, working_in
+from egrc_mega.soak.processes import Growth, running, server, working_in
 
 READ_ON = "import sys\nfor line in sys.stdin: exec(line); print(flush=True)"
 
@@ -25,6 +26,21 @@ def test_a_process_is_found_by_the_folder_it_works_in_and_a_server_by_its_log(tm
             assert server(tmp_path, 0) is None
         finally:
             own.kill()
+
+
+def test_a_process_is_found_by_the_module_it_runs(tmp_path: Path) -> None:
+    for module in ("a", "b"):
+        (tmp_path / f"{module}.py").write_text("import time; time.sleep(1000)")
+    with ExitStack() as stack:
+        started = {}
+        for module in ("a", "b"):
+            started[module] = subprocess.Popen([sys.executable, "-m", module], cwd=tmp_path)
+            stack.callback(started[module].kill)
+        for module, process in started.items():
+            found = running(tmp_path, module, "other", without=0)
+            assert found is not None and found.pid == process.pid
+        assert running(tmp_path, "a", "other", without=started["a"].pid) is None
+        assert running(tmp_path, "c", "other", without=0) is None
 
 
 def test_a_process_that_opens_more_and_more_files_is_told_and_one_that_does_not_is_not() -> None:
