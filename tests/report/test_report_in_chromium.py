@@ -111,6 +111,10 @@ def test_the_page_fits_a_phone_and_follows_light_and_dark(hostile: Path, browser
     browser.open(page.as_uri())
     browser.evaluate("document.querySelectorAll('.rollouts button')[0].click()")
     assert browser.evaluate("document.documentElement.scrollWidth") == 390
+    # whoever opens a response is taken to it, and names and values stand below each other
+    assert 0 <= browser.evaluate("document.querySelector('.detail').getBoundingClientRect().top") < 200
+    tables = "[...document.querySelectorAll('.names .scroll')].map((t) => t.scrollWidth - t.clientWidth)"
+    assert set(browser.evaluate(tables)) == {0}
     colour = browser.evaluate("getComputedStyle(document.body).backgroundColor")
     assert colour == ("rgb(18, 20, 23)" if dark else "rgb(246, 247, 249)")
     assert browser.evaluate("parseFloat(getComputedStyle(document.querySelector('.chart text')).fontSize)") >= 10

@@ -61,13 +61,19 @@ function browserSection(run, keep) {
     const pages = Math.max(1, Math.ceil(found.length / PER_PAGE));
     state.page = Math.min(state.page, pages - 1);
     const shown = found.slice(state.page * PER_PAGE, (state.page + 1) * PER_PAGE);
-    list.replaceChildren(...shown.map((item) => rowOf(item, () => open(item), isSame(item, state.open))));
+    list.replaceChildren(...shown.map((item) => rowOf(item, () => chosen(item), isSame(item, state.open))));
     said.replaceChildren(`${counted(found.length, "response")} of ${items.length.toLocaleString("en")} on this page`);
     const turn = (by) => { state.page += by; show(); list.querySelector("button")?.focus(); };
     pager.replaceChildren(
       el("button", { type: "button", disabled: state.page === 0, click: () => turn(-1) }, "← earlier"),
       el("span", { class: "soft" }, `${state.page + 1} of ${pages}`),
       el("button", { type: "button", disabled: state.page >= pages - 1, click: () => turn(1) }, "later →"));
+  }
+
+  // where the list stands above what it opens, on a phone, the reader is taken there
+  function chosen(item) {
+    open(item);
+    if (getComputedStyle(detail).position === "static") detail.scrollIntoView();
   }
 
   function open(item) {

@@ -22,7 +22,7 @@ function incidentsSection(incidents) {
   const rows = incidents.rows.map((one) => [one.kind, one.step === null || one.step === undefined ? "-" : String(one.step), clock(one.time), el("span", { class: "wrap" }, one.text)]);
   const total = kinds.reduce((sum, [, count]) => sum + count, 0);
   return [el("p", {}, small(kinds.map(([kind, count]) => `${kind}: ${count}`).join(", ") + (total > rows.length ? `; the last ${rows.length} are listed` : ""))),
-    el("div", { class: "card" }, table(["kind", "step", "when", "what"], rows, "Faults and recoveries"))];
+    el("div", { class: "card names" }, table(["kind", "step", "when", "what"], rows, "Faults and recoveries"))];
 }
 
 function clock(seconds) {
@@ -33,7 +33,7 @@ function settingsSection(settings) {
   if (!settings.rows.length) return [el("p", {}, "This folder has no configuration.")];
   const search = el("input", { type: "search", id: "settings-search", placeholder: "name or value", input: draw });
   const changed = el("input", { type: "checkbox", id: "changed", checked: settings.has_origins, change: draw });
-  const holder = el("div", { class: "card" });
+  const holder = el("div", { class: "card names" });
   function draw() {
     const words = search.value.trim().toLowerCase();
     const rows = settings.rows.filter(([name, value, origin]) =>
@@ -48,5 +48,5 @@ function settingsSection(settings) {
 
 function environmentSection(rows) {
   if (!rows.length) return [el("p", {}, "This folder does not say what it ran on.")];
-  return [el("div", { class: "card" }, table(["name", "value"], rows.map(([name, value]) => [name, el("code", { class: "wrap" }, value)]), "Environment"))];
+  return [el("div", { class: "card names" }, table(["name", "value"], rows.map(([name, value]) => [name, el("code", { class: "wrap" }, value)]), "Environment"))];
 }
