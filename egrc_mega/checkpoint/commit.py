@@ -119,6 +119,12 @@ def clear(draft: Draft, retention: Retention) -> None:
         prune(draft.folder, retention, draft.step)
     except OSError as error:
         print(f"an old checkpoint cannot be removed: {error}; it is tried again", flush=True)
+    if excess := retention.excess(draft.folder):
+        print(
+            f"{draft.folder.parent} has {excess / 2**30:.2f} GiB more than checkpoint.disk_gib; no checkpoint may go: "
+            f"raise it, or lower observe.rollouts_gib",
+            flush=True,
+        )
     fault_point("checkpoint.pruned", draft.step)
 
 

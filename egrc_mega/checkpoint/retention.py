@@ -1,7 +1,9 @@
 """Which steps stay. Whatever the rules, the newest whole step does; what is not whole neither counts nor vanishes."""
 
+import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,8 @@ class Retention:
     """So many of the newest others, at least one."""
     keep_every: int | None = None
     """Steps whose number is a multiple; None: none."""
+    run_bytes: int | None = None
+    """Of the run's folder: above it these go, too, the oldest first, but not the newest. None: no limit."""
 
     def removable(self, folder: Path, committed: int) -> list[Path]:
         """The whole steps of a folder that need not stay now that a step is committed, oldest first.
@@ -28,16 +32,26 @@ class Retention:
         """
         best = pointed(folder, BEST)
         candidates = [path for path in whole_steps(folder) if step_number(path) <= committed]
-        others = [path for path in candidates if not self._stays_for_ever(path)]
-        return [path for path in others[: -self.keep_last] if path.name != best]
+        passing = [path for path in candidates if not _ends_a_stage(path)]
+        others = [path for path in passing if not (self.keep_every and step_number(path) % self.keep_every == 0)]
+        doomed = {path for path in others[: -self.keep_last] if path.name != best}
+        excess = self.excess(folder) - sum(size_of(path) for path in doomed)
+        for path in passing:
+            if excess > 0 and path not in doomed and path.name != best and step_number(path) != committed:
+                doomed.add(path)
+                excess -= size_of(path)
+        return sorted(doomed, key=step_number)
 
-    def _stays_for_ever(self, path: Path) -> bool:
-        if self.keep_every and step_number(path) % self.keep_every == 0:
-            return True
-        try:
-            return bool(read_state(path).get(IS_STAGE_END))
-        except CheckpointError:  # of a program that knows better
-            return True
+    def excess(self, folder: Path) -> int:
+        """By how many bytes the run, whose folder of steps is given, is above its limit."""
+        return 0 if self.run_bytes is None else max(0, size_of(folder.parent) - self.run_bytes)
+
+
+def _ends_a_stage(path: Path) -> bool:
+    try:
+        return bool(read_state(path).get(IS_STAGE_END))
+    except CheckpointError:  # of a program that knows better
+        return True
 
 
 def prune(folder: Path, retention: Retention, step: int) -> None:
@@ -58,6 +72,16 @@ def steps(folder: Path) -> list[Path]:
 def whole_steps(folder: Path) -> list[Path]:
     """Steps that are folders of their own with every file of their manifest at its size, oldest first."""
     return [path for path in steps(folder) if not path.is_symlink() and path.is_dir() and is_complete(path)]
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of the files below a folder, in which others may write and remove meanwhile."""
+    num_bytes = 0
+    for place, _folders, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                num_bytes += (Path(place) / name).lstat().st_size
+    return num_bytes
 
 
 def unfinished(folder: Path) -> Iterator[Path]:

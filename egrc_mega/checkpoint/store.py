@@ -63,6 +63,7 @@ class CheckpointStore:
         keep: int,
         *,
         keep_every: int | None = None,
+        run_bytes: int | None = None,
         asynchronous: bool = False,
         on_failure: Literal["stop", "continue"] = "stop",
         max_failures: int = 3,
@@ -73,12 +74,13 @@ class CheckpointStore:
         Args:
             keep: how many committed steps stay besides the ends of stages.
             keep_every: steps whose number is a multiple stay, too.
+            run_bytes: of the run's folder: above it the oldest steps go, see `Retention`.
             asynchronous: a thread writes what `save` has copied to host memory.
             on_failure: what a save that fails does to the run.
             max_failures: so many failed saves one after the other end the run even if it was to continue.
             timeout_s: longest that a rank waits for the others, or for the thread.
         """
-        self.folder, self.retention = folder, Retention(keep, keep_every)
+        self.folder, self.retention = folder, Retention(keep, keep_every, run_bytes)
         self.asynchronous, self.on_failure, self.max_failures = asynchronous, on_failure, max_failures
         self.timeout_s = timeout_s
         self._ranks = Ranks(timeout_s)

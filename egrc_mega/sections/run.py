@@ -65,6 +65,10 @@ class CheckpointSection(Section):
     """Newest checkpoints that stay besides the ends of stages."""
     keep_every: PositiveInt | None = None
     """Checkpoints whose step is a multiple of it stay, too; it should be a multiple of `every`. None: no others."""
+    disk_gib: PositiveFloat | None = None
+    """Disk space for the run's folder, in GiB: checkpoints, rollouts, weights for servers, export. When a checkpoint is
+    committed the oldest go until the rest fits, even those that `keep_last` and `keep_every` would keep; never the
+    newest, the best, and ends of stages. None: no limit."""
     asynchronous: bool = False
     """Copy the state to host memory, and write it behind the next steps. Costs as much host memory as a checkpoint has
     bytes; at most one is in flight, and none when the run ends."""

@@ -86,15 +86,20 @@ def train_large_state(run_dir: Path, companions: Path, asynchronous: bool = Fals
 
 def train(store: CheckpointStore, state: TensorState, num_steps: int, end: Path) -> None:
     """Go on from the newest whole step, commit every step, and write the end's digest."""
-    done = 0
-    if (newest := store.newest()) is not None:
-        load(newest, state)
-        done = int(store.state(newest)["step"])
-    for number in range(done + 1, num_steps + 1):
+    for number in range(resume(store, state) + 1, num_steps + 1):
         state.step(number)
         store.save(number, state, {"seed": 1}, is_stage_end=number == 2)
     store.settle()
     end.write_text(state.digest())
+
+
+def resume(store: CheckpointStore, state: TensorState) -> int:
+    """Load the newest whole step; returns its number, 0: there is none."""
+    newest = store.newest()
+    if newest is None:
+        return 0
+    load(newest, state)
+    return int(store.state(newest)["step"])
 
 
 FEW_STEPS, SMALL = 4, (3, 5)

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import socket
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
@@ -30,6 +31,19 @@ def exit_codes(
     worker: Callable[..., None], world_size: int, *args: Any, timeout_s: float = HANG_LIMIT_S
 ) -> list[int | None]:
     """`run_on_gloo` for ranks that may fail; None of one that has missed the deadline, and is killed."""
+    processes = start_on_gloo(worker, world_size, *args)
+    try:
+        for process in processes:
+            has_failed = any(each.exitcode for each in processes)
+            process.join(min(timeout_s, FAILED_S) if has_failed else timeout_s)
+        return [process.exitcode for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def start_on_gloo(worker: Callable[..., None], world_size: int, *args: Any) -> list[BaseProcess]:
+    """The processes of `run_on_gloo`, begun; whoever begins them sees that they end."""
     # CUDA does not survive a fork
     has_gpu = torch.cuda.is_available()
     context = multiprocessing.get_context("spawn") if has_gpu else multiprocessing.get_context("forkserver")
@@ -48,14 +62,7 @@ def exit_codes(
     ]
     for process in processes:
         process.start()
-    try:
-        for process in processes:
-            has_failed = any(each.exitcode for each in processes)
-            process.join(min(timeout_s, FAILED_S) if has_failed else timeout_s)
-        return [process.exitcode for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
+    return list(processes)
 
 
 def _rank_main(rank: int, environment: dict[str, str], worker: Callable[..., None], args: tuple[Any, ...]) -> None:

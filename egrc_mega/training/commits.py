@@ -65,6 +65,7 @@ def open_store(config: Config) -> CheckpointStore:
         config.run.dir / "checkpoints",
         section.keep_last,
         keep_every=section.keep_every,
+        run_bytes=int(section.disk_gib * 2**30) if section.disk_gib else None,
         asynchronous=section.asynchronous,
         on_failure=section.on_failure,
         max_failures=section.max_failures,

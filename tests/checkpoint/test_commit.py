@@ -17,7 +17,9 @@ from egrc_mega import manifest
 from egrc_mega.checkpoint import commit
 from egrc_mega.checkpoint import store as store_file
 from egrc_mega.checkpoint.pointers import BEST, point
+from egrc_mega.checkpoint.retention import Retention, size_of
 from egrc_mega.checkpoint.store import CheckpointStore, load, read_state
+from egrc_mega.config.config import Config
 from egrc_mega.errors import CheckpointError
 from egrc_mega.faults import SAVE_POINTS, VARIABLE
 from egrc_mega.testing.checkpoint_worker import (
@@ -31,6 +33,7 @@ from egrc_mega.testing.checkpoint_worker import (
 )
 from egrc_mega.testing.disks import tiny_disk
 from egrc_mega.testing.gloo import HANG_LIMIT_S, PRELOADED, run_on_gloo
+from egrc_mega.training.commits import open_store
 
 pytestmark = pytest.mark.usefixtures("world_of_one")
 
@@ -168,6 +171,40 @@ def test_every_k_th_step_the_best_one_and_ends_of_stages_stay(tmp_path: Path, st
         if number == 3:
             point(tmp_path, BEST, 3)
     assert names(store) == ["best", "latest", *(f"step_00000{n}" for n in (2, 3, 4, 8, 9))]
+
+
+def test_a_budget_of_the_runs_folder_takes_the_oldest_steps_but_no_end_no_best_and_not_the_newest(
+    tmp_path: Path, state: TensorState, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "checkpoints"
+    CheckpointStore(folder, keep=9).save(1, state, {}, is_stage_end=True)
+    step, other = size_of(folder), tmp_path / "rollouts" / "step_000001.safetensors"
+    other.parent.mkdir()
+    other.write_bytes(bytes(step))  # what else the run holds counts
+    store = CheckpointStore(folder, keep=9, keep_every=4, run_bytes=6 * step - step // 2)
+    for number in range(2, 7):
+        store.save(number, state, {})
+        if number == 2:
+            point(folder, BEST, 2)
+    assert names(store) == ["best", "latest", *(f"step_00000{n}" for n in (1, 2, 5, 6))]
+    assert capsys.readouterr().out == ""
+    other.write_bytes(bytes(9 * step))
+    store.save(7, state, {})
+    assert names(store) == ["best", "latest", *(f"step_00000{n}" for n in (1, 2, 7))]
+    assert f"{tmp_path} has 0.00 GiB more than checkpoint.disk_gib" in capsys.readouterr().out
+    assert store.newest() == folder / "step_000007"
+
+
+def test_a_run_hands_its_limits_on_to_its_store(tmp_path: Path) -> None:
+    config = Config(
+        run={"dir": tmp_path / "run"},
+        model={"path": tmp_path},
+        data={"train": tmp_path / "train.jsonl"},
+        evaluation={"data": tmp_path / "eval.jsonl"},
+        stages=[{"method": "compress", "steps": 4, "clip_len": 8}],
+        checkpoint={"disk_gib": 0.5, "keep_last": 3, "keep_every": 6},
+    )
+    assert open_store(config).retention == Retention(3, 6, 2**29)
 
 
 def test_steps_that_a_resume_has_passed_over_push_out_none_that_is_whole(tmp_path: Path, state: TensorState) -> None:
