@@ -11,14 +11,13 @@ from egrc_mega.testing.random_kills import random_kills
 
 
 def main() -> None:
-    """As many kills of synchronous saves and then of asynchronous ones; ends with an error where a promise is broken."""
+    """As many kills of synchronous saves, then of asynchronous ones; ends with an error where a promise is broken."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    print(
-        "| save | seed | kill | rank | folder of steps just before | resumed from | bits |\n|---|---|---|---|---|---|---|"
-    )
+    print("| save | seed | kill | rank | folder of steps just before | resumed from | bits |")
+    print("|---|---|---|---|---|---|---|")
     for way in ("synchronous", "asynchronous"):
         with tempfile.TemporaryDirectory() as room:
             kills = random_kills(

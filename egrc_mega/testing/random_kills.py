@@ -148,8 +148,8 @@ def _newest(run: Path) -> int:
 
 
 def _notes(run: Path) -> set[Note]:
-    lines = [(rank, *line.split()) for rank in range(WORLD_SIZE) for line in _lines(run, rank)]
-    return {(rank, int(step), digest) for rank, step, digest in lines}
+    parts = [(rank, line.split()) for rank in range(WORLD_SIZE) for line in _lines(run, rank)]
+    return {(rank, int(step), digest) for rank, (step, digest) in parts}
 
 
 def _lines(run: Path, rank: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Two ranks killed at random moments, of which most lie inside a save: `scripts/kill_record.py` makes the long record."""
+"""Two ranks killed at random moments, of which many lie in a save: `scripts/kill_record.py` makes the long record."""
 
 from pathlib import Path
 
