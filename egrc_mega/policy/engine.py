@@ -87,8 +87,7 @@ class Policy:
             ModelError: the checkpoint is missing, torn, of a family without a table, or does not fit the layout.
         """
         self.section, self.megatron = policy, megatron
-        if policy.kernels != "auto":
-            _choose_kernels(policy.kernels)
+        _choose_kernels(policy.kernels)
         source = open_source(model_path)
         self.architecture, self.companions = source.architecture, source.companions
         self.split = TokenSplit(
@@ -275,13 +274,15 @@ class Policy:
 
 
 def _choose_kernels(kernels: str) -> None:
-    """For the rest of the process.
+    """For the rest of the process; `auto` leaves it to the environment, and to what runs here.
 
     Raises:
-        ConfigError: they cannot run here.
+        ConfigError: they were asked for, and cannot run here.
     """
-    os.environ[registry.VARIABLE] = kernels
+    if kernels != "auto":
+        os.environ[registry.VARIABLE] = kernels
     try:
+        registry.prove(device())
         registry.uses_triton(torch.empty(0, device=device()))
     except RuntimeError as error:
         raise ConfigError(f"policy.kernels: {kernels}: {error}") from error

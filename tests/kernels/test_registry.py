@@ -64,6 +64,40 @@ def test_a_gpu_takes_kernels_and_an_old_one_warns_once(
     assert not registry.uses_triton(gpu_tensor())
 
 
+@pytest.mark.parametrize("wanted", ["auto", "triton"])
+def test_a_kernel_that_cannot_be_launched_is_an_obstacle_from_then_on(
+    monkeypatch: pytest.MonkeyPatch, wanted: str
+) -> None:
+    monkeypatch.setenv(registry.VARIABLE, wanted)
+    monkeypatch.setattr(registry, "_failures", {})
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (9, 0))
+    monkeypatch.setattr(registry.torch, "empty", lambda *_, **__: gpu_tensor())
+    monkeypatch.setattr(registry.torch, "ones", lambda *_, **__: torch.zeros(1))
+    monkeypatch.setattr("egrc_kernels.rmsnorm.rmsnorm", _without_a_compiler)
+    assert registry.uses_triton(gpu_tensor())
+    registry.prove(gpu_tensor().device)
+    said = r"a kernel cannot be compiled or launched on cuda:0 \(RuntimeError: Failed to find C compiler.\)"
+    registry._warn_once.cache_clear()
+    if wanted == "auto":
+        with pytest.warns(UserWarning, match=f"takes its PyTorch references: {said}") as warned:
+            assert [registry.uses_triton(gpu_tensor()) for _ in range(3)] == [False] * 3
+        assert len(warned) == 1
+    else:
+        with pytest.raises(RuntimeError, match=f"EGRC_KERNELS=triton, but {said}; set it to auto or reference"):
+            registry.uses_triton(gpu_tensor())
+
+
+def _without_a_compiler(*_: object) -> None:
+    raise RuntimeError("Failed to find C compiler.\nPlease specify one")
+
+
+def test_where_no_kernel_is_to_run_none_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(registry.VARIABLE, raising=False)
+    monkeypatch.setattr("egrc_kernels.rmsnorm.rmsnorm", _without_a_compiler)
+    registry.prove(torch.device("cpu"))
+    assert registry._failures == {}
+
+
 def test_a_launch_takes_the_device_of_its_first_argument(monkeypatch: pytest.MonkeyPatch) -> None:
     entered = []
     monkeypatch.setattr(torch.cuda, "device", lambda device: entered.append(device) or nullcontext())
