@@ -16,7 +16,7 @@ import pytest
 from egrc_mega import manifest
 from egrc_mega.checkpoint import commit
 from egrc_mega.checkpoint import store as store_file
-from egrc_mega.checkpoint.pointers import BEST, point
+from egrc_mega.checkpoint.pointers import BEST, point, pointed
 from egrc_mega.checkpoint.retention import Retention, size_of
 from egrc_mega.checkpoint.store import CheckpointStore, load, read_state
 from egrc_mega.config.config import Config
@@ -251,6 +251,40 @@ def test_a_disk_without_room_is_told_before_anything_is_written(
     with pytest.raises(CheckpointError, match=f"No space left on device: {size:,} bytes .* 1,048,576 are free"):
         store.save(2, state, {})
     assert names(store) == ["latest", "step_000001"] and written == []
+
+
+def test_a_pointer_that_cannot_be_written_names_what_it_has_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point(tmp_path, BEST, 1)
+    write = Path.write_text
+
+    def write_a_part(path: Path, text: str) -> None:
+        write(path, text[:3])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", write_a_part)
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path / BEST}'"):
+        point(tmp_path, BEST, 2)
+    assert pointed(tmp_path, BEST) == "step_000001" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("loss", [1, None])
+def test_a_rank_that_writes_to_another_disk_is_found_out(
+    store: CheckpointStore, state: TensorState, loss: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = store_file.write_shards
+
+    def elsewhere(staged: Any, folder: Path, step: int) -> Any:
+        written = write(staged, folder, step)
+        file = folder / next(iter(staged.files))
+        file.write_bytes(file.read_bytes()[:-loss]) if loss else file.unlink()
+        return written
+
+    monkeypatch.setattr(store_file, "write_shards", elsewhere)
+    with pytest.raises(CheckpointError, match=r"__0_0.distcp is not what its rank has written; all hosts must share"):
+        store.save(1, state, {})
+    assert store.newest() is None
 
 
 @pytest.mark.parametrize("place", [place for place in SAVE_POINTS if place not in ("checkpoint.pruning",)])
