@@ -14,6 +14,7 @@ import torch
 from egrc_kernels import registry
 from egrc_kernels.linear_logprob import linear_logprob, linear_token_loss
 from egrc_kernels.policy_loss import LossMetrics
+from egrc_kernels.trial import try_kernels
 
 from egrc_mega.convert.hf_folder import HfTensors
 from egrc_mega.convert.parallel import ParallelLayout, layout_problems
@@ -282,7 +283,7 @@ def _choose_kernels(kernels: str) -> None:
     if kernels != "auto":
         os.environ[registry.VARIABLE] = kernels
     try:
-        registry.prove(device())
+        try_kernels(device())
         registry.uses_triton(torch.empty(0, device=device()))
     except RuntimeError as error:
         raise ConfigError(f"policy.kernels: {kernels}: {error}") from error

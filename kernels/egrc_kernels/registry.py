@@ -18,8 +18,8 @@ Launch = TypeVar("Launch", bound=Callable[..., Any])
 VARIABLE = "EGRC_KERNELS"
 CHOICES = ("auto", "reference", "triton")
 MIN_CAPABILITY = (8, 0)
-_failures: dict[torch.device, str] = {}
-"""Why kernels do not run on a device, although they should: see `prove`."""
+failures: dict[torch.device, str] = {}
+"""Why kernels do not run on a device, although they should: see `trial`."""
 
 
 def choice() -> str:
@@ -53,24 +53,6 @@ def uses_triton(tensor: torch.Tensor) -> bool:
     return False
 
 
-def prove(device: torch.device) -> None:
-    """Compile and launch a kernel there, where kernels are to run: one that fails is an obstacle from then on.
-
-    A compiler that is missing, or a driver that does not take what it has made, is then known before anything is
-    computed. Call it outside of compiled code.
-    """
-    if not uses_triton(torch.empty(0, device=device)):
-        return
-    from egrc_kernels.rmsnorm import rmsnorm
-
-    try:
-        # torch knows of what has gone wrong on a device when it waits for it, here for a number
-        float(rmsnorm(torch.ones(1, 2, device=device), torch.ones(2, device=device)).sum())
-    except Exception as error:
-        lines = str(error).splitlines() or [""]
-        _failures[device] = f"a kernel cannot be compiled or launched on {device} ({type(error).__name__}: {lines[0]})"
-
-
 def is_interpreting() -> bool:
     """Kernels run in Triton's interpreter."""
     return os.environ.get("TRITON_INTERPRET") == "1"
@@ -95,8 +77,8 @@ def launches_on_its_device(launch: Launch) -> Launch:
 
 
 def _obstacle(tensor: torch.Tensor) -> str | None:
-    if tensor.device in _failures:
-        return _failures[tensor.device]
+    if tensor.device in failures:
+        return failures[tensor.device]
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
     if is_interpreting():

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from egrc_kernels import registry
+from egrc_kernels import registry, trial
 from egrc_kernels.linear_logprob import linear_logprob, linear_token_loss, ops, products
 from egrc_kernels.logprob import logprob_entropy, rows
 from egrc_kernels.policy_loss import LossSettings, api, policy_loss, token_weights
@@ -69,13 +69,14 @@ def test_a_kernel_that_cannot_be_launched_is_an_obstacle_from_then_on(
     monkeypatch: pytest.MonkeyPatch, wanted: str
 ) -> None:
     monkeypatch.setenv(registry.VARIABLE, wanted)
-    monkeypatch.setattr(registry, "_failures", {})
+    monkeypatch.setattr(registry, "failures", failures := {})
+    monkeypatch.setattr(trial, "failures", failures)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (9, 0))
-    monkeypatch.setattr(registry.torch, "empty", lambda *_, **__: gpu_tensor())
-    monkeypatch.setattr(registry.torch, "ones", lambda *_, **__: torch.zeros(1))
-    monkeypatch.setattr("egrc_kernels.rmsnorm.rmsnorm", _without_a_compiler)
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: gpu_tensor())
+    monkeypatch.setattr(torch, "ones", lambda *_, **__: torch.zeros(1))
+    monkeypatch.setattr(trial, "rmsnorm", _without_a_compiler)
     assert registry.uses_triton(gpu_tensor())
-    registry.prove(gpu_tensor().device)
+    trial.try_kernels(gpu_tensor().device)
     said = r"a kernel cannot be compiled or launched on cuda:0 \(RuntimeError: Failed to find C compiler.\)"
     registry._warn_once.cache_clear()
     if wanted == "auto":
@@ -93,9 +94,9 @@ def _without_a_compiler(*_: object) -> None:
 
 def test_where_no_kernel_is_to_run_none_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(registry.VARIABLE, raising=False)
-    monkeypatch.setattr("egrc_kernels.rmsnorm.rmsnorm", _without_a_compiler)
-    registry.prove(torch.device("cpu"))
-    assert registry._failures == {}
+    monkeypatch.setattr(trial, "rmsnorm", _without_a_compiler)
+    trial.try_kernels(torch.device("cpu"))
+    assert registry.failures == {}
 
 
 def test_a_launch_takes_the_device_of_its_first_argument(monkeypatch: pytest.MonkeyPatch) -> None:

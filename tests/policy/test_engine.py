@@ -211,7 +211,7 @@ def test_kernels_that_cannot_run_here_are_a_configuration_error(
     model = write_tiny_qwen2(tmp_path)
     with pytest.raises(ConfigError, match=r"policy\.kernels: triton: EGRC_KERNELS=triton, but the tensors are on cpu"):
         Policy(model, MegatronSection(), PolicySection(kernels="triton"))
-    monkeypatch.setattr(engine.registry, "_failures", {torch.device("cpu"): "no kernel starts"})
+    monkeypatch.setattr(engine.registry, "failures", {torch.device("cpu"): "no kernel starts"})
     with pytest.raises(
         ConfigError, match=r"policy\.kernels: triton: EGRC_KERNELS=triton, but no kernel starts; set it"
     ):
