@@ -15,7 +15,7 @@
 #     megatron-core==0.16.1 math-verify==0.9.0 latex2sympy2_extended==1.11.0 antlr4-python3-runtime==4.13.2 \
 #     pydantic==2.14.3 pydantic_core==2.50.4 annotated-types typing-inspection typing_extensions orjson liger-kernel
 set -uo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 parts="${1:-versions fused probe tests kernels train mini liger small compiled peer sanitizer}"
 python="${PYTHON:-python3}"
 wheels="${WHEELS:-.day/whl}"

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by quickstart.sh and test.sh: makes .venv in the repository's root with the pinned versions, once.
 # Usage: . scripts/environment.sh; prepare "$@"
 
@@ -44,7 +45,7 @@ ensure_environment() {
     "$python" -m venv "$venv"
     install_torch
     say "Installing egrc_mega and its other dependencies (pins: scripts/constraints.txt)"
-    "$venv/bin/pip" install --quiet --constraint "$root/scripts/constraints.txt" --editable "$root[dev]"
+    "$venv/bin/pip" install --quiet --constraint "$root/scripts/constraints.txt" --editable "${root}[dev]"
     echo "$wanted" >"$stamp"
 }
 

@@ -48,7 +48,7 @@ install_environment() {
     cat "$pins" >>"$constraints"
     "$venv/bin/pip" install --quiet --disable-pip-version-check --no-cache-dir --constraint "$constraints" \
         torch triton transformers numpy
-    "$venv/bin/pip" install --quiet --disable-pip-version-check --constraint "$constraints" --editable "$root[dev]"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check --constraint "$constraints" --editable "${root}[dev]"
     echo "$wanted" >"$stamp"
 }
 

@@ -36,7 +36,7 @@ def serve(config_files: Sequence[Path], overrides: Sequence[str]) -> None:
         raise ConfigError("\n".join(problems))
     # service managers send this one; servers and announcements go then, too
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
-    log_dir = config.run.dir / "serve"
+    log_dir = config.run.dir / "serve" / socket.gethostname()  # the folder is shared
     with Fleet.start(config.rollout, config.model.path, first_version(), log_dir, note=_say) as fleet:
         urls = [announced_address(server.client.url, config.rollout.host) for server in fleet.servers]
         with announced(urls, config.rollout.announce_dir):

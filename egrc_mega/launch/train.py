@@ -125,7 +125,7 @@ def _run_torchrun(arguments: Sequence[str], run_dir: Path, resume: bool | None, 
             env=environment | {relay.VARIABLE: str(error_file)},
             preexec_fn=partial(die_with_parent, os.getpid()),
         )
-        asked = _pass_on_signals(process, run_dir)
+        asked = _pass_on_signals(process, run_dir, world.node_rank)
         exit_code = _wait(process)
         relay.raise_reported(error_file)
         if asked and exit_code:
@@ -155,18 +155,18 @@ def _is_stopped_without_ranks(pid: int) -> bool:
         return False
 
 
-def _pass_on_signals(process: "subprocess.Popen[bytes]", run_dir: Path) -> list[int]:
+def _pass_on_signals(process: "subprocess.Popen[bytes]", run_dir: Path, node_rank: int = 0) -> list[int]:
     """Pass on what this process is sent; the list, which grows, tells what that was.
 
-    torchrun would kill its ranks some seconds after a SIGTERM, so the first one goes to rank 0 itself, where that is on
-    this machine: it ends all ranks together. Where rank 0 is elsewhere its own node does so.
+    torchrun would kill its ranks some seconds after a SIGTERM, so the first one goes to rank 0 itself, by the node that
+    has started it: it ends all ranks together. The other nodes, which are sent one as well, let theirs pass.
     """
     numbers: list[int] = []
 
     def forward(number: int, _frame: FrameType | None) -> None:
         numbers.append(number)
         is_first_wish = numbers == [signal.SIGTERM]
-        rank_0 = local_holder(run_dir / LOCK) if is_first_wish else None
+        rank_0 = local_holder(run_dir / LOCK) if is_first_wish and node_rank == 0 else None
         if rank_0 is not None:
             os.kill(rank_0, number)
         elif not (is_first_wish and holder_of(run_dir / LOCK)):

@@ -97,7 +97,7 @@ class ForkedPopen(subprocess.Popen[Any]):
         message = json.dumps(asdict(birth)).encode()
         streams = [pipe if pipe != -1 else number for number, pipe in enumerate((pipes[0], pipes[3], pipes[5]))]
         self._keeper = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._keeper.connect(_address())
+        self._keeper.connect(nursery_address())
         socket.send_fds(self._keeper, [message], streams)
         self.pid = int(self._keeper.recv(32))
         self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
@@ -127,12 +127,17 @@ class _Place:
 _place = _Place()
 
 
-def _address() -> str:
+def nursery_address() -> str:
     """Of the nursery, which is started when it is first needed."""
     if not _place.address:
         _place.nursery = Nursery()
         _place.address = _place.nursery.address
     return _place.address
+
+
+def use_nursery(address: str) -> None:
+    """From here on, for good, `popen` forks what it starts from another process's nursery."""
+    _place.address, _place.is_open = address, True
 
 
 @contextlib.contextmanager
@@ -285,7 +290,7 @@ def _outcome(main: Callable[[], None]) -> int:
 def main() -> None:
     """The nursery's life, and then that of each process forked from it."""
     listener = socket.socket(fileno=int(sys.argv[1]))
-    _place.address, _place.is_open = sys.argv[2], True
+    use_nursery(sys.argv[2])
     for name in PRELOADED:
         importlib.import_module(name)
     gc.freeze()  # what is never collected stays shared between the processes

@@ -1,9 +1,6 @@
 """The recipes plan for the worlds they are meant for, and contradictions are told before anything starts."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -98,40 +95,3 @@ def test_an_impossible_layout_is_told_with_everything_else(root: Path, settings:
         "no multiple of tensor x pipeline x context parallel size 15",
     ):
         assert part in str(error.value)
-
-
-@pytest.mark.timeout(600)
-def test_two_launchers_train_the_miniature_through_the_launch_script(
-    root: Path, tmp_path: Path, free_port: int
-) -> None:
-    """Two nodes on loopback, one process each."""
-    settings = (
-        f"run.dir={tmp_path / 'run'}",
-        "rollout.prompts_per_step=4",
-        "stages.compress.steps=1",
-        "stages.explore.steps=1",
-        "stages.compress.rollout.n=4",
-        "stages.explore.rollout.n=4",
-        "evaluation.num_problems=4",
-        "evaluation.max_new_tokens=20",
-        "grading.num_workers=1",
-    )
-    arguments = [part for setting in settings for part in ("--set", setting)]
-    command = ["bash", str(root / "scripts/launch/torchrun_7b.sh"), *arguments]
-    common = {"NNODES": "2", "NPROC_PER_NODE": "1", "MASTER_PORT": str(free_port), "PYTHON": sys.executable}
-    common["CONFIG"] = str(root / "configs/quickstart.yaml")
-    nodes = [
-        subprocess.Popen(
-            command,
-            env=os.environ | common | {"NODE_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    outputs = [node.communicate(timeout=400)[0] for node in nodes]
-    assert [node.returncode for node in nodes] == [0, 0], "\n".join(outputs)
-    assert (tmp_path / "run/export/model.safetensors").exists()
-    assert "stage explore begins" in outputs[0] and " 2/2  acc " in outputs[0]
-    assert " 2/2  acc " not in outputs[1]

@@ -145,6 +145,17 @@ def test_where_rank_0_is_on_another_machine_its_own_launcher_tells_it(
     assert child.numbers == []
 
 
+@pytest.mark.usefixtures("handlers")
+def test_another_node_on_the_same_machine_tells_rank_0_nothing_which_would_be_a_second_wish(
+    tmp_path: Path, rank_0: subprocess.Popen
+) -> None:
+    child = Child()
+    train._pass_on_signals(child, tmp_path, node_rank=1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert child.numbers == []
+    assert rank_0.communicate()[0] == ""  # it has heard nothing
+
+
 def test_the_holder_of_a_lock_is_known_to_itself_and_nobody_holds_a_free_one(tmp_path: Path) -> None:
     assert local_holder(tmp_path / LOCK) is None
     lock = Lock.take(tmp_path / LOCK)
