@@ -1,7 +1,7 @@
 """`egrc train --dry-run`: what a run would be, and each node's command. Starts and writes nothing."""
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from egrc_mega.config.config import Config
@@ -14,10 +14,12 @@ from egrc_mega.data.census import census
 from egrc_mega.data.tokenizer import has_tokenizer
 from egrc_mega.errors import ConfigError
 from egrc_mega.evaluation.sets import evaluation_sets, training_profile
+from egrc_mega.launch.notes import notes
 from egrc_mega.methods.method import build_method
 from egrc_mega.sections.policy import MegatronSection
 from egrc_mega.sections.rollout import RolloutSection
 from egrc_mega.training.asks import prove_asks
+from egrc_mega.training.lengths import length_problems
 from egrc_mega.training.preflight import preflight
 from egrc_mega.training.serving import open_renderer
 
@@ -34,12 +36,13 @@ def dry_run(config_files: Sequence[Path], overrides: Sequence[str], *, num_nodes
     world_size = num_nodes * num_processes
     preflight(config, world_size, num_processes)
     architecture = read_architecture(config.model.path)
-    data_lines = list(_data_lines(config))
-    lines = [*_run_lines(config), "", *data_lines, "", *_layout_lines(config, architecture, world_size), ""]
+    data_lines = list(_data_lines(config, architecture.model_fields["max_sequence_length"]))
+    run_lines = [*_run_lines(config), *notes(config, architecture)]
+    lines = [*run_lines, "", *data_lines, "", *_layout_lines(config, architecture, world_size), ""]
     return "\n".join([*lines, *_commands(config_files, overrides, num_nodes, num_processes)])
 
 
-def _data_lines(config: Config) -> Iterator[str]:
+def _data_lines(config: Config, positions: int) -> Iterator[str]:
     """The data files row by row, and what the methods ask of their problems."""
     renderer = open_renderer(config) if has_tokenizer(config.model.path) else None
     training = census(config.data.train, config.data, renderer, profile=training_profile(config))
@@ -51,13 +54,17 @@ def _data_lines(config: Config) -> Iterator[str]:
         found.refuse_bad()
     if renderer:
         prove_asks(config, renderer, training.reading.good)
-        _refuse_long_prompts(config, max(training.lengths))
+        _refuse_long_prompts(config, {name: max(found.lengths) for name, found in files.items()}, positions)
     for name, found in files.items():
         yield name
         yield from (f"  {line}" for line in found.lines())
 
 
-def _refuse_long_prompts(config: Config, longest_prompt: int) -> None:
+def _refuse_long_prompts(config: Config, longest_prompts: Mapping[str, int], positions: int) -> None:
+    found = [str(problem) for problem in length_problems(config, positions, longest_prompts)]
+    if found:
+        raise ConfigError("\n".join(found))
+    longest_prompt = longest_prompts["data.train"]
     longest = max(build_method(stage).longest for stage in config.stages)
     budget = config.policy.max_tokens_per_micro_batch
     if longest_prompt + longest > budget:

@@ -173,6 +173,7 @@ class _Collection:
         self.group_of: dict[str, OpenGroup] = {}
         """By rid."""
         self.kept: list[tuple[int, Group]] = []
+        self.last_refusal = ""
         self.lengths: list[int] = []
         """Of every response that has ended, whatever becomes of its group."""
         self.counts = dict.fromkeys(
@@ -250,6 +251,7 @@ class _Collection:
 
     def _refuse(self, group: OpenGroup, refused: Refused) -> None:
         """The group is absent; a budget of its own says how many may be."""
+        self.last_refusal = refused.reason
         if not group.is_refused:
             group.is_refused = True
             self.counts["refused_groups"] += 1
@@ -294,7 +296,9 @@ class _Collection:
                 f"set it to never"
             )
         if not self.kept:
-            raise RolloutError(f"rollout.max_refused: servers refused every prompt of step {self.turn.step + 1}")
+            raise RolloutError(
+                f"servers refused every prompt of step {self.turn.step + 1}, the last one so: {self.last_refusal}"
+            )
 
     def _leave_over(self) -> None:
         """What the next step asks for first; without tokens that are too old by then, or without any."""

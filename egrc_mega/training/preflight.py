@@ -16,6 +16,7 @@ from egrc_mega.convert.weight_files import has_weights, weight_files
 from egrc_mega.errors import ConfigError, EgrcError, ModelError, StorageError
 from egrc_mega.sections.policy import MegatronSection
 from egrc_mega.trackers.tracker import require_installed
+from egrc_mega.training.lengths import length_problems
 
 
 def preflight(config: Config, world_size: int, local_world_size: int) -> None:
@@ -68,6 +69,7 @@ def _model_problems(config: Config) -> Iterator[EgrcError]:
     except ModelError as error:
         yield error
     yield from _contradictions(config, architecture)
+    yield from length_problems(config, architecture.model_fields["max_sequence_length"])
     found = [
         *layout_problems(architecture, ParallelLayout.of(config.megatron)),
         *_expert_problems(architecture, config.megatron, has_gpus=_has_gpus(config)),

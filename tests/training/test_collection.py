@@ -376,6 +376,12 @@ def test_a_used_up_budget_of_refusals_stops_the_run_with_the_servers_reason(
         collector.collect(turn_of(0), START)
 
 
+def test_a_step_whose_every_prompt_is_refused_says_why(collector: Collector, fake: FakeServer) -> None:
+    refuse(fake, {0, 1, 2})
+    with pytest.raises(RolloutError, match=r"refused every prompt of step 1, the last one so: .*with 400: .*too long"):
+        collector.collect(turn_of(0), START)
+
+
 def test_a_request_that_somebody_else_aborts_is_sent_again(collector: Collector, fake: FakeServer) -> None:
     held = {"once": True}
 

@@ -116,3 +116,30 @@ def test_the_exported_folder_is_what_was_measured_and_another_dtype_is_said(stat
 
 def test_an_export_in_the_models_own_dtype_says_nothing(tmp_path: Path) -> None:
     assert exported(tmp_path, "float32", torch.float32)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        (
+            "stages.explore.rollout.max_new_tokens=512",
+            "stages.explore: a response of 512 tokens",
+        ),
+        ("evaluation.max_new_tokens=600", "evaluation.max_new_tokens: a response of 600 tokens"),
+        (
+            "evaluation.sets={more: {data: configs/quickstart.yaml, max_new_tokens: 900}}",
+            "evaluation.sets.more.max_new_tokens: a response of 900 tokens",
+        ),
+    ],
+)
+def test_a_response_that_the_model_has_no_positions_for_is_refused_before_anything_starts(
+    root: Path, base_model: Path, monkeypatch: pytest.MonkeyPatch, override: str, expected: str
+) -> None:
+    monkeypatch.chdir(root)
+    with pytest.raises(ConfigError) as error:
+        check(root, base_model, override)
+    [line] = str(error.value).splitlines()
+    assert line.startswith(expected)
+    assert "do not fit into the model's 512 positions (max_position_embeddings of config.json); lower " in line
+    fits = override.replace("=512", "=511").replace("600", "511").replace("900", "511")
+    check(root, base_model, fits)  # beside the shortest prompt
