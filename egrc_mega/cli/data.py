@@ -8,12 +8,7 @@ import typer
 from egrc_mega.cli.options import MaybeConfigFiles, Overrides
 from egrc_mega.plain_text import plain
 
-app = typer.Typer(no_args_is_help=True, help="Look at data files.")
-
-
-@app.callback()
-def group() -> None:
-    """Keeps `inspect` a subcommand."""
+app = typer.Typer(no_args_is_help=True, help="Look at data files, and learn where data sets come from.")
 
 
 @app.command("inspect")
@@ -46,3 +41,26 @@ def inspect(
     if out is not None:
         set_aside(census.reading.bad, out)
     census.refuse_bad()
+
+
+@app.command("fetch")
+def fetch(
+    name: Annotated[str | None, typer.Argument(help="A data set; without: all are listed.")] = None,
+    source: Annotated[Path | None, typer.Option("--from", help="What was downloaded: a file or a folder.")] = None,
+    target: Annotated[Path | None, typer.Option("--to", help="JSONL to write.")] = None,
+) -> None:
+    """Say where a data set comes from, its licence, rows and columns; with --from and --to, convert a download.
+
+    Nothing is downloaded: licences are yours to accept.
+    """
+    from egrc_mega.errors import ConfigError
+    from egrc_mega.launch.data_sets import DATA_SETS, convert, data_set, described
+
+    if name is None:
+        for each in DATA_SETS.values():
+            print(f"{each.name:<16} {max(each.rows):>6} rows  {each.what}")
+        return
+    chosen = data_set(name)
+    if (source is None) != (target is None):
+        raise ConfigError("egrc data fetch: give --from and --to, or neither")
+    print(convert(chosen, source, target) if source and target else "\n".join(described(chosen)))

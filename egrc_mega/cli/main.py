@@ -17,6 +17,7 @@ from egrc_mega.cli import (
     evaluate,
     export,
     grade,
+    init,
     miniature,
     plan,
     publish,
@@ -44,6 +45,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=True,
 )
+app.command("init")(init.init)
 app.command("train")(train.train)
 app.command("grade")(grade.grade)
 app.command("plan")(plan.plan)

@@ -1,0 +1,164 @@
+"""`egrc init`: a first configuration for somebody's own model and data, with what can be read of both filled in."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from egrc_mega.convert.families.registry import read_architecture
+from egrc_mega.data.census import Census
+from egrc_mega.errors import ConfigError
+from egrc_mega.launch.inspect_data import inspect_data
+
+BOXED = "Let's think step by step and output the final answer within \\boxed{}."
+"""Wording of the DeepScaleR, Laser and L1 data scripts."""
+LONGEST = 8192
+"""Tokens of a response in explore, where the model has room for so many: the paper's 2 L."""
+
+TEMPLATE = """\
+# EGRC on {model_name}: compress, then explore. `egrc config explain NAME` says what a field is;
+# docs/configuration_reference.md has all of them, docs/troubleshooting.md what a message means.
+# Paths are relative to this file.
+run:
+  dir: run                      # everything that a run writes
+  seed: 1
+model:
+  path: {model}
+data:
+  train: {data}                 # {rows} rows that can be used, of {total}
+  prompt_key: {prompt_key}
+  answer_key: {answer_key}
+  # prompts have {shortest} to {longest} tokens; the template: {template}
+  instruction: {instruction}
+rollout:
+  prompts_per_step: {prompts}         # times n samples each is a step's batch
+{servers}
+megatron:
+  bf16: {bf16}
+policy:
+  max_tokens_per_micro_batch: {budget}   # at least the longest prompt and response together; more is faster
+stages:
+  - method: compress            # shorter: only right answers of at most clip_len tokens are learnt
+    steps: 200
+    clip_len: {clip_len}              # L: about 70 % of the model's mean length; measure that first: egrc eval
+    rollout: {{n: 8, temperature: 1.0}}
+    optim: {{lr: 1.0e-6}}
+  - method: explore             # recovers accuracy; responses beyond clip_len pay for their length
+    steps: 200
+    clip_len: {clip_len}
+    rollout: {{n: 16, temperature: 1.0, max_new_tokens: {cap}}}
+    reward: {{length_unit: {unit}}}  # tokens beyond L that cost 0.25
+    optim: {{lr: 1.0e-6, num_updates_per_rollout: 2}}
+checkpoint:
+  every: 10
+evaluation:
+  data: {evaluation}            # {evaluation_note}
+  prompt_key: {evaluation_prompt_key}
+  answer_key: {evaluation_answer_key}
+  temperatures: [0.6]
+  num_problems: {num_problems}
+  max_new_tokens: {evaluation_cap}
+health:
+  stop: [no_update]             # a run that learns nothing ends
+"""
+ON_CPU = "  server: embedded              # ours, on the CPU; set sglang and device: cuda on GPUs"
+ON_GPUS = """\
+  server: sglang                # from the environment that scripts/serve_env.sh makes
+  device: cuda
+  colocated: true               # on the trainer's GPUs; or give rollout.gpus that it leaves free
+sync:
+  transport: ipc"""
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Caps that fit the model, in tokens."""
+
+    clip_len: int
+    cap: int
+    evaluation: int
+
+
+def write_config(folder: Path, model: Path, data: Path, evaluation: Path | None, instruction: str) -> Path:
+    """Write config.yaml into a new folder.
+
+    Args:
+        evaluation: problems that are never trained on; None: the training file, which the configuration then says.
+        instruction: text after every problem.
+
+    Raises:
+        EgrcError: the folder is not empty, or model or data cannot be used.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"DIR: {folder} is not empty; give a new folder")
+    positions = read_architecture(model).model_fields["max_sequence_length"]
+    training, benchmark = (_census(file, model, instruction) for file in (data, evaluation or data))
+    lengths = _lengths(positions, max(*training.lengths, *benchmark.lengths))
+    text = TEMPLATE.format_map(_words(model, training, benchmark, lengths, instruction))
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "config.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def _census(file: Path, model: Path, instruction: str) -> Census:
+    found = inspect_data(file, [], [], model=model, stated={"instruction": instruction}, profile=None)
+    found.refuse_bad()
+    return found
+
+
+def _lengths(positions: int, longest_prompt: int) -> Lengths:
+    """Half of what the model has room for, and no more than the paper's caps.
+
+    Raises:
+        ConfigError: there is no room for a response.
+    """
+    room = positions - longest_prompt
+    if room < 2:
+        raise ConfigError(
+            f"--model: its {positions} positions have no room for a response to the longest prompt of "
+            f"{longest_prompt} tokens; take shorter problems or another model"
+        )
+    cap = min(LONGEST, room)
+    return Lengths(clip_len=cap // 2, cap=cap, evaluation=min(4 * LONGEST, room))
+
+
+def _words(
+    model: Path, training: Census, benchmark: Census, lengths: Lengths, instruction: str
+) -> dict[str, str | int]:
+    """What the template's places are filled with."""
+    has_gpu = torch.cuda.is_available()
+    held_out = benchmark.reading.path != training.reading.path
+    note = "problems that are never trained on" if held_out else "NOT held out: give problems that are not trained on"
+    return {
+        "model_name": model.resolve().name,
+        "model": _quoted(model.resolve()),
+        "data": _quoted(training.reading.path.resolve()),
+        "evaluation": _quoted(benchmark.reading.path.resolve()),
+        "evaluation_note": note,
+        "rows": len(training.reading.good),
+        "total": training.reading.total,
+        "prompt_key": _quoted(training.section.prompt_key),
+        "answer_key": _quoted(training.section.answer_key),
+        "evaluation_prompt_key": _quoted(benchmark.section.prompt_key),
+        "evaluation_answer_key": _quoted(benchmark.section.answer_key),
+        "shortest": min(training.lengths),
+        "longest": max(training.lengths),
+        "template": training.template.partition(": ")[2],
+        "instruction": _quoted(instruction),
+        "servers": ON_GPUS if has_gpu else ON_CPU,
+        "prompts": 128 if has_gpu else 16,
+        "bf16": "true" if has_gpu else "false",
+        "budget": max(16384, 2 * lengths.cap),
+        "clip_len": lengths.clip_len,
+        "cap": lengths.cap,
+        "unit": max(lengths.clip_len // 4, 1),
+        "num_problems": min(500, len(benchmark.reading.good)),
+        "evaluation_cap": lengths.evaluation,
+    }
+
+
+def _quoted(value: object) -> str:
+    """As a YAML text: JSON's are."""
+    return json.dumps(str(value), ensure_ascii=False)
