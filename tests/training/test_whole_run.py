@@ -25,6 +25,7 @@ from egrc_mega.manifest import MANIFEST, write_manifest
 from egrc_mega.observe.trace import write_trace
 from egrc_mega.run_folder import RunFolder
 from egrc_mega.soak.laws import require_no_process, require_same_weights
+from egrc_mega.testing.documented import first_column, unexplained
 from egrc_mega.testing.fake_server import FakeServer
 from egrc_mega.testing.runs import events, finish_run, start_run
 from egrc_mega.testing.scraped import scrape
@@ -179,6 +180,24 @@ def test_a_run_that_hangs_still_answers_prometheus_with_its_newest_step(runs: di
     (step,) = events(runs["hung"], "step")
     assert samples["egrc_step"] == 1 and samples["egrc_total_steps"] == 6
     assert samples["egrc_length"] == step["length"] and samples["egrc_time_step_s"] == step["time_step_s"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "begin", "end"),
+    [
+        ("step", "## Fields of a step", "## Fields of an evaluation"),
+        ("evaluation", "## Fields of an evaluation", "##!"),
+    ],
+)
+def test_every_field_that_a_run_writes_is_explained_and_no_other(
+    runs: dict[str, Path], root: Path, kind: str, begin: str, end: str
+) -> None:
+    documented = first_column((root / "docs/metrics.md").read_text(encoding="utf-8"), begin, end)
+    told = events(runs["undisturbed"], kind) + events(runs["evaluated"], kind)
+    written = {name for event in told for name in event} - {"kind", "time"}
+    assert unexplained(written, documented) == set()
+    ahead = {"time_rollout_ahead_s"}  # of runs that sample ahead
+    assert {name for name in documented if "*" not in name} - written <= ahead
 
 
 def test_training_changes_the_weights(runs: dict[str, Path], base_model: Path) -> None:
