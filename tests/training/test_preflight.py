@@ -2,6 +2,7 @@
 
 import json
 import resource
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -98,7 +99,8 @@ def exported(tmp_path: Path, stated: str, dtype: torch.dtype) -> tuple[Path, lis
     tensors = ((name, reader.tensor(name).to(dtype)) for name, _shape in architecture.hf_shapes())
     lead, said = object.__new__(Lead), []
     lead.folder = SimpleNamespace(export=tmp_path / "export")  # type: ignore[assignment]
-    lead.printer = SimpleNamespace(note=said.append)  # type: ignore[assignment]
+    bar = lambda *_: nullcontext(lambda _done: None)  # noqa: E731
+    lead.printer = SimpleNamespace(note=said.append, bar=bar)  # type: ignore[assignment]
     lead.events = SimpleNamespace(write=lambda *_, **__: None)  # type: ignore[assignment]
     lead.export(tensors, SimpleNamespace(architecture=architecture, companions=source, dtype=dtype), 1)  # type: ignore[arg-type]
     return tmp_path / "export", said
