@@ -151,7 +151,7 @@ class HangWatch:
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
         place = _place([(frame.filename, frame.lineno or 0, frame.name) for frame in reversed(frames)])
         own = own_answer(waited_s)
-        trace = "".join(traceback.format_exception(error))
+        trace = plain("".join(traceback.format_exception(error)))
         if self._ask():
             self._write(
                 f"the run waits in vain: {plain(str(error))}", replace(own, place=place, stacks=trace + own.stacks)

@@ -162,7 +162,7 @@ def test_a_wait_beyond_its_limit_is_reported_with_the_stacks_of_all_ranks_and_th
             wait_in_vain(RolloutError())
         assert not (tmp_path / "hangs").exists()  # no limit of time is behind that one
         lost = RolloutError("lost")
-        lost.__cause__ = TimeoutError()
+        lost.__cause__ = TimeoutError("\x1b[31m")
         with pytest.raises(RolloutError, match="no answer within 3 s"), watches[0].reporting_waits():
             wait_in_vain(lost)
     (file,) = (tmp_path / "hangs").iterdir()
@@ -174,6 +174,7 @@ def test_a_wait_beyond_its_limit_is_reported_with_the_stacks_of_all_ranks_and_th
             and "awaits servers" in said[1 + rank]
         )
     assert "(wait_in_vain)" in said[1] and said[3] == f"egrc: all stacks: {file}"
+    assert "\x1b" not in file.read_text()
     parts = file.read_text().split("== ")[1:]
     assert [part[:6] for part in parts] == ["rank 0", "rank 1"]
     assert "in wait_in_vain" in parts[0] and "thread hang watch" in parts[1]
