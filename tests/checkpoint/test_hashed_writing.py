@@ -88,6 +88,18 @@ def test_an_error_of_the_second_thread_is_the_writers(tmp_path: Path, monkeypatc
         save_value(torch.zeros(3 * BUFFER_BYTES, dtype=torch.uint8), writer)
 
 
+def test_files_that_the_disk_must_have_go_past_the_page_cache_and_others_stay_there_to_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+    monkeypatch.setattr(manifest, "append", lambda _file, _view, *, direct: seen.append(direct))
+    for durable in (False, True):
+        with HashedWriter(tmp_path / str(durable), durable=durable) as writer:
+            writer.write(bytes(BUFFER_BYTES + 1))
+            writer.finish()
+    assert seen == [False, False, True, True]
+
+
 def test_whole_blocks_go_past_the_page_cache_and_the_rest_does_not(tmp_path: Path) -> None:
     with Disk(tmp_path / "file") as file:
         can_be = direct_io._set_direct(file, True) and not direct_io._set_direct(file, False)

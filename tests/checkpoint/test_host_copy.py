@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from egrc_mega.checkpoint import host_copy
 from egrc_mega.checkpoint.host_copy import HostCopy
 from egrc_mega.checkpoint.store import CheckpointStore
 from egrc_mega.testing.checkpoint_worker import TensorState
@@ -38,15 +39,20 @@ def test_the_next_copy_takes_the_memory_of_the_last_and_more_where_it_must() -> 
 
 
 @pytest.mark.usefixtures("world_of_one")
-def test_an_asynchronous_save_has_the_bytes_of_a_synchronous_one(tmp_path: Path, base_model: Path) -> None:
-    kept = TensorState(base_model, 4, 8)
+def test_an_asynchronous_save_has_the_bytes_of_a_synchronous_one_and_takes_memory_once(
+    tmp_path: Path, base_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take, taken = host_copy._fresh_memory, []
+    monkeypatch.setattr(host_copy, "_fresh_memory", lambda size: (taken.append(size), take(size))[1])
+    kept = TensorState(base_model, 4, 32)
     whole = kept.tensors["weight.0"].repeat(2, 1)
-    kept.tensors["weight.0"] = whole[3:11]  # as a parameter lies in its optimizer's buffer
+    kept.tensors["weight.0"] = whole[3:35]  # as a parameter lies in its optimizer's buffer
     for asynchronous in (False, True):
         store = CheckpointStore(tmp_path / str(asynchronous), keep=1, asynchronous=asynchronous)
         for number in (1, 2):
             store.save(number, kept, {})
             store.settle()
+    assert taken == [sum(tensor.nbytes for tensor in kept.tensors.values())]  # once, by the first in the background
     ways = [tmp_path / str(asynchronous) / "step_000002" for asynchronous in (False, True)]
     names = sorted(file.relative_to(ways[0]) for file in ways[0].rglob("*") if file.is_file())
     assert len(names) > 5
