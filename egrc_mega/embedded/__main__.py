@@ -11,6 +11,7 @@ from aiohttp import web
 
 from egrc_mega.embedded.connections import bear_a_flood
 from egrc_mega.errors import RolloutError
+from egrc_mega.parent import die_with_parent
 
 KEEP_ALIVE_S = 5.0
 """As SGLang's: without a whole head of a request for so long, a connection is closed. Our clients close after 2."""
@@ -28,6 +29,7 @@ def main() -> None:
     parser.add_argument("--exit-with-stdin", action="store_true", help="end when stdin closes")
     arguments = parser.parse_args()
     if arguments.exit_with_stdin:
+        die_with_parent()  # a server that is stopped reads no end of file
         threading.Thread(target=_exit_at_end_of_stdin, daemon=True).start()
     try:
         _serve(arguments)

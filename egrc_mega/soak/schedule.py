@@ -123,6 +123,8 @@ def _fault(kind: str, chance: Random) -> Fault:
     if kind == "full disk":
         error = chance.choice(("ENOSPC", "EIO"))
         return Fault(kind, chance.choice(SAVED_STEPS), target, "checkpoint.shard", error)
+    if kind == "flip byte":  # a checkpoint is there by then
+        step = max(step, SAVED_STEPS[0] + 2)
     detail = {"garbage": chance.choice(GARBAGE), "flip byte": str(chance.randrange(10**6))}.get(kind, "")
     has_target = kind in ("kill server", "stop server", "pause server", "garbage", "lost links")
     return Fault(kind, step, target if has_target else 0, detail=detail)

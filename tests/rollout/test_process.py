@@ -66,14 +66,14 @@ def test_an_external_server_that_is_not_there_is_named(model: Path, tmp_path: Pa
         Fleet.start(section, model, "v0", tmp_path)
 
 
-def test_a_server_dies_with_its_parent(model: Path, tmp_path: Path) -> None:
+def test_a_server_dies_with_its_parent_even_while_it_is_stopped(model: Path, tmp_path: Path) -> None:
     script = (
         "import sys, time\n"
         "from pathlib import Path\n"
         "from egrc_mega.rollout.start.process import embedded_server\n"
         "model, log = map(Path, sys.argv[1:])\n"
         "server = embedded_server(model, port=0, weight_version='v0', max_batch_size=16, log=log)\n"
-        "server.wait_until_ready(60)\n"
+        "server.wait_until_ready(240)\n"
         "print(server.process.pid, flush=True)\n"
         "time.sleep(600)\n"
     )
@@ -81,6 +81,7 @@ def test_a_server_dies_with_its_parent(model: Path, tmp_path: Path) -> None:
     parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     child = psutil.Process(int(parent.stdout.readline()))
+    child.suspend()  # it reads no end of file
     parent.kill()
     parent.wait()
     require_no_process([child])

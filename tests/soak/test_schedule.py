@@ -48,5 +48,6 @@ def test_what_is_armed_names_point_step_act_and_rank(plans: list[Plan]) -> None:
         assert entry.startswith(f"{fault.point}@{fault.step}=") and entry.endswith(f"#{fault.target}")
         if fault.point.startswith("checkpoint."):
             assert fault.step in SAVED_STEPS and (fault.target == 0 or fault.point == "checkpoint.shard")
+    assert min(fault.step for each in plans for fault in each.faults if fault.kind == "flip byte") > SAVED_STEPS[0] + 1
     acts = {entry.partition("=")[2].partition("#")[0] for entry in faults}
     assert acts == {"SIGKILL", "SIGSTOP", "ENOSPC", "EIO"}
