@@ -19,6 +19,8 @@ PATHS = (
     ("data", "train"),
     ("evaluation", "data"),
     ("evaluation", "sets", "*", "data"),
+    ("rollout", "hosts_file"),
+    ("rollout", "announce_dir"),
 )
 """In a file they are relative to that file's folder; in `--set` to the working directory. `*` stands for any name."""
 

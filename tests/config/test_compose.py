@@ -316,3 +316,9 @@ def test_every_method_builds_from_its_defaults_and_says_nothing_against_itself()
     for name, member in METHODS.members.items():
         section = member.Config.model_validate({"method": name})
         assert list(member(section).problems()) == [], name
+
+
+def test_files_of_servers_are_relative_to_the_configuration_too(quickstart: Path, tmp_path: Path) -> None:
+    own = layer(tmp_path, "own.yaml", rollout={"hosts_file": "hosts.txt", "announce_dir": "servers"})
+    section = load_config([quickstart, own]).config.rollout
+    assert (section.hosts_file, section.announce_dir) == (tmp_path / "hosts.txt", tmp_path / "servers")
