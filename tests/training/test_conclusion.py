@@ -63,13 +63,20 @@ def test_one_rank_says_it_for_all(
         assert capsys.readouterr().out.count("is finished") == num_lines
 
 
-def _resumed_since(run: Path) -> None:
-    with (run / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps({"kind": "resume"}) + "\n")
+def _wrote(event: dict[str, object]) -> Callable[[Path], object]:
+    def write(run: Path) -> None:
+        with (run / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(event) + "\n")
+
+    return write
 
 
 LEFT_TO_DO: dict[str, Callable[[Path], object]] = {
-    "it was begun again": _resumed_since,
+    "it was begun again": _wrote({"kind": "resume"}),
+    "it has not come to its end since": _wrote({"kind": "evaluation", "step": 12}),
+    "the last step is not committed": lambda run: (run / "checkpoints" / "step_000012").rename(
+        run / "checkpoints" / "step_000011"
+    ),
     "the export is missing": lambda run: (run / "export" / "config.json").unlink(),
     "the page is missing": lambda run: (run / "report.html").unlink(),
     "the last step is torn": lambda run: (run / "checkpoints" / "step_000012" / "state.json").unlink(),

@@ -140,6 +140,8 @@ def test_every_method_trains_two_steps_in_one_launch_on_two_ranks(launch: Path) 
         assert step["logprob_diff_max"] <= 1e-4, step["method"]
         moved[step["method"]].append(step["updated"] and step["grad_norm"] > 0)
     assert [method for method, updates in moved.items() if not any(updates)] == []
+    # the alarms' defaults take nothing that a method does on purpose for an illness
+    assert events(launch, "alarm") == []
 
 
 def test_egrc_credit_pays_for_the_rollouts_of_every_step_what_the_run_has_paid(launch: Path) -> None:
