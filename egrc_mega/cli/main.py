@@ -28,6 +28,7 @@ from egrc_mega.cli import (
     stages,
     status,
     study,
+    top,
     trace,
     track,
     train,
@@ -51,6 +52,7 @@ app.command("grade")(grade.grade)
 app.command("plan")(plan.plan)
 app.command("report")(report.report)
 app.command("watch")(watch.watch)
+app.command("top")(top.top)
 app.command("trace")(trace.trace)
 app.command("status")(status.status)
 app.command("stop")(status.stop)

@@ -1,5 +1,6 @@
 """`egrc train`: starts a run, or says what it would be."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -28,6 +29,12 @@ def train(
     node_rank: Annotated[int, typer.Option("--node-rank", min=0, help="Which of them this is, from 0.")] = 0,
     master_addr: Annotated[str, typer.Option("--master-addr", help="Address of node 0.")] = "127.0.0.1",
     master_port: Annotated[int, typer.Option("--master-port", min=1, max=65535, help="A free port there.")] = 29500,
+    replay: Annotated[
+        Path | None,
+        typer.Option(
+            "--replay-rollouts", help="Train on what another run has sampled, without servers.", metavar="RUN"
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, start nothing.")] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="A second line a step, with all the rest.")] = False,
 ) -> None:
@@ -36,8 +43,10 @@ def train(
     from egrc_mega.launch.dry_run import dry_run as plan
     from egrc_mega.launch.train import World, launch, supervise
 
+    chosen = [*(overrides or []), *(["observe.verbose=true"] if verbose else [])]
+    chosen += [f"run.replay_rollouts={replay}"] if replay else []
     if dry_run:
-        print(plan(config, overrides or [], num_nodes=nnodes, num_processes=nproc_per_node))
+        print(plan(config, chosen, num_nodes=nnodes, num_processes=nproc_per_node))
         raise typer.Exit
     if node_rank >= nnodes:
         raise ConfigError(f"--node-rank: {node_rank} must be below --nnodes {nnodes}; nodes are counted from 0")
@@ -46,5 +55,4 @@ def train(
     world = World(nproc_per_node, nnodes, node_rank, master_addr, master_port)
     goes_on = None if (resume_if_begun or supervised) and not resume else resume
     start = supervise if supervised else launch
-    chosen = [*(overrides or []), *(["observe.verbose=true"] if verbose else [])]
     raise typer.Exit(start(config, chosen, world, resume=goes_on, fresh=fresh))

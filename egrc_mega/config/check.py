@@ -29,6 +29,10 @@ def data_files(config: Config) -> dict[str, Path]:
 
 
 def _data_problems(config: Config) -> Iterator[EgrcError]:
+    if config.run.replay_rollouts is not None:  # which has problems and verdicts with it
+        if config.evaluation.stop:
+            yield ConfigError("evaluation.stop: a replay has no servers that could evaluate; set it to null")
+        return
     for name, path in data_files(config).items():
         if not path.is_file():
             yield DataError(f"{name}: {path} does not exist")

@@ -3,13 +3,14 @@
     output_ids int32[T]   sampled bool[T]   logprobs float32[T]      T: output tokens of the step
     entropies float32[E]                                             E: tokens of the samples that have them
     token_ends int32[N]   reference_kl float32[K]                    N, K: likewise
+    prompt_ids int32[P]                                              P: tokens of the samples' prompts
     advantages float32[A]                                            A: of the samples with one for each token
     texts uint8[B]        index uint8[J]                             UTF-8
 
 The index has the numbers of each sample and the sizes of its parts, and what the method was told beside: the step
-within its stage, its state, and facts of problems and asks. So `egrc credit` pays for a file what the run has paid. Of
-a 7B explore step, 2,048 responses of 3,000 tokens, a file has 100 MB; it is not compressed, for token ids and log-probs
-hardly shrink. In files of earlier versions entropies are float16.
+within its stage, its state, and facts of problems and asks. So `egrc credit` pays for a file what the run has paid, and
+`egrc train --replay-rollouts` trains on it. Of a 7B explore step, 2,048 responses of 3,000 tokens, a file has 100 MB;
+it is not compressed, for token ids and log-probs hardly shrink. In files of earlier versions entropies are float16.
 """
 
 from collections.abc import Mapping, Sequence
@@ -64,6 +65,8 @@ class StoredSample:
     """[O] Where in `text` each token ends; None where the method did not look at it."""
     reference_kl: NDArray[np.float32] | None = None
     """[O] log pi - log ref of each sampled token; None where the method did not look at it."""
+    prompt_ids: NDArray[np.int32] | None = None
+    """[P] The rendered prompt; None in files of earlier versions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -91,6 +94,8 @@ class StoredStep:
     """Counted from 0; None in files of earlier versions, as the state is."""
     state: Mapping[str, Any] | None = None
     """The method's, with which it gave the step's credits."""
+    collected: Mapping[str, Any] | None = None
+    """How the step was sampled, for a replay; None in files of earlier versions."""
 
 
 SCALARS = ("grade", "well_formed", "truncated", "reward", "kept", "tag")
@@ -111,6 +116,7 @@ def arrays_of(stored: StoredStep) -> dict[str, NDArray[Any]]:
         "stage": stored.stage,
         "step_in_stage": stored.step_in_stage,
         "state": stored.state,
+        "collected": stored.collected,
         "groups": [
             {
                 "key": group.key,
@@ -127,6 +133,7 @@ def arrays_of(stored: StoredStep) -> dict[str, NDArray[Any]]:
         "sampled": _joined([sample.sampled for sample in samples], np.bool_),
         "logprobs": _joined([sample.logprobs for sample in samples], np.float32),
         "advantages": _joined(advantages, np.float32),
+        "prompt_ids": _joined([s.prompt_ids for s in samples if s.prompt_ids is not None], np.int32),
         "texts": np.frombuffer(b"".join(texts), np.uint8),
         "index": np.frombuffer(orjson.dumps(index, option=orjson.OPT_SERIALIZE_NUMPY), np.uint8),
     } | {
@@ -141,6 +148,7 @@ def _entry(sample: StoredSample, text_bytes: int) -> dict[str, Any]:
         "facts": dict(sample.facts),
         "num_tokens": len(sample.output_ids),
         "text_bytes": text_bytes,
+        "num_prompt_tokens": None if sample.prompt_ids is None else len(sample.prompt_ids),
         **{f"has_{name}": getattr(sample, name) is not None for name in MEASURED},
         "advantage": float(sample.advantage) if _is_scalar(sample.advantage) else None,
         # null where there is one for the whole response; a response that was edited has as many as the edited one
@@ -164,6 +172,7 @@ class StepReader:
         self._tokens = _slices([entry["num_tokens"] for entry in entries])
         self._advantages = _slices([entry["num_advantages"] or 0 for entry in entries])
         self._texts = _slices([entry["text_bytes"] for entry in entries])
+        self._prompts = _known_slices([entry.get("num_prompt_tokens") for entry in entries])
         self._measured = {name: _measured(entries, name) for name in MEASURED}
 
     def group(self, number: int) -> StoredGroup:
@@ -189,6 +198,7 @@ class StepReader:
             sampled=arrays["sampled"][tokens],
             logprobs=arrays["logprobs"][tokens],
             advantage=entry["advantage"] if one_for_all else arrays["advantages"][self._advantages[i]],
+            prompt_ids=_part(arrays, "prompt_ids", self._prompts[i]),
             terms=entry["terms"],
             facts=entry.get("facts", {}),
             versions=tuple(VersionSpan(version=v, start=start, end=end) for v, start, end in entry["versions"]),
@@ -205,14 +215,19 @@ def step_of(arrays: Mapping[str, Any]) -> StoredStep:
         groups=tuple(map(reader.group, range(len(index["groups"])))),
         step_in_stage=index.get("step_in_stage"),
         state=index.get("state"),
+        collected=index.get("collected"),
     )
 
 
 def _measured(entries: Sequence[Mapping[str, Any]], name: str) -> list[slice | None]:
     """Where each sample's part is of one of the arrays that not every sample has."""
-    has = [bool(entry.get(f"has_{name}")) for entry in entries]
-    parts = _slices([entry["num_tokens"] * own for entry, own in zip(entries, has, strict=True)])
-    return [part if own else None for part, own in zip(parts, has, strict=True)]
+    return _known_slices([entry["num_tokens"] if entry.get(f"has_{name}") else None for entry in entries])
+
+
+def _known_slices(sizes: Sequence[int | None]) -> list[slice | None]:
+    """The parts of an array in which those without a size have none."""
+    parts = _slices([size or 0 for size in sizes])
+    return [None if size is None else part for size, part in zip(sizes, parts, strict=True)]
 
 
 def _part(arrays: Mapping[str, Any], name: str, place: slice | None) -> Any:

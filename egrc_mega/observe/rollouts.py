@@ -42,19 +42,28 @@ class RolloutLog:
         *,
         step_in_stage: int | None = None,
         state: Mapping[str, Any] | None = None,
+        collected: Mapping[str, Any] | None = None,
     ) -> None:
         """Begin to write a step (counted from 1). Files of later steps, which a resumed run makes anew, go.
 
         Args:
             step_in_stage: counted from 0.
             state: of the method, as it was when it gave the credits.
+            collected: how the step was sampled; a replay needs it.
 
         Raises:
             StorageError: the step before could not be written, or not within WRITE_TIMEOUT_S.
         """
         self._wait()
         if self.budget_bytes:
-            stored = StoredStep(step=step, stage=stage, groups=tuple(groups), step_in_stage=step_in_stage, state=state)
+            stored = StoredStep(
+                step=step,
+                stage=stage,
+                groups=tuple(groups),
+                step_in_stage=step_in_stage,
+                state=state,
+                collected=collected,
+            )
             self._pending = self._writer.submit(self._write, stored)
 
     def _write(self, stored: StoredStep) -> None:
@@ -143,11 +152,21 @@ def read_rollouts(run_dir: Path, step: int) -> StoredStep:
     numbers = require_steps(run_dir)
     if step not in numbers:
         raise RunError(f"--step: {folder} holds no step {step}; it holds {in_words(numbers)}")
+    return read_step_file(folder, step)
+
+
+def read_step_file(folder: Path, step: int) -> StoredStep:
+    """What a folder of rollouts holds of a step.
+
+    Raises:
+        RunError: it cannot be read.
+    """
     path = step_path(folder, step)
     try:
         return step_of(load_file(path))
     except UNREADABLE as error:
-        raise RunError(f"{path} cannot be read ({error!r}); take another step of {in_words(numbers)}") from error
+        others = in_words([number for number in stored_steps(folder) if number != step])
+        raise RunError(f"{path} cannot be read ({error!r}); the other steps are {others or 'none'}") from error
 
 
 class StepFile:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from egrc_mega.sections.base import Section
 
@@ -15,6 +15,9 @@ class RunSection(Section):
     """Run folder: metrics, checkpoints, export and report go here."""
     seed: NonNegativeInt = 1
     """Every random choice of the run derives from it."""
+    replay_rollouts: Path | None = None
+    """Folder of a run, or of its rollouts: train on what that has stored, without servers, graders and evaluations;
+    `egrc train --replay-rollouts` sets it. None: sample."""
     lead_timeout_s: PositiveFloat = 86400.0
     """Longest that the other ranks wait for rank 0's part of a step: rollouts, grading, an evaluation."""
     stop_grace_s: NonNegativeFloat = 15.0
@@ -35,6 +38,16 @@ class ModelSection(Section):
 TrackerName = Literal["tensorboard", "wandb", "trackio"]
 
 
+def _ascending(steps: tuple[int, int]) -> tuple[int, int]:
+    if steps[0] > steps[1]:
+        raise ValueError(f"the first step must not be after the last: {list(steps)}")
+    return steps
+
+
+StepRange = Annotated[tuple[PositiveInt, PositiveInt], AfterValidator(_ascending)]
+"""First and last step, counted from 1, both included."""
+
+
 class ObserveSection(Section):
     """What a run keeps to be looked at, and who is told."""
 
@@ -49,6 +62,15 @@ class ObserveSection(Section):
     the system chooses, and a line says what. None: none. One that is taken costs the endpoint, not the run."""
     prometheus_host: str = "127.0.0.1"
     """Address that it is bound to. Whoever reaches another one than loopback can read the numbers."""
+
+    profile_steps: StepRange | None = None
+    """First and last step, counted from 1, over which torch's profiler runs; RUN/profile has its trace then. It slows
+    these steps and changes no number. None: none."""
+    memory_steps: StepRange | None = None
+    """First and last step of which every allocation on the GPU is recorded, for RUN/profile/memory_*.pickle, which
+    https://pytorch.org/memory_viz shows. Only with CUDA. None: none."""
+    profile_ranks: tuple[NonNegativeInt, ...] = (0,)
+    """Ranks of which both are made: a file of each."""
 
     verbose: bool = False
     """A second line a step on the console, with all that the six numbers leave out; `egrc train -v` sets it."""

@@ -14,6 +14,7 @@ from egrc_mega.stages.state import RunState
 MAY_CHANGE = (
     "run.dir",
     "run.lead_timeout_s",
+    "run.replay_rollouts",
     "run.stop_grace_s",
     "supervisor.",
     "sync.",

@@ -16,6 +16,7 @@ from egrc_mega.config.config import Config
 from egrc_mega.convert.hf_folder import HfTensors, weight_bytes, write_folder
 from egrc_mega.data.problems import ProblemSource
 from egrc_mega.data.reader import read_problems
+from egrc_mega.data.render import Renderer
 from egrc_mega.data.tokenizer import special_tokens
 from egrc_mega.errors import HealthError
 from egrc_mega.evaluation.records import Subject
@@ -45,8 +46,9 @@ from egrc_mega.training.collection import Collector, Planner, StepGroups
 from egrc_mega.training.conclusion import conclusion
 from egrc_mega.training.credit import credited
 from egrc_mega.training.gate import GateWatch, bounds_of
-from egrc_mega.training.live import Live, metrics_endpoint
+from egrc_mega.training.live import Live, kept_in_a_file, metrics_endpoint
 from egrc_mega.training.record import step_record
+from egrc_mega.training.replay import Replay, Unserved, collected_as
 from egrc_mega.training.serving import Serving, open_renderer
 from egrc_mega.training.stored import stored_groups
 from egrc_mega.training.turn import Turn
@@ -76,12 +78,33 @@ class Lead:
         Raises:
             EgrcError: data, model folder or a server cannot be used.
         """
-        check_transport(config)
         self.config, self.folder = config, folder
         total_steps, log = sum(stage.steps for stage in config.stages), folder.path / LOG
         self.printer = stack.enter_context(StepPrinter(total_steps, log=log, is_verbose=config.observe.verbose))
-        self.printer.note(f"run folder {self.folder.path}; starting servers and graders")
         renderer = open_renderer(config)
+        self.serving: Serving
+        self.ahead: Ahead | Replay
+        if config.run.replay_rollouts is not None:
+            self.printer.note(f"run folder {folder.path}; replaying {config.run.replay_rollouts}: nothing is evaluated")
+            self.ahead = Replay(config, config.run.replay_rollouts, renderer)
+            self.serving = Unserved(config, renderer, stack, self.printer.note)
+        else:
+            self._open_servers(renderer, stack)
+        self._open_records(stack, resume=resume)
+        template = renderer.template
+        self.events.write("template", **asdict(template.proof), date=template.today.isoformat())
+        self.sync = build_transport(config, self.folder.weights, self.serving.fleet)
+        dtype = torch.bfloat16 if config.megatron.bf16 else torch.float32
+        self.gate_watch = GateWatch(config.policy, dtype)
+        self.collected: StepGroups
+        """Of the step under way."""
+        self.lesson: Lesson
+
+    def _open_servers(self, renderer: Renderer, stack: ExitStack) -> None:
+        """Whoever samples and grades, and the problems."""
+        config = self.config
+        check_transport(config)
+        self.printer.note(f"run folder {self.folder.path}; starting servers and graders")
         tokens = special_tokens(renderer.tokenizer)
         problems = read_problems(
             config.data.train,
@@ -94,20 +117,11 @@ class Lead:
         prove_asks(config, renderer, problems)
         template = renderer.template
         self.printer.note(f"the chat template {template.proof.line(template.today)}")
-        self.serving = Serving(config, renderer, self.folder, stack, self.printer.note, self.printer.bar)
+        serving = Serving(config, renderer, self.folder, stack, self.printer.note, self.printer.bar)
         source = ProblemSource(problems, shuffle=config.data.shuffle, seed=config.run.seed)
-        planner = Planner(source, self.serving.renderer, config.run.seed, self.serving.stop_token_ids)
-        serving = self.serving
+        planner = Planner(source, renderer, config.run.seed, serving.stop_token_ids)
         collector = Collector(config.rollout, planner, serving.fleet, serving.environment, serving.judge)
-        self.ahead = Ahead(collector)
-        self._open_records(stack, resume=resume)
-        self.events.write("template", **asdict(template.proof), date=template.today.isoformat())
-        self.sync = build_transport(config, self.folder.weights, serving.fleet)
-        dtype = torch.bfloat16 if config.megatron.bf16 else torch.float32
-        self.gate_watch = GateWatch(config.policy, dtype)
-        self.collected: StepGroups
-        """Of the step under way."""
-        self.lesson: Lesson
+        self.serving, self.ahead = serving, Ahead(collector)
 
     def _open_records(self, stack: ExitStack, *, resume: bool) -> None:
         """What is kept of the run and shown of it; from here on the folder holds a run."""
@@ -119,6 +133,7 @@ class Lead:
         self.rollouts = stack.enter_context(RolloutLog(run_dir / FOLDER, int(section.rollouts_gib * 2**30)))
         self.server_spans = stack.enter_context(SpanLog(run_dir, SERVERS))
         self.live = Live(run_dir, self.events.newest, self.serving.fleet.servers)
+        stack.enter_context(kept_in_a_file(self.live))
         stack.enter_context(metrics_endpoint(section, self.live, self.printer.note))
 
     def note_parts(self) -> None:
@@ -129,6 +144,7 @@ class Lead:
 
     def note_processes(self, ranks: Sequence[Mapping[str, Any]]) -> None:
         """Keep where the ranks are, in order, each with its `host` and `pid`, and where the servers are."""
+        self.live.ranks = ranks
         hosts: dict[str, list[int]] = {}
         for rank in ranks:
             hosts.setdefault(rank["host"], []).append(rank["pid"])
@@ -172,7 +188,9 @@ class Lead:
         self.events.write("step", **record)
         stored = stored_groups(self.lesson.groups, self.lesson.credits)
         state = turn.view.state.model_dump(mode="json")
-        self.rollouts.write(turn.step + 1, turn.stage.name, stored, step_in_stage=turn.step_in_stage, state=state)
+        how = collected_as(self.collected, turn)
+        at = {"step_in_stage": turn.step_in_stage, "state": state, "collected": how}
+        self.rollouts.write(turn.step + 1, turn.stage.name, stored, **at)
         self.printer.show(record, self.num_evaluations_left)
         self.trackers.check()
         for warning in self.gate_watch.warnings(record):

@@ -1,10 +1,13 @@
 """What a run is at this moment, for those who ask while it goes on: a scraper, or `egrc top`."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from egrc_mega import __version__
 from egrc_mega.observe.bounded_server import Background, BoundedServer, Limits, Resource
@@ -14,6 +17,9 @@ from egrc_mega.rollout.server import Server
 from egrc_mega.rollout.state import State
 from egrc_mega.sections.run import ObserveSection
 
+FILE = "live.json"
+"""In the run's folder, while the run goes on: what `egrc top` looks at."""
+WRITE_S = 2.0
 LIMITS = Limits(connections=4, head_s=5.0, body_s=10.0)
 """Of the endpoint: a scraper needs one connection."""
 
@@ -25,6 +31,8 @@ class Live:
         self.run_dir, self.servers = run_dir, servers
         self.newest = newest
         """The newest event of each kind (`EventLog.newest`)."""
+        self.ranks: Sequence[Mapping[str, Any]] = ()
+        """Where each rank can be found, in order (`observe.hangs.introduction`)."""
 
     def snapshot(self) -> dict[str, Any]:
         """The present state, as JSON has it; `record` is empty before the first step of this process."""
@@ -49,6 +57,29 @@ class Live:
                 for server in self.servers
             ],
         }
+
+
+@contextmanager
+def kept_in_a_file(live: Live, write_s: float = WRITE_S) -> Iterator[None]:
+    """Write the present state, without the step's record, every other second; the file goes when the run ends."""
+    path, over = live.run_dir / FILE, threading.Event()
+    partial = path.with_suffix(".tmp")
+
+    def write() -> None:
+        while not over.wait(write_s):
+            with suppress(OSError):  # whoever looks sees that it is old
+                partial.write_bytes(orjson.dumps({**live.snapshot(), "record": None, "ranks": list(live.ranks)}))
+                partial.replace(path)
+
+    thread = threading.Thread(target=write, name="live", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(write_s + 10.0)  # of a file system that does not answer nobody waits longer
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -60,10 +60,11 @@ def _of_run(path: Path) -> RecordedBatch:
         raise DataError(f"--batch: {path} is no rollout file of a run (rollouts/step_000001.safetensors); give one")
     stored = read_rollouts(path.parent.parent, int(number))
     step = stored.step - 1 if stored.step_in_stage is None else stored.step_in_stage
-    return RecordedBatch([_group(group) for group in stored.groups], step, stored.stage, stored.state)
+    return RecordedBatch([recorded_group(group) for group in stored.groups], step, stored.stage, stored.state)
 
 
-def _group(group: StoredGroup) -> Group:
+def recorded_group(group: StoredGroup) -> Group:
+    """A stored group as methods see it; its samples have no prompts."""
     problem = Problem(key=group.key, text=group.prompt, answer=group.answer, facts=group.facts)
     return Group(problem=problem, samples=tuple(_sample(sample, problem) for sample in group.samples))
 

@@ -40,6 +40,7 @@ from egrc_mega.training.batch import Batch, decode, encode
 from egrc_mega.training.clock import share_clock
 from egrc_mega.training.commits import Commits, open_store
 from egrc_mega.training.lead import Lead
+from egrc_mega.training.profiling import StepProfiler
 from egrc_mega.training.turn import Turn, turn_of
 from egrc_mega.training.unlike_ranks import refuse_unlike_ranks
 from egrc_mega.training.update import UpdateMetrics, run_updates
@@ -73,6 +74,7 @@ class Run:
         """The rule by which evaluations have ended the run; the same on every rank."""
         self.checkpoint: Path | None = None
         """What a resumed run begins with."""
+        self.profiler = StepProfiler(config.observe, config.run.dir)
 
     def __enter__(self) -> Self:
         try:
@@ -101,6 +103,8 @@ class Run:
         self.stop = self.stack.enter_context(StopSignal(config.run.stop_grace_s, answers=distributed.is_rank_0()))
         self.store = open_store(config)
         self._start_lead()
+        self.profiler.note = self.lead.printer.note if self.lead else print
+        self.stack.callback(self.profiler.close)
         self.commits = Commits(self.store, self.lead)
         self.policy = Policy(config.model.path, config.megatron, config.policy, keeps_reference=self._keeps_reference())
         self.on_lead(Lead.note_parts)
@@ -213,6 +217,8 @@ class Run:
         Whether they are due follows from the run's place alone; a resumed run comes to the same points, and what it has
         measured of them is kept.
         """
+        if self.config.run.replay_rollouts is not None:  # nobody could answer
+            return
         progress, every = self.state.progress, self.config.evaluation.every
         within = is_within_stage(progress, self.config.stages)
         if within and (every is None or progress.step % every):
@@ -273,6 +279,7 @@ class Run:
             position = lead.collect(turn, self.state.position)
             self.state = self.state.model_copy(update={"position": position})
 
+        self.profiler.begin(turn.step + 1)
         self._unless_stopped(roll_out)
 
     def sample_ahead(self, turn: Turn) -> None:
@@ -309,6 +316,8 @@ class Run:
 
     def publish_weights(self, turn: Turn | None = None) -> None:
         """Move every server to the current weights, named after the number of steps they have seen."""
+        if self.config.run.replay_rollouts is not None:
+            return
         version = f"v{turn.step + 1}" if turn else self.state.version
         with self.accounting.phase("sync"):
             self._hand_out_weights(lambda lead, tensors: lead.publish(tensors, self.policy, version))
@@ -340,6 +349,7 @@ class Run:
         self.state, self.fatal = found.state, found.fatal
         if self.lead is None:
             self.span_log.write(turn.step + 1, **RECORDER.event(RECORDER.take()))
+        self.profiler.end(turn.step + 1)
 
     def commit(self, turn: Turn) -> None:
         """Save a checkpoint when one is due. After this the step is never computed again.

@@ -44,4 +44,5 @@ def _stored(sample: Sample, credit: Credit) -> StoredSample:
         facts=sample.ask.facts,
         token_ends=sample.token_ends,
         reference_kl=sample.reference_kl,
+        prompt_ids=sample.prompt_ids,
     )

@@ -65,6 +65,7 @@ def test_the_options_are_the_documented_ones() -> None:
             "--nnodes",
             "--node-rank",
             "--nproc-per-node",
+            "--replay-rollouts",
             "--resume",
             "--resume-if-begun",
             "--set",
@@ -166,6 +167,7 @@ def test_the_options_are_the_documented_ones() -> None:
         "egrc credit": ["--batch", "--config", "--groups", "--set", "--stage"],
         "egrc doctor": ["--config", "--json", "--set", "--url"],
         "egrc trace": ["--step", "--to"],
+        "egrc top": ["--once"],
         "egrc grade": [
             "--gold",
             "--gold-key",

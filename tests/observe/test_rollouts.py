@@ -53,6 +53,8 @@ def test_every_field_of_every_sample_comes_back(tmp_path: Path) -> None:
         # an edited response has as many advantages as it has tokens after the edit
         make_stored_sample(7, advantage=np.array([1.0, 2.0], np.float32)),
         make_stored_sample(2, advantage=np.array([3.0, 4.0], np.float32), token_ends=np.array([3, 9], np.int32)),
+        make_stored_sample(2, prompt_ids=np.array([7, 8, 9], np.int32)),
+        make_stored_sample(2, prompt_ids=np.array([], np.int32)),
         make_stored_sample(3, think_length=2, max_new_tokens=40, facts={"budget": 7.5}, reason="not asked"),
         make_stored_sample(2, reference_kl=np.array([0.5, -1.25], np.float32), token_ends=np.array([1, 4], np.int32)),
         make_stored_sample(
@@ -64,7 +66,7 @@ def test_every_field_of_every_sample_comes_back(tmp_path: Path) -> None:
     stored = read_rollouts(tmp_path, 7)
     assert (stored.step, stored.stage) == (7, "explore")
     assert [(g.key, g.prompt, g.answer) for g in stored.groups] == [(g.key, g.prompt, g.answer) for g in groups]
-    assert [len(group.samples) for group in stored.groups] == [3, 8]
+    assert [len(group.samples) for group in stored.groups] == [3, 10]
     for found, expected in zip((s for g in stored.groups for s in g.samples), samples, strict=True):
         assert_same(found, expected)
 
@@ -105,17 +107,16 @@ def test_a_file_of_an_earlier_version_lacks_what_has_come_since(tmp_path: Path) 
     index = orjson.loads(arrays["index"].tobytes())
     [group] = index["groups"]
     for entry, since in (
-        (index, ("step_in_stage", "state")),
+        (index, ("step_in_stage", "state", "collected")),
         (group, ("facts",)),
-        (
-            group["samples"][0],
-            ("reason", "think_length", "max_new_tokens", "facts", "has_token_ends", "has_reference_kl"),
-        ),
+        (group["samples"][0], ("reason", "think_length", "max_new_tokens", "facts", "num_prompt_tokens")),
+        (group["samples"][0], ("has_token_ends", "has_reference_kl")),
     ):
         for name in since:
             del entry[name]
     arrays |= {"index": np.frombuffer(orjson.dumps(index), np.uint8), "entropies": np.ones(3, np.float16)}
-    save_file({name: array for name, array in arrays.items() if name not in ("token_ends", "reference_kl")}, path)
+    since = ("token_ends", "reference_kl", "prompt_ids")
+    save_file({name: array for name, array in arrays.items() if name not in since}, path)
     stored = read_rollouts(tmp_path, 1)
     assert (stored.step_in_stage, stored.state, stored.groups[0].facts) == (None, None, {})
     [sample] = stored.groups[0].samples

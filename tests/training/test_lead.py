@@ -22,6 +22,7 @@ from egrc_mega.trackers.children import Trackers
 from egrc_mega.training.collection import StepGroups
 from egrc_mega.training.gate import GateWatch
 from egrc_mega.training.lead import Lead
+from egrc_mega.training.replay import collected_as
 from egrc_mega.training.stored import stored_groups
 from egrc_mega.training.turn import Turn
 from egrc_mega.training.update import UpdateMetrics
@@ -127,7 +128,11 @@ def test_the_method_is_asked_once_and_batch_record_and_rollouts_have_its_answer(
     step, stage, rows = written["rows"]
     assert (step, stage) == (6, "explore")
     assert [[s.reward for s in row.samples] for row in rows] == [[2.0, 3.0], [1.0, None, 2.0]]
-    assert written["at"] == {"step_in_stage": turn.step_in_stage, "state": turn.view.state.model_dump()}
+    assert written["at"] == {
+        "step_in_stage": turn.step_in_stage,
+        "state": turn.view.state.model_dump(),
+        "collected": collected_as(lead.collected, turn),
+    }
 
 
 def noting(lead: Any) -> list[tuple[Any, ...]]:

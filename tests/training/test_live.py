@@ -1,10 +1,12 @@
 """What a run tells of itself while it goes on: to Prometheus, within bounds, and never at its own cost."""
 
 import socket
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import orjson
 import pytest
 
 from egrc_mega.observe.exposition import exposition
@@ -12,7 +14,7 @@ from egrc_mega.rollout.state import State
 from egrc_mega.sections.run import ObserveSection
 from egrc_mega.testing.records import make_record
 from egrc_mega.testing.scraped import Samples, parse, scrape
-from egrc_mega.training.live import Live, metrics_endpoint
+from egrc_mega.training.live import Live, kept_in_a_file, metrics_endpoint
 
 
 def make_live(record: dict[str, Any] | None = None) -> Live:
@@ -95,3 +97,24 @@ def test_the_endpoint_is_gone_when_the_run_is(free_port: int) -> None:
         pass
     with pytest.raises(OSError, match="refused"):
         scrape(f"http://127.0.0.1:{free_port}/metrics")
+
+
+def test_the_present_state_stands_in_a_file_while_the_run_goes_on(tmp_path: Path) -> None:
+    live = make_live(make_record(1, method="egrc"))
+    live.run_dir, live.ranks = tmp_path, [{"host": "h", "pid": 1}]
+    file = tmp_path / "live.json"
+    with kept_in_a_file(live, write_s=0.001):
+        deadline = time.monotonic() + 60
+        while not file.exists() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        found = orjson.loads(file.read_bytes())
+    assert found["ranks"] == [{"host": "h", "pid": 1}] and found["record"] is None
+    assert [server["state"] for server in found["servers"]] == ["serving", "lost"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_state_that_cannot_be_written_costs_nothing(tmp_path: Path) -> None:
+    live = make_live()
+    live.run_dir = tmp_path / "gone"
+    with kept_in_a_file(live, write_s=0.001):
+        time.sleep(0.01)

@@ -3,6 +3,7 @@
 Not covered: quality of the trained model (the quickstart's table is); several machines are in launch/test_hosts.py.
 """
 
+import gzip
 import os
 import pickle
 import re
@@ -21,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from egrc_mega.errors import EgrcError, HangError
 from egrc_mega.evaluation.fingerprint import fingerprint_of_folder
 from egrc_mega.launch.publish import publish
+from egrc_mega.launch.top import Page
 from egrc_mega.manifest import MANIFEST, write_manifest
 from egrc_mega.observe.trace import write_trace
 from egrc_mega.run_folder import RunFolder
@@ -54,7 +56,7 @@ def runs(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
     first = start_run(root, folders["undisturbed"])
     # between the update of step 4 and its checkpoint: step 3 closed the stage and is committed
     second = start_run(root, folders["killed"], faults="train.before_commit@4")
-    scraped_of(folders["hung"], hung)
+    look_at(folders["hung"], hung)
     finish_run(first)
     finish_run(second, expected=-signal.SIGKILL)
     faults = "rollout.shuffle_requests,train.after_commit@2"
@@ -82,17 +84,22 @@ def runs(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
         "temperatures": [0.8],
     }
     evaluated = ("evaluation.every=2", f"evaluation.sets.own={orjson.dumps(own).decode()}")
+    evaluated += ("observe.profile_steps=[2,3]", "observe.memory_steps=[2,2]")
     finish_run(start_run(root, folders["evaluated"], overrides=evaluated))
     (base / "hung.log").write_text(finish_run(hung, expected=HangError.exit_code))
     return folders
 
 
-def scraped_of(folder: Path, run: "subprocess.Popen[str]") -> None:
-    """Keep what the run's endpoint says when it hangs, beside its folder as JSON: no step comes after the first."""
+def look_at(folder: Path, run: "subprocess.Popen[str]") -> None:
+    """Keep what `egrc top` and the endpoint say of a run that hangs, beside its folder: no step follows the first."""
     wait_for_a_step(run, folder)
     (url,) = re.findall(r"metrics for Prometheus at (\S+)", (folder / "run.log").read_text())
     samples = {name: value for (name, labels), value in scrape(url).items() if not labels}
     folder.with_suffix(".json").write_bytes(orjson.dumps(samples))
+    page, deadline = Page(folder), time.monotonic() + 15
+    while "SERVERS  nothing" in (text := page.text().plain) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    folder.with_suffix(".top").write_text(text)
 
 
 def wait_for_a_step(run: "subprocess.Popen[str]", folder: Path) -> None:
@@ -144,11 +151,50 @@ def test_the_order_of_the_requests_does_not_matter(runs: dict[str, Path]) -> Non
     require_same_weights(runs["shuffled"], runs["undisturbed"])
 
 
+def test_a_replay_of_a_runs_rollouts_ends_with_bitwise_equal_weights(
+    runs: dict[str, Path], root: Path, tmp_path: Path
+) -> None:
+    # its data are gone, and no server could start
+    overrides = ("data.train=/nowhere", "rollout.server=sglang", "rollout.python=/nowhere")
+    replay = ("--replay-rollouts", str(runs["undisturbed"]))
+    finish_run(start_run(root, tmp_path / "run", *replay, overrides=overrides))
+    require_same_weights(tmp_path / "run", runs["undisturbed"])
+    sampled, replayed = (events(folder, "step") for folder in (runs["undisturbed"], tmp_path / "run"))
+    for name in (
+        "reward",
+        "accuracy",
+        "length",
+        "length_sampled",
+        "kept",
+        "loss",
+        "grad_norm",
+        "kl",
+        "logprob_diff_max",
+    ):
+        assert [step[name] for step in replayed] == [step[name] for step in sampled], name
+    again, first = (folder / "rollouts/step_000006.safetensors" for folder in (tmp_path / "run", runs["undisturbed"]))
+    assert again.read_bytes() == first.read_bytes()
+    states = [
+        sorted((f / "checkpoints").glob("step_*"))[-1] / "state.json" for f in (tmp_path / "run", runs["undisturbed"])
+    ]
+    assert len({orjson.dumps(orjson.loads(state.read_bytes())["position"]) for state in states}) == 1
+
+
 def test_evaluations_between_the_steps_change_no_bit_of_the_weights_and_no_step(runs: dict[str, Path]) -> None:
     require_same_weights(runs["evaluated"], runs["undisturbed"])
     evaluated, plain = (events(runs[name], "step") for name in ("evaluated", "undisturbed"))
     for field in ("length", "entropy", "grad_norm", "requests_in_flight"):
         assert [step[field] for step in evaluated] == [step[field] for step in plain], field
+
+
+def test_a_profile_of_some_steps_is_a_trace_of_torchs_operations_and_changes_no_bit(runs: dict[str, Path]) -> None:
+    (file,) = (runs["evaluated"] / "profile").iterdir()
+    assert file.name == "trace_steps_2-3_rank_00000.json.gz"
+    names = {event.get("name") for event in orjson.loads(gzip.decompress(file.read_bytes()))["traceEvents"]}
+    assert "aten::mm" in names
+    said = (runs["evaluated"] / "run.log").read_text()
+    assert said.count("observe.memory_steps: no snapshot is made, for this machine has no CUDA") == 1
+    require_same_weights(runs["evaluated"], runs["undisturbed"])
 
 
 def test_what_was_measured_within_a_stage_stands_in_events_and_table_under_its_set(runs: dict[str, Path]) -> None:
@@ -198,6 +244,15 @@ def test_every_field_that_a_run_writes_is_explained_and_no_other(
     assert unexplained(written, documented) == set()
     ahead = {"time_rollout_ahead_s"}  # of runs that sample ahead
     assert {name for name in documented if "*" not in name} - written <= ahead
+
+
+def test_top_shows_ranks_and_servers_of_a_run_that_hangs(runs: dict[str, Path]) -> None:
+    text = runs["hung"].with_suffix(".top").read_text()
+    assert text.startswith(f"{runs['hung']}: running\nstep 1/6, stage compress, its step 1, ETA ")
+    assert len(re.findall(r"^ +[01]  process \d+ on \S+: \w+, (step [12]|after step 1)", text, re.M)) == 2, text
+    assert re.search(r"^SERVERS  \d+ requests in flight, queue \d+$", text, re.M)
+    assert re.search(r"^ +0  (serving|loading) +\d+ in flight +\d+ waiting  http://127", text, re.M), text
+    assert not (runs["undisturbed"] / "live.json").exists()
 
 
 def test_training_changes_the_weights(runs: dict[str, Path], base_model: Path) -> None:
