@@ -35,13 +35,16 @@ def train(
             "--replay-rollouts", help="Train on what another run has sampled, without servers.", metavar="RUN"
         ),
     ] = None,
+    rollouts_only: Annotated[
+        bool, typer.Option("--rollouts-only", help="Sample and write the rollouts of all steps, without a trainer.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, start nothing.")] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="A second line a step, with all the rest.")] = False,
 ) -> None:
     """Train: compress, explore, evaluate, export, report."""
     from egrc_mega.errors import ConfigError
     from egrc_mega.launch.dry_run import dry_run as plan
-    from egrc_mega.launch.train import World, launch, supervise
+    from egrc_mega.launch.train import World, launch, sample_only, supervise
 
     chosen = [*(overrides or []), *(["observe.verbose=true"] if verbose else [])]
     chosen += [f"run.replay_rollouts={replay}"] if replay else []
@@ -52,6 +55,12 @@ def train(
         raise ConfigError(f"--node-rank: {node_rank} must be below --nnodes {nnodes}; nodes are counted from 0")
     if resume and fresh:
         raise ConfigError("--fresh: moves aside what --resume would go on with; give one of them")
+    if rollouts_only:
+        if resume or resume_if_begun or supervised or nnodes * nproc_per_node > 1:
+            raise ConfigError(
+                "--rollouts-only: samples in one process, from the begin; leave out what goes on or shares"
+            )
+        raise typer.Exit(sample_only(config, chosen, fresh=fresh))
     world = World(nproc_per_node, nnodes, node_rank, master_addr, master_port)
     goes_on = None if (resume_if_begun or supervised) and not resume else resume
     start = supervise if supervised else launch

@@ -78,6 +78,20 @@ def launch(
     return 0
 
 
+def sample_only(config_files: Sequence[Path], overrides: Sequence[str], *, fresh: bool) -> int:
+    """Check everything that can be checked, then sample without a trainer, in this process; returns the exit code.
+
+    Raises:
+        EgrcError: see `sample_rollouts`.
+    """
+    loaded = _checked(config_files, overrides, World(), resume=False, fresh=fresh)
+    bear_lost_streams()
+    from egrc_mega.training.sampling import sample_rollouts
+
+    sample_rollouts(loaded.config)
+    return 0
+
+
 def supervise(
     config_files: Sequence[Path], overrides: Sequence[str], world: World, *, resume: bool | None, fresh: bool
 ) -> int:

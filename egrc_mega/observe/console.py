@@ -48,6 +48,10 @@ class StepPrinter:
         """Print a line that is no step."""
         self._say(plain(text))
 
+    def expect_no_updates(self) -> None:
+        """A step without an update is not worth a line: nobody trains."""
+        self._has_updated = False
+
     def note_pause(self, seconds: float) -> None:
         """An evaluation took so long: those to come are a part of the time that is left."""
         self._pauses.append(seconds)

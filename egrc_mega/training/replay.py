@@ -84,8 +84,7 @@ class Replay:
         with span("rollout"):
             self._require([turn.step + 1])
             stored = read_step_file(self.folder, turn.step + 1)
-            self._check(stored, turn)
-            how = stored.collected
+            how = self._checked(stored, turn)
             return StepGroups(
                 groups=[_group(group) for group in stored.groups],
                 position=Position.model_validate(how["position"]),
@@ -101,10 +100,13 @@ class Replay:
                 f"the stages' steps, or keep more of a run with observe.rollouts_gib"
             )
 
-    def _check(self, stored: StoredStep, turn: Turn) -> None:
+    def _checked(self, stored: StoredStep, turn: Turn) -> Mapping[str, Any]:
+        """How the step was sampled, when the turn may train on it."""
         problem = next(self._problems(stored, turn), None)
         if problem:
             raise RunError(f"{OPTION}: step {stored.step} of {self.folder} {problem}")
+        assert stored.collected is not None
+        return stored.collected
 
     def _problems(self, stored: StoredStep, turn: Turn) -> Iterator[str]:
         samples = [sample for group in stored.groups for sample in group.samples]

@@ -68,6 +68,7 @@ def test_the_options_are_the_documented_ones() -> None:
             "--replay-rollouts",
             "--resume",
             "--resume-if-begun",
+            "--rollouts-only",
             "--set",
             "--supervise",
             "--verbose",
