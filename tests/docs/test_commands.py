@@ -48,6 +48,7 @@ ELSEWHERE = {
     "status": "launch/test_status.py",
     "stop": "launch/test_status.py",
     "study": "studies/test_worker.py",
+    "top": "launch/test_top.py",
     "trace": "observe/test_trace.py",
     "track": "trackers/test_trackers.py",
     "watch": "report/test_watch.py",
