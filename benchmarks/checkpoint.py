@@ -130,7 +130,8 @@ def _result(times: dict[str, list[float]], side: int) -> dict[str, object]:
     def ratio_of(one: str, other: str) -> float:
         return median(a / b for a, b in zip(times[one], times[other], strict=True))
 
-    ratio, share = ratio_of("save", "plain"), ratio_of("in_step", "save")
+    ratio = ratio_of("save", "plain")
+    share = median(a / (a + b) for a, b in zip(times["in_step"], times["background"], strict=True))
     return {
         "ranks": WORLD_SIZE,
         "bytes": WORLD_SIZE * NUM_TENSORS * side * side * 4,
@@ -138,6 +139,7 @@ def _result(times: dict[str, list[float]], side: int) -> dict[str, object]:
         "seconds": times,
         "ratio_to_plain_writing": ratio,
         "share_in_step": share,
+        "in_step_to_save": ratio_of("in_step", "save"),
         "ratio_to_writing_past_the_cache": ratio_of("save", "past_cache"),
         "ratio_to_sha256": ratio_of("save", "sha256"),
         "share_of_the_copy_alone": ratio_of("copy", "save"),

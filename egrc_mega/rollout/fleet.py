@@ -17,6 +17,7 @@ from egrc_mega.rollout.dispatch import Dispatcher
 from egrc_mega.rollout.environment import Environment
 from egrc_mega.rollout.errors import RequestRefused, ServerLost
 from egrc_mega.rollout.recovery import Recovery
+from egrc_mega.rollout.restarts import RestartBudget
 from egrc_mega.rollout.server import Launch, Server, load
 from egrc_mega.rollout.start.discovery import check_host, find_servers
 from egrc_mega.rollout.start.process import start_server
@@ -224,6 +225,11 @@ class Fleet:
     def take_stats(self) -> dict[str, Any]:
         """Since the last call; see `FleetStats`."""
         return self.stats.take(self.servers)
+
+    @property
+    def restarts(self) -> RestartBudget:
+        """What the fleet may still lose."""
+        return self.recovery.budget
 
     def take_timelines(self, wall_time: Callable[[float], float]) -> list[dict[str, Any]]:
         """What each server did since the last call; see `Timeline.take`."""

@@ -1,7 +1,7 @@
 """How often servers may be started again: a rate, for a run that lasts weeks loses servers in its due course."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 BACKOFF_S = 0.5
 """Before the first restart of a window; doubled for each that follows."""
@@ -24,6 +24,16 @@ class RestartBudget:
             return False
         self._taken.append(now)
         return True
+
+    def ages(self) -> tuple[float, ...]:
+        """Seconds since each restart of the last window, the oldest first."""
+        now = self.now()
+        return tuple(round(now - then, 3) for then in self._taken if now - then < self.window_s)
+
+    def recall(self, ages: Sequence[float]) -> None:
+        """Count these, which `ages` has told of an earlier process, as taken."""
+        now = self.now()
+        self._taken = [now - age for age in ages]
 
     def backoff_s(self) -> float:
         """Seconds to wait before the restart that was taken last."""

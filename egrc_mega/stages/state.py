@@ -28,6 +28,15 @@ class Position(Section):
     """Those that were asked for and aborted; they come first in the next step."""
 
 
+class Spent(Section):
+    """What a run has used of its budgets for what servers lose and refuse; a resume goes on with what is left."""
+
+    refused: NonNegativeInt = 0
+    """Prompts, of `rollout.max_refused`."""
+    restarts: tuple[float, ...] = ()
+    """Seconds since each one of `rollout.max_restarts` within the last window."""
+
+
 class RunState(Section):
     """A run's place between two steps."""
 
@@ -37,6 +46,8 @@ class RunState(Section):
     """The state of the method of the stage under way, or of the last one; None where the stage has not begun."""
     position: Position = Position()
     """Among the problems."""
+    spent: Spent = Spent()
+    """Of its budgets."""
     best: Best = Best()
     """By its evaluations."""
     health: Health = Health()

@@ -18,6 +18,7 @@ from egrc_mega.evaluation.records import Subject
 from egrc_mega.policy.engine import UpdateResult
 from egrc_mega.policy.flops import Work
 from egrc_mega.policy.pass_sums import TokenStats
+from egrc_mega.rollout.restarts import RestartBudget
 from egrc_mega.sections.evaluation import BestSection
 from egrc_mega.stages.best import Score
 from egrc_mega.stages.state import Carried, Position
@@ -123,6 +124,7 @@ class FakeLead(Lead):
         self.server_spans: Any = SimpleNamespace(write=lambda step, **fields: None)
         fleet = SimpleNamespace(
             take_stats=dict,
+            restarts=RestartBudget(3, 3600.0),
             take_timelines=lambda wall_time: [],
             forget_rates=lambda: None,
             release_memory=lambda: notes.append(("release", policy.num_updates)),

@@ -36,7 +36,7 @@ from egrc_mega.sections.evaluation import BestSection
 from egrc_mega.stages.best import Best, Score, said
 from egrc_mega.stages.health import Alarm
 from egrc_mega.stages.progress import Switch
-from egrc_mega.stages.state import Position
+from egrc_mega.stages.state import Position, Spent
 from egrc_mega.sync.transport import build_transport, check_transport
 from egrc_mega.trackers.children import Trackers
 from egrc_mega.training.ahead import Ahead
@@ -72,8 +72,11 @@ class Lead:
     num_evaluations_left = 0
     """At most, after the step under way: a part of the time that is left."""
 
-    def __init__(self, config: Config, folder: RunFolder, stack: ExitStack, *, resume: bool) -> None:
+    def __init__(self, config: Config, folder: RunFolder, stack: ExitStack, spent: Spent, *, resume: bool) -> None:
         """Read the problems, start servers and graders.
+
+        Args:
+            spent: of the budgets, before this process.
 
         Raises:
             EgrcError: data, model folder or a server cannot be used.
@@ -89,7 +92,7 @@ class Lead:
             self.ahead = Replay(config, config.run.replay_rollouts, renderer)
             self.serving = Unserved(config, renderer, stack, self.printer.note)
         else:
-            self._open_servers(renderer, stack)
+            self._open_servers(renderer, stack, spent)
         self._open_records(stack, resume=resume)
         template = renderer.template
         self.events.write("template", **asdict(template.proof), date=template.today.isoformat())
@@ -100,7 +103,7 @@ class Lead:
         """Of the step under way."""
         self.lesson: Lesson
 
-    def _open_servers(self, renderer: Renderer, stack: ExitStack) -> None:
+    def _open_servers(self, renderer: Renderer, stack: ExitStack, spent: Spent) -> None:
         """Whoever samples and grades, and the problems."""
         config = self.config
         check_transport(config)
@@ -121,6 +124,8 @@ class Lead:
         source = ProblemSource(problems, shuffle=config.data.shuffle, seed=config.run.seed)
         planner = Planner(source, renderer, config.run.seed, serving.stop_token_ids)
         collector = Collector(config.rollout, planner, serving.fleet, serving.environment, serving.judge)
+        serving.fleet.restarts.recall(spent.restarts)
+        collector.num_refused = spent.refused
         self.serving, self.ahead = serving, Ahead(collector)
 
     def _open_records(self, stack: ExitStack, *, resume: bool) -> None:
@@ -197,6 +202,11 @@ class Lead:
             self.events.write("warning", step=turn.step + 1, text=warning)
             self.printer.note(warning)
         return record
+
+    def spent(self, before: Spent) -> Spent:
+        """Of the budgets, with the step under way."""
+        refused = before.refused + self.collected.counts.get("refused_groups", 0)
+        return Spent(refused=refused, restarts=self.serving.fleet.restarts.ages())
 
     def note_spans(self, turn: Turn, spans: Sequence[Span]) -> None:
         """Keep what rank 0 and the servers did since the last step."""

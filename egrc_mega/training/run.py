@@ -123,7 +123,7 @@ class Run:
 
         def start() -> None:
             with self.watch.reporting_waits():
-                self.lead = Lead(self.config, self.folder, self.stack, resume=resume)
+                self.lead = Lead(self.config, self.folder, self.stack, self.state.spent, resume=resume)
 
         resume = bool(distributed.on_rank_0(claim))
         self.stack.callback(self.store.close)  # what is in flight is written while the folder is still ours
@@ -339,6 +339,7 @@ class Run:
             own = turn.method.after_step(view, record).model_dump(mode="json")
             goes_on = switch is None or switch.opens is None
             moved = {"progress": progress, "method": own if goes_on else None, "health": health}
+            moved["spent"] = lead.spent(self.state.spent)
             lead.note_alarms(turn.step + 1, alarms)
             if switch:
                 lead.note_switch(switch)

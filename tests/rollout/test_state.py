@@ -314,6 +314,20 @@ def test_restarts_count_within_the_window_only() -> None:
     assert str(budget) == "rollout.max_restarts = 2 within rollout.restart_window_s = 100 s"
 
 
+def test_a_budget_goes_on_with_what_an_earlier_process_has_taken() -> None:
+    ours, theirs = Clock(), Clock()
+    before, after = RestartBudget(3, 100.0, ours), RestartBudget(2, 100.0, theirs)
+    for ours.now in (0.0, 60.0):
+        assert before.take()
+    ours.now, theirs.now = 130.0, 5000.0
+    assert before.ages() == (70.0,), "the first is over"
+    after.recall(before.ages())
+    assert after.ages() == (70.0,)
+    assert after.take() and not after.take()
+    theirs.now = 5030.0
+    assert after.take(), "the one that was recalled is over"
+
+
 def test_backoff_doubles_within_a_window_and_begins_again_in_the_next() -> None:
     clock = Clock()
     budget = RestartBudget(100, 50.0, clock)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from egrc_mega.checkpoint.store import read_state
 from egrc_mega.config.load import load_config
 from egrc_mega.rollout.start.process import embedded_server
 from egrc_mega.soak.laws import require_same_weights
@@ -74,6 +75,8 @@ def test_a_server_killed_in_a_run_changes_no_bit_of_the_weights(runs: dict[str, 
     steps = events(runs["lost"], "step")
     assert steps[-1]["server_restarts"] == 1
     lost, back = [line for step in steps for line in step["server_events"]]
+    (restarted,) = read_state(max((runs["lost"] / "checkpoints").glob("step_*")))["spent"]["restarts"]
+    assert 0 < restarted < 3600, "a resume goes on with what is left of the budget"
     assert lost.startswith("server 1 is fenced: http://") and back.startswith("server 1 serves again, at http://")
     require_same_weights(runs["undisturbed"], runs["lost"])
 

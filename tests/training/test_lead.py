@@ -4,6 +4,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -14,11 +15,13 @@ from egrc_mega.methods.explore import ExploreSection
 from egrc_mega.methods.method import OF_THE_REFERENCE, Method, Need, NoState
 from egrc_mega.methods.records import DROPPED, Credit, View
 from egrc_mega.policy.pass_sums import TokenStats
+from egrc_mega.rollout.restarts import RestartBudget
 from egrc_mega.sections.policy import PolicySection
-from egrc_mega.stages.state import Position
+from egrc_mega.stages.state import Position, Spent
 from egrc_mega.testing.points import make_point, make_protocol, make_subject
 from egrc_mega.testing.samples import make_group, make_sample
 from egrc_mega.trackers.children import Trackers
+from egrc_mega.training import lead as lead_module
 from egrc_mega.training.collection import StepGroups
 from egrc_mega.training.gate import GateWatch
 from egrc_mega.training.lead import Lead
@@ -226,3 +229,23 @@ def test_what_is_stored_of_a_sample_is_what_it_was_and_what_it_taught() -> None:
     assert (first.versions, first.tag) == (spans, "short")
     assert (second.grade, second.kept, second.truncated, second.tag) == ("wrong", False, False, "")
     assert isinstance(second.advantage, np.ndarray) and second.advantage.dtype == np.float32
+
+
+def test_a_run_begins_with_what_was_spent_of_its_budgets_and_adds_each_steps_refusals(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("check_transport", "special_tokens", "read_problems", "training_profile", "prove_asks", "Planner"):
+        monkeypatch.setattr(lead_module, name, MagicMock())
+    serving, collector = MagicMock(), SimpleNamespace(num_refused=0)
+    serving.fleet.restarts = RestartBudget(3, 3600.0)
+    monkeypatch.setattr(lead_module, "Serving", lambda *_: serving)
+    monkeypatch.setattr(lead_module, "ProblemSource", lambda *_, **__: None)
+    monkeypatch.setattr(lead_module, "Collector", lambda *_: collector)
+    lead = object.__new__(Lead)
+    lead.config, lead.folder, lead.printer = MagicMock(), MagicMock(), MagicMock()
+    lead._open_servers(MagicMock(), MagicMock(), Spent(refused=5, restarts=(60.0, 10.0)))
+    assert collector.num_refused == 5
+    assert serving.fleet.restarts.take() and not serving.fleet.restarts.take()
+    lead.collected = StepGroups([], Position(), {"refused_groups": 2}, 0.0)
+    after = lead.spent(Spent(refused=5, restarts=(60.0, 10.0)))
+    assert after.refused == 7 and [round(age) for age in after.restarts] == [60, 10, 0]
