@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live as Screen
 from rich.text import Text
 
@@ -63,15 +63,15 @@ class Page:
         self.is_running = False
         self.rest_s = REFRESH_S
 
-    def text(self) -> Text:
-        """The page as it is now."""
+    def text(self) -> Group:
+        """The page as it is now; on a narrow terminal its first line is folded, and the others are cut."""
         begun = time.monotonic()
         status = look(self.run_dir)
         self.journal.advance()
         self.is_running = status.state == "running"
-        lines = list(self._lines(status))
+        first, *others = map(plain, self._lines(status))
         self.rest_s = max(REFRESH_S, REST * (time.monotonic() - begun))
-        return Text("\n".join(plain(line) for line in lines), no_wrap=True, overflow="crop")
+        return Group(Text(first), Text("\n".join(others), no_wrap=True, overflow="crop"))
 
     def _lines(self, status: RunStatus) -> Iterator[str]:
         live = _live_file(self.run_dir) if self.is_running else {}

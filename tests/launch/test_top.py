@@ -29,6 +29,12 @@ def write_live(run: Path, ranks: list[dict[str, Any]], servers: list[dict[str, A
     (run / "live.json").write_text(json.dumps({"time": moment, "ranks": ranks, "servers": servers}))
 
 
+def shown(page: Page, width: int = 1000) -> str:
+    screen = io.StringIO()
+    Console(file=screen, width=width, highlight=False).print(page.text())
+    return screen.getvalue()
+
+
 def test_a_page_shows_step_ranks_servers_queue_and_events(tmp_path: Path) -> None:
     write_steps(tmp_path, range(1, 4), 6, ends=False)
     with EventLog(tmp_path / "metrics.jsonl") as log:
@@ -40,7 +46,7 @@ def test_a_page_shows_step_ranks_servers_queue_and_events(tmp_path: Path) -> Non
     lock = Lock.take(tmp_path / LOCK)
     assert lock is not None
     with PULSE.phase("update, step 5"), PULSE.awaiting("rank 1", None, ""):
-        lines = Page(tmp_path, clock=lambda: 1001.0).text().plain.splitlines()
+        lines = shown(Page(tmp_path, clock=lambda: 1001.0)).splitlines()
     lock.release()
     assert lines[:2] == [f"{tmp_path}: running", "step 4/6, stage explore, its step 1, ETA 0:04"]
     assert "reward 0.4" in lines[2] and lines[3].startswith("seconds     step 2.00  rollout 0.50")
@@ -63,9 +69,9 @@ def test_many_ranks_and_servers_are_cut_and_an_old_state_is_said_to_be_old(tmp_p
     lock = Lock.take(tmp_path / LOCK)
     assert lock is not None
     write_live(tmp_path, [], [server(number) for number in range(MAX_ROWS + 5)])
-    text = Page(tmp_path, clock=lambda: 1090.0).text().plain
+    text = shown(Page(tmp_path, clock=lambda: 1090.0))
     (tmp_path / "live.json").write_text("torn {")
-    torn = Page(tmp_path).text().plain
+    torn = shown(Page(tmp_path))
     lock.release()
     assert "        and 5 more\n" in text and " (as of 1:30 ago)\n" in text
     assert "SERVERS  nothing is known" in torn
@@ -89,10 +95,11 @@ def test_on_a_terminal_the_page_ends_when_the_run_is_over(tmp_path: Path, monkey
     lock = Lock.take(tmp_path / LOCK)
     assert lock is not None
     screen = io.StringIO()
-    monkeypatch.setattr(top_page, "Console", lambda **how: Console(**how, force_terminal=True, file=screen))
+    monkeypatch.setattr(top_page, "Console", lambda **how: Console(**how, force_terminal=True, file=screen, width=300))
     monkeypatch.setattr(top_page.time, "sleep", lambda _seconds: lock.release())
     top(tmp_path, once=False)
     said = screen.getvalue()
     first, last = said.partition("\x1b[?1049l")[::2]  # the terminal's own screen comes back
     assert f"{tmp_path}: running" in first and last.lstrip("\x1b[?25h\n").startswith(f"{tmp_path}: finished")
+    assert f"{tmp_path}: finished" in shown(Page(tmp_path), width=24).replace("\n", ""), "a long path hides no state"
     assert "\x1b]0;" not in said and "alarm: \\x1b]0;mine\\x07" in said

@@ -28,11 +28,11 @@ def eventually(holds: Callable[[], bool]) -> bool:
     return True
 
 
-def server(base_model: Path, folder: Path, **options: object) -> "subprocess.Popen[str]":
+def server(base_model: Path, folder: Path, *flags: str, **options: object) -> "subprocess.Popen[str]":
     """An embedded server that has written its port."""
     folder.mkdir()
     command = [sys.executable, "-P", "-m", "egrc_mega.embedded", "--model-path", str(base_model)]
-    command += ["--exit-with-stdin", "--port-file", str(folder / "port")]
+    command += [*flags, "--port-file", str(folder / "port")]
     process = forked.popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options)
     assert eventually((folder / "port").exists)
     return process
@@ -66,7 +66,7 @@ def test_a_forked_process_has_the_variables_that_it_is_given(columns: int) -> No
 def test_a_forked_process_ends_by_a_signal_or_with_its_standard_input(base_model: Path, tmp_path: Path) -> None:
     ends = {-signal.SIGKILL: lambda process: process.kill(), 0: lambda process: process.stdin.close()}
     for code, end in ends.items():
-        process = server(base_model, tmp_path / str(code))
+        process = server(base_model, tmp_path / str(code), "--exit-with-stdin")
         assert process.poll() is None
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.01)
