@@ -1,5 +1,6 @@
 """Carries one error from a rank under torchrun to the command that started it: torchrun's own report would bury it."""
 
+import contextlib
 import json
 import os
 import sys
@@ -39,10 +40,12 @@ def raise_reported(file: Path) -> None:
 
 
 def _leave(error: EgrcError, file: Path) -> None:
-    """Whole or not at all: ranks of one node may leave the same at once."""
+    """Whole or not at all, and the first alone: what other ranks leave after it is what they have suffered by it."""
     partial = file.with_name(f"{file.name}.{os.getpid()}")
     partial.write_text(json.dumps({"message": str(error), "exit_code": error.exit_code}))
-    partial.replace(file)
+    with contextlib.suppress(FileExistsError):
+        os.link(partial, file)
+    partial.unlink()
 
 
 def _relayed(file: Path) -> Path:

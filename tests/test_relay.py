@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from egrc_mega import relay
-from egrc_mega.errors import ConfigError, PolicyError, RelayedError, Stopped
+from egrc_mega.errors import ConfigError, HangError, PolicyError, RelayedError, Stopped
 
 
 @pytest.fixture
@@ -29,6 +29,15 @@ def test_the_rank_that_knows_the_cause_is_heard_whoever_speaks_first(file: Path,
         say()
     with pytest.raises(RelayedError, match=r"^the cause$"):
         relay.raise_reported(file)
+
+
+def test_what_other_ranks_suffer_by_the_first_error_does_not_take_its_place(file: Path) -> None:
+    relay.report_error(HangError("the run hangs"))
+    relay.report_error(PolicyError("connection closed by peer"))
+    with pytest.raises(RelayedError, match=r"^the run hangs$") as error:
+        relay.raise_reported(file)
+    assert error.value.exit_code == HangError.exit_code
+    assert list(file.parent.iterdir()) == [file]
 
 
 def test_on_a_node_without_rank_0_its_code_arrives_all_the_same(file: Path) -> None:

@@ -65,13 +65,18 @@ class Page:
 
     def text(self) -> Group:
         """The page as it is now; on a narrow terminal its first line is folded, and the others are cut."""
+        first, *others = self.lines()
+        return Group(Text(first), Text("\n".join(others), no_wrap=True, overflow="crop"))
+
+    def lines(self) -> list[str]:
+        """Its lines."""
         begun = time.monotonic()
         status = look(self.run_dir)
         self.journal.advance()
         self.is_running = status.state == "running"
-        first, *others = map(plain, self._lines(status))
+        found = [plain(line) for line in self._lines(status)]
         self.rest_s = max(REFRESH_S, REST * (time.monotonic() - begun))
-        return Group(Text(first), Text("\n".join(others), no_wrap=True, overflow="crop"))
+        return found
 
     def _lines(self, status: RunStatus) -> Iterator[str]:
         live = _live_file(self.run_dir) if self.is_running else {}

@@ -46,7 +46,7 @@ def test_a_page_shows_step_ranks_servers_queue_and_events(tmp_path: Path) -> Non
     lock = Lock.take(tmp_path / LOCK)
     assert lock is not None
     with PULSE.phase("update, step 5"), PULSE.awaiting("rank 1", None, ""):
-        lines = shown(Page(tmp_path, clock=lambda: 1001.0)).splitlines()
+        lines = Page(tmp_path, clock=lambda: 1001.0).lines()
     lock.release()
     assert lines[:2] == [f"{tmp_path}: running", "step 4/6, stage explore, its step 1, ETA 0:04"]
     assert "reward 0.4" in lines[2] and lines[3].startswith("seconds     step 2.00  rollout 0.50")

@@ -97,7 +97,7 @@ def look_at(folder: Path, run: "subprocess.Popen[str]") -> None:
     samples = {name: value for (name, labels), value in scrape(url).items() if not labels}
     folder.with_suffix(".json").write_bytes(orjson.dumps(samples))
     page, deadline = Page(folder), time.monotonic() + 15
-    while "SERVERS  nothing" in (text := page.text().plain) and time.monotonic() < deadline:
+    while "SERVERS  nothing" in (text := "\n".join(page.lines())) and time.monotonic() < deadline:
         time.sleep(0.1)
     folder.with_suffix(".top").write_text(text)
 
