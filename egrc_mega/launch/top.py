@@ -69,7 +69,7 @@ class Page:
         return Group(Text(first), Text("\n".join(others), no_wrap=True, overflow="crop"))
 
     def lines(self) -> list[str]:
-        """Its lines."""
+        """The page line by line, without anything that a terminal would obey."""
         begun = time.monotonic()
         status = look(self.run_dir)
         self.journal.advance()
