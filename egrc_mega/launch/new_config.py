@@ -1,6 +1,7 @@
 """`egrc init`: a first configuration for somebody's own model and data, with what can be read of both filled in."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 
 from egrc_mega.convert.families.registry import read_architecture
 from egrc_mega.data.census import Census
-from egrc_mega.errors import ConfigError
+from egrc_mega.errors import ConfigError, DataError
 from egrc_mega.launch.inspect_data import inspect_data
 
 BOXED = "Let's think step by step and output the final answer within \\boxed{}."
@@ -80,12 +81,21 @@ class Lengths:
     evaluation: int
 
 
-def write_config(folder: Path, model: Path, data: Path, evaluation: Path | None, instruction: str) -> Path:
+def write_config(
+    folder: Path,
+    model: Path,
+    data: Path,
+    evaluation: Path | None,
+    instruction: str,
+    keys: Mapping[str, str] | None = None,
+) -> Path:
     """Write config.yaml into a new folder.
 
     Args:
         evaluation: problems that are never trained on; None: the training file, which the configuration then says.
         instruction: text after every problem.
+        keys: `prompt_key` and `answer_key` of the data, those that its owner names; the others are guessed. They are
+            the evaluation's, too, unless it has no row with them.
 
     Raises:
         EgrcError: the folder is not empty, or model or data cannot be used.
@@ -93,7 +103,11 @@ def write_config(folder: Path, model: Path, data: Path, evaluation: Path | None,
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"DIR: {folder} is not empty; give a new folder")
     positions = read_architecture(model).model_fields["max_sequence_length"]
-    training, benchmark = (_census(file, model, instruction) for file in (data, evaluation or data))
+    stated = {"instruction": instruction, **(keys or {})}
+    training = _census(data, model, stated)
+    benchmark = _benchmark(evaluation, model, stated) if evaluation else training
+    _refuse_bad(training)
+    _refuse_bad(benchmark)
     lengths = _lengths(positions, max(*training.lengths, *benchmark.lengths))
     text = TEMPLATE.format_map(_words(model, training, benchmark, lengths, instruction))
     folder.mkdir(parents=True, exist_ok=True)
@@ -102,10 +116,28 @@ def write_config(folder: Path, model: Path, data: Path, evaluation: Path | None,
     return path
 
 
-def _census(file: Path, model: Path, instruction: str) -> Census:
-    found = inspect_data(file, [], [], model=model, stated={"instruction": instruction}, profile=None)
-    found.refuse_bad()
-    return found
+def _census(file: Path, model: Path, stated: Mapping[str, str]) -> Census:
+    return inspect_data(file, [], [], model=model, stated=stated, profile=None)
+
+
+def _benchmark(file: Path, model: Path, stated: Mapping[str, str]) -> Census:
+    """Under the keys of the training data, or where no row has them under those that are guessed."""
+    found = _census(file, model, stated)
+    return found if found.reading.good else _census(file, model, {"instruction": stated["instruction"]})
+
+
+def _refuse_bad(found: Census) -> None:
+    """Refuse the file as a run would, and say how `egrc init` is told the names of columns.
+
+    Raises:
+        DataError: it has too many bad rows, or no good one.
+    """
+    try:
+        found.refuse_bad()
+    except DataError as error:
+        if found.reading.good:
+            raise
+        raise DataError(f"{error}; columns of other names: egrc init --prompt-key NAME --answer-key NAME") from error
 
 
 def _lengths(positions: int, longest_prompt: int) -> Lengths:

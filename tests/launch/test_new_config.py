@@ -52,6 +52,22 @@ def test_without_other_problems_the_file_says_that_they_are_trained_on(
     assert [str(problem) for problem in problems(loaded, 1, 1)] == []
 
 
+def test_columns_of_any_name_are_taken_when_they_are_named_and_until_then_the_error_says_how(
+    root: Path, base_model: Path, tmp_path: Path
+) -> None:
+    own, usual = tmp_path / "own.jsonl", root / "egrc_mega/miniature/assets/eval.jsonl"
+    own.write_text("\n".join(json.dumps({"task": f"{n} a + 1 = ?", "final": (n + 1) % 10}) for n in range(9)))
+    with pytest.raises(DataError, match=r"the row has \['final', 'task'\].* egrc init --prompt-key NAME --answer-key"):
+        write_config(tmp_path / "new", base_model, own, None, "")
+    keys = {"prompt_key": "task", "answer_key": "final"}
+    for evaluation, expected in ((None, ("task", "final")), (usual, ("problem", "answer"))):
+        config = load_config(write_config(tmp_path / expected[0], base_model, own, evaluation, "", keys)).config
+        assert (config.data.prompt_key, config.data.answer_key) == ("task", "final")
+        assert (config.evaluation.prompt_key, config.evaluation.answer_key) == expected
+    with pytest.raises(DataError, match="9 of 9 rows"):
+        write_config(tmp_path / "new", base_model, own, None, "", {"prompt_key": "question", "answer_key": "final"})
+
+
 def test_nothing_is_written_where_something_is_wrong(base_model: Path, data: Path, tmp_path: Path) -> None:
     taken = tmp_path / "taken"
     taken.mkdir()
