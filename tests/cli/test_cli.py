@@ -54,7 +54,7 @@ def test_the_options_are_the_documented_ones() -> None:
             found[name] = sorted(option for p in command.params for option in p.opts if option.startswith("--"))
     assert found == {
         "egrc soak": ["--minutes", "--out", "--round", "--seed"],
-        "egrc init": ["--data", "--eval", "--instruction", "--model"],
+        "egrc init": ["--answer-key", "--data", "--eval", "--instruction", "--model", "--prompt-key"],
         "egrc data fetch": ["--from", "--to"],
         "egrc train": [
             "--config",
