@@ -33,7 +33,9 @@ def test_a_benchmark_runs_at_its_smallest(script: str, arguments: list[str], fie
     assert field in json.loads(result.stdout)
 
 
-@pytest.mark.parametrize("name", ["grading", "host_path", "load", "overlap", "weight_sync"])
+@pytest.mark.parametrize(
+    "name", ["checkpoint", "grading", "host_path", "load", "overlap", "report_page", "weight_sync"]
+)
 def test_the_kept_results_hold_what_was_promised(name: str, root: Path) -> None:
     kept = json.loads((root / "benchmarks" / "results" / "cpu" / f"{name}.json").read_text())
     assert kept["holds"] and all(kept["holds"].values())
