@@ -1,5 +1,6 @@
 """The doctor: each kind of trouble, made, with its verdict and its fix; the page, the JSON and the exit code."""
 
+import importlib
 import json
 import stat
 import sys
@@ -98,6 +99,7 @@ def test_a_kernels_package_that_is_not_hugging_faces_fails(tmp_path: Path, monke
     module.mkdir()
     assert name_finding(tmp_path, None).verdict is Verdict.OK  # a plain folder gives way to any package
     (module / "__init__.py").touch()
+    importlib.invalidate_caches()  # a folder that changes twice within a tick of its clock looks unchanged
     here = name_finding(tmp_path, None)
     assert here.verdict is Verdict.FAIL and str(module / "__init__.py") in here.found and "remove that file" in here.fix
     monkeypatch.syspath_prepend(tmp_path)

@@ -12,6 +12,7 @@ from egrc_mega.config.load import load_config
 from egrc_mega.errors import ConfigError, DataError, ModelError
 from egrc_mega.miniature.tokenizer import write_tokenizer
 from egrc_mega.run_folder import RunFolder
+from egrc_mega.stages.state import Spent
 from egrc_mega.training import serving
 from egrc_mega.training.lead import Lead
 from egrc_mega.training.serving import open_renderer
@@ -38,7 +39,7 @@ def configure(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> An
 def refused(config: Config, kind: type[Exception], message: str) -> str:
     """What the run is refused with, before any server has started."""
     with ExitStack() as stack, pytest.raises(kind, match=message) as error:
-        Lead(config, stack.enter_context(RunFolder.claim(config.run.dir, resume=False)), stack, resume=False)
+        Lead(config, stack.enter_context(RunFolder.claim(config.run.dir, resume=False)), stack, Spent(), resume=False)
     return str(error.value)
 
 

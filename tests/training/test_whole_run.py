@@ -223,7 +223,7 @@ def test_a_rank_that_is_stopped_for_ever_ends_the_run_with_a_report_of_who_hangs
 
 def test_a_run_that_hangs_still_answers_prometheus_with_its_newest_step(runs: dict[str, Path]) -> None:
     samples = orjson.loads(runs["hung"].with_suffix(".json").read_bytes())
-    (step,) = events(runs["hung"], "step")
+    step = events(runs["hung"], "step")[0]  # whoever is run on for its stacks may make the next one possible
     assert samples["egrc_step"] == 1 and samples["egrc_total_steps"] == 6
     assert samples["egrc_length"] == step["length"] and samples["egrc_time_step_s"] == step["time_step_s"]
 
