@@ -21,6 +21,7 @@ from egrc_mega.manifest import MANIFEST
 from egrc_mega.observe.events import read_events
 from egrc_mega.run_folder import LOCK
 from egrc_mega.soak import laws
+from egrc_mega.soak.causes import causes_to_be_named
 from egrc_mega.soak.link import Link, Strike
 from egrc_mega.soak.processes import SHARED_MEMORY, Growth, running, server, working_in
 from egrc_mega.soak.schedule import NUM_SERVERS, Fault, Plan
@@ -36,19 +37,6 @@ NUM_CUT = 6
 SUPERVISOR_ENDS = ("kill supervisor", "flip byte")
 AGENT, COMMAND = ("egrc_mega.launch.agent", "pt_elastic"), ("egrc_mega.cli.main", "cli.main")
 """What runs, and what it calls itself; torchrun gives itself a name."""
-CAUSES = {
-    "kill rank": r"exitcode *: *-9\b",
-    "stop rank": r"^egrc: the run hangs: ",
-    "kill launcher": r"^egrc: torchrun was killed by signal 9$",
-    "kill command": r"^egrc: the run has died \(signal 9 ",
-    "flip byte": r"^checkpoint .* is passed over: .* differs from the manifest",
-    "full disk": r"No space left on device|Input/output error",
-    "kill server": r"^ *server \d is fenced: ",
-    "stop server": r"^ *server \d is fenced: ",
-    "garbage": r"^ *server \d is fenced: ",
-    "lost links": r"^ *server \d is fenced: ",
-}
-"""Law 3: what must be said of each kind that has struck. Pauses, and the end of the supervisor itself, are silent."""
 
 
 @dataclass
@@ -56,8 +44,8 @@ class Outcome:
     """What has become of a round."""
 
     plan: Plan
-    struck: list[Fault] = field(default_factory=list)
-    """The others came too late: the run had ended, or had nothing there to be struck."""
+    times: dict[Fault, float] = field(default_factory=dict)
+    """When each fault has struck, in seconds since 1970, as in the run's events."""
     num_sessions: int = 0
     """Lives of the supervisor."""
     num_restarts: int = 0
@@ -65,6 +53,11 @@ class Outcome:
     seconds: float = 0.0
     broken: str = ""
     """The law that does not hold, if one does not."""
+
+    @property
+    def struck(self) -> list[Fault]:
+        """The other faults came too late: the run had ended, or had nothing there to be struck."""
+        return list(self.times)
 
 
 class Round:
@@ -96,6 +89,8 @@ class Round:
         self._committed = 0
         self._seen = 0
         """The highest step that is recorded."""
+        self._ended_at = 0.0
+        """When the fault was thrown that has ended the last life of the supervisor."""
         self._said_before = len(self._said_of_servers())
 
     def run(self) -> Outcome:
@@ -107,8 +102,9 @@ class Round:
                 pass
             laws.require_same_weights(self.run_dir, self.undisturbed)
             self._note_struck()
-            causes = {CAUSES[fault.kind] for fault in self.outcome.struck if fault.kind in CAUSES}
-            laws.require_cause(0, self._said(), causes=sorted(causes))
+            begun = [event["time"] for event in self._events() if event.get("kind") in ("run", "resume")]
+            causes = causes_to_be_named(self.outcome.times, begun, goes_on=self.plan.goes_on)
+            laws.require_cause(0, self._said(), causes=causes)
             if excess := self.growth.excess():
                 raise laws.BrokenLaw(2, "; ".join(excess))
         except laws.BrokenLaw as broken:
@@ -139,7 +135,7 @@ class Round:
         if ended_by and ended_by.kind == "flip byte":
             self._flip(ended_by)
         elif ended_by and code != 0:
-            self.outcome.struck.append(ended_by)
+            self.outcome.times[ended_by] = self._ended_at
         return code
 
     def _disturb(self, supervisor: "subprocess.Popen[bytes]") -> Fault | None:
@@ -155,6 +151,7 @@ class Round:
                 if self._throw(fault, supervisor):
                     self._coming.remove(fault)
                     if fault.kind in (*SUPERVISOR_ENDS, "terminate"):
+                        self._ended_at = time.time()
                         return fault
             time.sleep(POLL_S)
         return None
@@ -188,7 +185,8 @@ class Round:
             return True
         target = self._target(fault, supervisor.pid)
         is_struck = target is not None and self._strike(fault, target)
-        self.outcome.struck += [fault] if is_struck else []
+        if is_struck:
+            self.outcome.times[fault] = time.time()
         return is_struck
 
     def _target(self, fault: Fault, supervisor: int) -> psutil.Process | None:
@@ -211,8 +209,8 @@ class Round:
     def _resume_paused(self) -> None:
         """Ranks that have paused at a point of theirs are found by their marks."""
         for fault in self.plan.faults:
-            if fault.kind == "pause rank" and fault not in self.outcome.struck and (pid := self._mark(fault)):
-                self.outcome.struck.append(fault)
+            if fault.kind == "pause rank" and fault not in self.outcome.times and (pid := self._mark(fault)):
+                self.outcome.times[fault] = time.time()
                 with suppress(psutil.Error):
                     self._paused.append((time.monotonic() + PAUSE_S, psutil.Process(pid)))
         now = time.monotonic()
@@ -230,9 +228,10 @@ class Round:
 
     def _note_struck(self) -> None:
         """Add the faults whose strikes are seen afterwards."""
-        struck = [fault for fault in self.plan.faults if fault.point and (self.marks / fault.entry).exists()]
-        struck += [fault for fault, strike in self._strikes if strike.num_struck]
-        self.outcome.struck += [fault for fault in struck if fault not in self.outcome.struck]
+        marks = {fault: self.marks / fault.entry for fault in self.plan.faults if fault.point}
+        times = {fault: mark.stat().st_mtime for fault, mark in marks.items() if mark.exists()}
+        times |= {fault: time.time() for fault, strike in self._strikes if strike.num_struck}
+        self.outcome.times = times | self.outcome.times
 
     def _expected(self, ended_by: Fault | None, code: int) -> int:
         """The exit code; a run that is asked to stop may just be done."""
@@ -273,7 +272,7 @@ class Round:
             file.write(bytes([byte ^ 1 << number % 8]))
         self._damaged[found[-1]] = _number_on_disk(found[-1])
         self._committed = laws.require_whole_step(self.run_dir, 0, self._damaged)
-        self.outcome.struck.append(fault)
+        self.outcome.times[fault] = self._ended_at
 
     def _events(self) -> list[dict]:
         with suppress(OSError):

@@ -90,7 +90,7 @@ def test_a_flipped_bit_is_a_damage_that_is_forgiven_until_the_step_is_written_an
     assert "differs from the manifest" in str(problem_of(newest, Ranks(60)))
     assert made._committed == 2
     made._see_to_steps()
-    made._flip(Fault("flip byte", 5, detail=str(number)))
+    made._flip(Fault("flip byte", 6, detail=str(number)))
     assert made._committed == 0 and len(made.outcome.struck) == 2
     made._see_to_steps()
     store.save(4, state, {})

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from egrc_mega.faults import SAVE_POINTS, UPDATE_POINTS
-from egrc_mega.soak.round import CAUSES
+from egrc_mega.soak.causes import CAUSES
 from egrc_mega.soak.schedule import GARBAGE, KINDS, MOST_COSTLY, NUM_FAULTS, NUM_STEPS, SAVED_STEPS, Plan, plan
 
 ROUNDS = 60

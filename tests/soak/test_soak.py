@@ -27,7 +27,8 @@ class MadeRound:
     def run(self) -> Outcome:
         (self.folder / "console.log").touch()
         broken = str(laws.BrokenLaw(4, "step 6 is gone")) if self.drawn.number == 2 else ""
-        return Outcome(self.drawn, struck=list(self.drawn.faults[1:]), num_sessions=2, num_restarts=1, broken=broken)
+        times = dict.fromkeys(self.drawn.faults[1:], 1.0)
+        return Outcome(self.drawn, times=times, num_sessions=2, num_restarts=1, broken=broken)
 
 
 class MadeSite:
