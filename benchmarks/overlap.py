@@ -24,7 +24,7 @@ from egrc_mega.testing.fake_server import FakeServer
 from egrc_mega.testing.runs import events
 
 ROOT = Path(__file__).parent.parent
-AHEAD = "rollout.one_step_ahead=true"
+AHEAD = "rollout.mode=ahead"
 
 
 class Babbler(FakeServer):

@@ -124,9 +124,10 @@ def server_problems(config: Config) -> Iterator[EgrcError]:
 def colocation_problems(config: Config) -> Iterator[EgrcError]:
     """What servers on the trainer's GPUs cannot do."""
     rollout = config.rollout
-    if rollout.colocated and rollout.one_step_ahead:
+    if rollout.colocated and rollout.mode != "sync":
         yield ConfigError(
-            "rollout.one_step_ahead: true, but colocated servers cannot sample while the policy trains; switch one off"
+            f"rollout.mode: {rollout.mode}, but colocated servers cannot sample while the policy trains; set it to "
+            f"sync, or rollout.colocated to false"
         )
     if rollout.colocated and rollout.server == "embedded":
         yield ConfigError(
@@ -155,11 +156,13 @@ def _gpu_problems(config: Config, local_world_size: int) -> Iterator[EgrcError]:
 
 def _staleness_problems(config: Config) -> Iterator[EgrcError]:
     """Whoever trains on tokens of older weights weighs them."""
-    names = [name for name in ("one_step_ahead", "partial_rollouts") if getattr(config.rollout, name)]
+    rollout = config.rollout
+    causes = [f"mode: {rollout.mode}"] if rollout.mode != "sync" else []
+    causes += ["partial_rollouts"] if rollout.partial_rollouts else []
     for stage in config.stages:
-        if names and stage.loss.tis_cap is None:
+        if causes and stage.loss.tis_cap is None:
             yield ConfigError(
-                f"stages.{stage.name}.loss.tis_cap: null, but rollout.{names[0]} trains on tokens of older weights; "
+                f"stages.{stage.name}.loss.tis_cap: null, but rollout.{causes[0]} trains on tokens of older weights; "
                 f"set it, for instance to 2"
             )
 

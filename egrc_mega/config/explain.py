@@ -12,6 +12,12 @@ from egrc_mega.sections.base import Section
 
 Place = Sequence[str | int]
 
+RENAMED = {
+    "rollout.one_step_ahead": "rollout.mode: ahead",
+    "rollout.max_version_lag": "rollout.max_staleness",
+}
+"""Fields of earlier versions, and what has taken their place."""
+
 
 def explain(error: ValidationError, root: type[Section] = Config) -> Iterator[str]:
     """One line for each problem of a `root`; a problem that only follows from others is left out."""
@@ -27,6 +33,8 @@ def explain(error: ValidationError, root: type[Section] = Config) -> Iterator[st
 
 def _line(item: Any, root: type[Section]) -> str:
     section, name = _named(item["loc"], root)
+    if item["type"] == "extra_forbidden" and name in RENAMED:
+        return f"{name}: unknown key; it has become {RENAMED[name]}"
     if item["type"] == "extra_forbidden":
         return f"{name}: unknown key; {_hint(str(item['loc'][-1]), list(section.model_fields) if section else [])}"
     if item["type"] == "missing":

@@ -89,7 +89,7 @@ class Choice:
         wanted: dict[str, Any] = {"colocated": self.rollout_gpus is None}
         if self.rollout_gpus is None:
             # colocated servers cannot sample while the policy trains, and embedded ones have no GPU
-            wanted |= {"one_step_ahead": False}
+            wanted |= {"mode": "sync"}
             wanted |= {"server": "sglang"} if config.rollout.server == "embedded" else {}
         if counts_servers(config.rollout) or "server" in wanted:
             wanted |= {"num_servers": self.split.rollout // self.server_tensor}

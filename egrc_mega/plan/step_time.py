@@ -52,7 +52,7 @@ def step_time(config: Config, world: World, server: Server, split: Split, work: 
         rollout=batch_seconds(server, work.num_responses, num_servers, work.lengths, work.prompt_tokens, constants),
         training=training,
         sync=sync_seconds(server, split, constants),
-        is_overlapped=config.rollout.one_step_ahead,
+        is_overlapped=config.rollout.mode != "sync",
         num_tokens=work.num_tokens,
     )
 

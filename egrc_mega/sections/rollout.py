@@ -54,12 +54,14 @@ class RolloutSection(Section):
     """Where a stage drops groups: new prompts per prompt trained, at most; then the run stops."""
     partial_rollouts: bool = False
     """Go on with aborted responses in the next step instead of starting them again."""
-    one_step_ahead: bool = False
-    """Sample the next step's batch while this one trains; within a stage."""
+    mode: Literal["sync", "ahead"] = "sync"
+    """`sync`: sample a batch, then train on it. `ahead`: sample the next step's batch while this one trains; within a
+    stage."""
     colocated: bool = False
     """Servers stand on the trainer's GPUs: they free their memory while the policy trains, and take it back after."""
-    max_version_lag: PositiveInt = 2
-    """Tokens of carried responses may come from weights this many steps old; older responses start again."""
+    max_staleness: PositiveInt = 2
+    """Versions (one for each step) that a token's weights may be older than those that a step trains; what would be
+    older is sampled again."""
     max_carried_steps: PositiveInt = 2
     """A prompt that so many steps have carried is waited for, the oldest first. With `over_sampling` up to 2 none is
     carried through more steps; above, through ceil(over_sampling) - 2 more, for then more may be due than a step

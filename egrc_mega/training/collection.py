@@ -306,7 +306,7 @@ class _Collection:
             group.age += 1
             for part in (group.done, group.begun):
                 for rid, completion in list(part.items()):
-                    is_fresh = oldest_lag([completion], self.turn.step + 1) <= self.section.max_version_lag
+                    is_fresh = oldest_lag([completion], self.turn.step + 1) <= self.section.max_staleness
                     if not (self.section.partial_rollouts and is_fresh and completion.sampled.any()):
                         del part[rid]
         self.counts["carried_groups"] = len(self.open)

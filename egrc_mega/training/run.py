@@ -284,7 +284,7 @@ class Run:
 
     def sample_ahead(self, turn: Turn) -> None:
         """Begin the next step's groups, where the configuration says so and the stage may go on."""
-        if self.lead and self.config.rollout.one_step_ahead and turn.next:
+        if self.lead and self.config.rollout.mode != "sync" and turn.next:
             self.lead.ahead.begin(turn.next, self.state.position)
 
     def credit(self, turn: Turn) -> Batch:

@@ -39,6 +39,8 @@ def test_every_shipped_configuration_loads_and_passes_the_checks(root: Path) -> 
     ("override", "expected"),
     [
         ("rollout.prompts_per_stp=3", "rollout.prompts_per_stp: unknown key; did you mean prompts_per_step?"),
+        ("rollout.one_step_ahead=true", "rollout.one_step_ahead: unknown key; it has become rollout.mode: ahead"),
+        ("rollout.max_version_lag=3", "rollout.max_version_lag: unknown key; it has become rollout.max_staleness"),
         ("rolout.port=3", "rolout: unknown key; did you mean rollout?"),
         ("stages.compress.clip_length=3", "stages.0.clip_length: unknown key; did you mean clip_len?"),
         ("stages.explore.reward.formatt=1", "stages.1.reward.formatt: unknown key; did you mean format?"),
@@ -165,17 +167,17 @@ def checked(loaded: LoadedConfig, world_size: int = 1) -> EgrcError:
         (["rollout.urls=[http://x]"], 1, ConfigError, "rollout.urls: given"),
         (["rollout.hosts_file=hosts"], 1, ConfigError, "rollout.hosts_file: given, but rollout.server is embedded"),
         (
-            ["rollout.one_step_ahead=true"],
+            ["rollout.mode=ahead"],
             1,
             ConfigError,
-            "stages.compress.loss.tis_cap: null, but rollout.one_step_ahead",
+            "stages.compress.loss.tis_cap: null, but rollout.mode: ahead trains on tokens of older",
         ),
         (["rollout.partial_rollouts=true"], 1, ConfigError, "but rollout.partial_rollouts trains on tokens of older"),
         (
-            ["rollout.one_step_ahead=true", "rollout.colocated=true"],
+            ["rollout.mode=ahead", "rollout.colocated=true"],
             1,
             ConfigError,
-            "colocated servers cannot sample while the policy trains",
+            "rollout.mode: ahead, but colocated servers cannot sample while the policy trains",
         ),
         (
             ["rollout.colocated=true"],

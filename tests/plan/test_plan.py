@@ -89,7 +89,7 @@ def test_an_unknown_gpu_is_told_with_those_that_are_known(root: Path) -> None:
         (["megatron.pipeline_model_parallel_size=3"], 24, "3 stages cannot share 28 layers evenly"),
         (["megatron.tensor_model_parallel_size=1"], 16, "sequence_parallel: true, but tensor_model_parallel_size is 1"),
         (["megatron.recompute_granularity=full"], 16, "full needs recompute_method and recompute_num_layers"),
-        (["rollout.colocated=true", "rollout.one_step_ahead=true"], 16, "colocated servers cannot sample while"),
+        (["rollout.colocated=true", "rollout.mode=ahead"], 16, "colocated servers cannot sample while"),
         ([], 12, "the trainer's 6 GPUs are no multiple of tensor 4 = 4"),
         (["megatron.context_parallel_size=4"], 16, "8 GPUs are no multiple of tensor 4 x context 4 = 16"),
         (["rollout.tensor_parallel_size=3"], 18, "tensor_parallel_size: 3 does not divide the 28 attention heads"),
@@ -166,7 +166,7 @@ def test_the_small_recipe_is_planned_too(root: Path) -> None:
 
 
 def test_sampling_one_step_ahead_takes_the_longer_of_both_phases(root: Path) -> None:
-    ahead = ask(root, "rollout.one_step_ahead=true")
+    ahead = ask(root, "rollout.mode=ahead")
     for stage in ahead.stages:
         time = stage.time
         assert time.total == max(time.rollout, time.training.total) + time.sync

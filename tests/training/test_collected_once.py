@@ -73,7 +73,7 @@ class Run:
         assert [(-one.age, one.place) for one in left] == sorted((-one.age, one.place) for one in left)
         ages = {one.place: one.age + 1 for one in carried} | dict.fromkeys(new, 1)
         assert all(one.age == ages[one.place] for one in left)
-        limit = self.collector.section.max_version_lag
+        limit = self.collector.section.max_staleness
         for sample in (sample for group in found.groups for sample in group.samples):
             assert oldest_lag([sample.completion], number) <= limit
         for completion in self.servers.begun.values():
@@ -105,7 +105,7 @@ def test_every_problem_is_trained_or_carried_once_and_as_many_are_asked_for_as_t
     seed: int, over: float, partial: bool, lag: int, carried: int
 ) -> None:
     servers = Servers(random.Random(seed))
-    fields = {"over_sampling": over, "partial_rollouts": partial, "max_version_lag": lag, "max_carried_steps": carried}
+    fields = {"over_sampling": over, "partial_rollouts": partial, "max_staleness": lag, "max_carried_steps": carried}
     run = Run(collector_of(servers, **fields), servers)
     for number in range(STEPS):
         before = run.position
@@ -132,7 +132,7 @@ def test_no_problem_is_carried_through_more_steps_than_the_documented_bound_what
     seed: int, over: float, partial: bool, lag: int, carried: int, slow: frozenset[int], drops: bool, refuses: float
 ) -> None:
     servers = Servers(random.Random(seed), slow=slow, refuses=refuses)
-    fields = {"over_sampling": over, "partial_rollouts": partial, "max_version_lag": lag, "max_carried_steps": carried}
+    fields = {"over_sampling": over, "partial_rollouts": partial, "max_staleness": lag, "max_carried_steps": carried}
     more = {"max_refused": 500, "dynamic_sampling_limit": 50}
     kind = "all_right_or_wrong" if drops else "never"
     stage = SECTION.model_copy(update={"rollout": SECTION.rollout.model_copy(update={"drop_groups": kind})})

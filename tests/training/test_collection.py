@@ -211,7 +211,7 @@ def tis_weight(sample: TrainSample, older: tuple[float, float]) -> float:
 
 
 @pytest.mark.parametrize(
-    "collector", [{"over_sampling": 1.6, "partial_rollouts": True, "max_version_lag": 1}], indirect=True
+    "collector", [{"over_sampling": 1.6, "partial_rollouts": True, "max_staleness": 1}], indirect=True
 )
 def test_tokens_that_grow_too_old_are_sampled_again(collector: Collector, fake: FakeServer, tmp_path: Path) -> None:
     position = START

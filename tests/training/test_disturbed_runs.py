@@ -18,7 +18,7 @@ pytestmark = pytest.mark.long_file
 
 TIS = ("stages.compress.loss.tis_cap=2", "stages.explore.loss.tis_cap=2")
 LOST = ("rollout.num_servers=2", "sync.transport=distributed", "sync.verify_every=2")
-AHEAD = ("rollout.one_step_ahead=true", *TIS)
+AHEAD = ("rollout.mode=ahead", *TIS)
 EMBEDDED = "egrc_mega.embedded"
 OVER = ("rollout.over_sampling=1.5", "rollout.partial_rollouts=true", "rollout.environment=null", *AHEAD)
 

@@ -225,7 +225,7 @@ def test_a_rule_that_sees_the_record_ends_a_stage_and_the_last_step_is_a_stage_e
 def test_the_next_step_is_sampled_ahead_within_a_stage_only(
     ahead: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rollout = {"one_step_ahead": ahead}
+    rollout = {"mode": "ahead" if ahead else "sync"}
     notes = go(monkeypatch, FakeRun(config_of(tmp_path, rollout=rollout), Notes()))
     # (step, within the stage, the position after the step under way)
     assert notes.of("begin") == ([(1, 1, 2), (3, 1, 6), (4, 2, 8), (6, 1, 12)] if ahead else [])
