@@ -11,8 +11,6 @@ from egrc_mega.checkpoint.store import load
 from egrc_mega.config.config import Config
 from egrc_mega.convert.hf_folder import HfTensors
 from egrc_mega.errors import EgrcError, Stopped
-from egrc_mega.evaluation.fingerprint import fingerprint
-from egrc_mega.evaluation.records import Subject
 from egrc_mega.faults import begin_step, fault_point
 from egrc_mega.methods.method import OF_THE_REFERENCE, Need, build_method
 from egrc_mega.observe.span_log import SpanLog, rank_name
@@ -23,13 +21,10 @@ from egrc_mega.policy.determinism import make_deterministic
 from egrc_mega.policy.engine import Policy
 from egrc_mega.run_folder import STOP, RunFolder, has_begun
 from egrc_mega.sections.base import Section
-from egrc_mega.stages.best import Score, follow, reason_to_stop
 from egrc_mega.stages.health import follow as watch_health
 from egrc_mega.stages.progress import (
     advance,
     evaluations_left_at_most,
-    is_within_stage,
-    reached,
     steps_left_at_most,
 )
 from egrc_mega.stages.resume import resumed
@@ -39,6 +34,7 @@ from egrc_mega.training.accounting import Accounting
 from egrc_mega.training.batch import Batch, decode, encode
 from egrc_mega.training.clock import share_clock
 from egrc_mega.training.commits import Commits, open_store
+from egrc_mega.training.evaluations import Evaluations
 from egrc_mega.training.lead import Lead
 from egrc_mega.training.profiling import StepProfiler
 from egrc_mega.training.turn import Turn, turn_of
@@ -75,6 +71,7 @@ class Run:
         self.checkpoint: Path | None = None
         """What a resumed run begins with."""
         self.profiler = StepProfiler(config.observe, config.run.dir)
+        self.evaluations = Evaluations(self)
 
     def __enter__(self) -> Self:
         try:
@@ -151,7 +148,7 @@ class Run:
 
         return distributed.on_rank_0(with_lead)
 
-    def _unless_stopped(self, compute: Callable[[Lead], bytes | None]) -> bytes:
+    def unless_stopped(self, compute: Callable[[Lead], bytes | None]) -> bytes:
         """`on_lead` for what takes long and changes nothing until it is done: given up when a stop is overdue."""
 
         def within_grace(lead: Lead) -> bytes | None:
@@ -212,58 +209,8 @@ class Run:
         return turn_of(self.state, self.config.stages, self.config.run.seed)
 
     def evaluate(self) -> None:
-        """Measure the weights that the run has reached: before its stages, after each, and every so many steps.
-
-        Whether they are due follows from the run's place alone; a resumed run comes to the same points, and what it has
-        measured of them is kept.
-        """
-        if self.config.run.replay_rollouts is not None:  # nobody could answer
-            return
-        progress, every = self.state.progress, self.config.evaluation.every
-        within = is_within_stage(progress, self.config.stages)
-        if within and (every is None or progress.step % every):
-            return
-        found = self._measure_point(within=within)
-        if found:
-            self._weigh(Score.model_validate_json(found))
-        if self.stopped_by and within:  # the end of its stage, after all
-            self._measure_point(within=False)
-
-    def _measure_point(self, *, within: bool) -> bytes:
-        """Measure the present weights; the score of what decides about the best checkpoint, or nothing."""
-        progress = self.state.progress
-        label, ordinal = reached(progress, self.config.stages)
-        hashes: list[str] = []
-
-        def measure(lead: Lead) -> bytes | None:
-            subject = Subject(label=label, ordinal=ordinal, step=progress.step, weights=hashes[0], within=within)
-            score = lead.evaluate(subject)
-            return score.model_dump_json().encode() if score else None
-
-        with span("evaluation", step=progress.step):
-            self._hand_out_weights(lambda _lead, tensors: hashes.append(fingerprint(tensors, self.policy.dtype)))
-            return self._unless_stopped(measure)
-
-    def _weigh(self, score: Score) -> None:
-        """Whether it is the best so far, which is committed then, and whether the run has seen enough.
-
-        What is committed is the place before the evaluation: a resume comes to it again, and to the same end.
-        """
-        section = self.config.evaluation
-        assert section.best is not None
-        by = section.best
-        best, is_better = follow(self.state.best, by, score)
-        reason = reason_to_stop(best, section.stop) if section.stop else None
-        if is_better or reason:
-            is_kept = self.commits.complete(self.policy, self.state, is_stage_end=reason is not None)
-            if is_better and is_kept:
-                self.on_lead(lambda lead: lead.note_best(by, score))
-            elif is_better:  # its checkpoint could not be written, and the run goes on without
-                best = self.state.best
-        self.state = self.state.model_copy(update={"best": best})
-        if reason and self.turn():
-            self.stopped_by = reason
-            self.on_lead(lambda lead: lead.note_stop(score.step, reason))
+        """Measure the weights that the run has reached, where they are due."""
+        self.evaluations.measure_if_due()
 
     def open_stage(self, turn: Turn) -> None:
         """Say so; then the optimizer forgets, if the stage says so."""
@@ -280,7 +227,7 @@ class Run:
             self.state = self.state.model_copy(update={"position": position})
 
         self.profiler.begin(turn.step + 1)
-        self._unless_stopped(roll_out)
+        self.unless_stopped(roll_out)
 
     def sample_ahead(self, turn: Turn) -> None:
         """Begin the next step's groups, where the configuration says so and the stage may go on."""
@@ -320,7 +267,7 @@ class Run:
             return
         version = f"v{turn.step + 1}" if turn else self.state.version
         with self.accounting.phase("sync"):
-            self._hand_out_weights(lambda lead, tensors: lead.publish(tensors, self.policy, version))
+            self.hand_out_weights(lambda lead, tensors: lead.publish(tensors, self.policy, version))
 
     def record(self, turn: Turn, update: UpdateMetrics) -> None:
         """Write the step down and show it; then the stage's rules decide whether it goes on."""
@@ -374,9 +321,9 @@ class Run:
     def finish(self) -> None:
         """See that the end is committed, and export the Hugging Face folder."""
         self.commits.complete(self.policy, self.state, is_stage_end=True)
-        self._hand_out_weights(lambda lead, tensors: lead.export(tensors, self.policy, self.state.progress.step))
+        self.hand_out_weights(lambda lead, tensors: lead.export(tensors, self.policy, self.state.progress.step))
 
-    def _hand_out_weights(self, take: Callable[[Lead, HfTensors], None]) -> None:
+    def hand_out_weights(self, take: Callable[[Lead, HfTensors], None]) -> None:
         """Give rank 0's `take` the whole tensors; the other ranks join the gathering, then learn how it ended."""
         tensors = self.policy.export_hf()
 
