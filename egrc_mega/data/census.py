@@ -14,8 +14,10 @@ from egrc_mega.data.tokenizer import special_tokens
 from egrc_mega.grading.gold import understand
 from egrc_mega.sections.data import DataSection
 
-MAX_SHOWN = 20
-"""Bad rows on the page."""
+MAX_REASONS = 20
+"""Kinds of reasons on the page."""
+MAX_PLACES = 5
+"""Rows that are named for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class Census:
                 f"the instruction included"
             )
         yield from _type_lines(reading)
-        yield from _reason_lines(reading.bad)
+        yield from _reason_lines(reading)
 
 
 def census(path: Path, section: DataSection, renderer: Renderer | None, *, profile: str | None = "default") -> Census:
@@ -83,17 +85,27 @@ def _type_lines(reading: Reading) -> Iterator[str]:
         yield f"{kind:<16} {count:>6} {count / reading.total:>7.1%}  {' '.join(examples[kind].split()):.60}"
 
 
-def _reason_lines(bad: list[BadRow]) -> Iterator[str]:
-    """How many rows there are of each kind of reason, then the first of them."""
-    if not bad:
-        return
-    yield f"{'quarantined':<16} {'rows':>6}"
-    for reason, count in Counter(_kind(row.reason) for row in bad).most_common(MAX_SHOWN):
-        yield f"{'':<16} {count:>6}  {reason}"
-    for row in bad[:MAX_SHOWN]:
-        yield f"line {row.line}: {' '.join(row.reason.split())}"
-    if len(bad) > MAX_SHOWN:
-        yield f"and {len(bad) - MAX_SHOWN} more"
+def _reason_lines(reading: Reading) -> Iterator[str]:
+    """Each kind of reason once, the most frequent first: how many rows have it, where, and all of it for the first."""
+    kinds: dict[str, list[BadRow]] = {}
+    for row in reading.bad:
+        kinds.setdefault(_kind(row.reason), []).append(row)
+    if kinds:
+        yield f"{'quarantined':<16} {'rows':>6}"
+    ordered = sorted(kinds.items(), key=lambda item: -len(item[1]))
+    for kind, rows in ordered[:MAX_REASONS]:
+        yield f"{'':<16} {len(rows):>6}  {kind}"
+        yield f"{'':<24} {_places(rows)}: {' '.join(rows[0].reason.split())}"
+    if len(ordered) > MAX_REASONS:
+        rest = len(ordered) - MAX_REASONS
+        yield f"and {rest} more reasons: egrc data inspect {reading.path} --out FILE lists every row"
+
+
+def _places(rows: list[BadRow]) -> str:
+    """The first lines, and how many more there are."""
+    named = ", ".join(str(row.line) for row in rows[:MAX_PLACES])
+    rest = f" and {len(rows) - MAX_PLACES} more" if len(rows) > MAX_PLACES else ""
+    return f"line{'s' * (len(rows) > 1)} {named}{rest}"
 
 
 def _kind(reason: str) -> str:

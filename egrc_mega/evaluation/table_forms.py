@@ -97,16 +97,16 @@ def _sentence(what: str, cell: Cell) -> str:
             f"{found.num_better} better, {found.num_worse} worse of {found.num_problems})"
         )
     if cell.l_acc is not None:
-        flag = ", longer than the base" if cell.l_acc.is_longer else ""
+        flag = ", no shorter than the base's" if cell.l_acc.is_no_shorter else ""
         parts.append(f"L-Acc {_percent(cell.l_acc.estimate)}{flag}")
     return f"{what}: {'; '.join(parts) or 'nothing to compare'}"
 
 
 def _figures(cell: Cell | None) -> Sequence[str]:
-    """Accuracy in per cent, mean length, L-Acc in points; `*` where the responses are longer than the base's."""
+    """Accuracy in per cent, mean length, L-Acc in points; `*` where the responses are no shorter than the base's."""
     if cell is None:
         return "", "", ""
-    l_acc = "-" if cell.l_acc is None else f"{100 * cell.l_acc.estimate.value:.1f}{'*' * cell.l_acc.is_longer}"
+    l_acc = "-" if cell.l_acc is None else f"{100 * cell.l_acc.estimate.value:.1f}{'*' * cell.l_acc.is_no_shorter}"
     return (
         "-" if cell.accuracy is None else f"{100 * cell.accuracy.estimate.value:.1f}",
         "-" if cell.length is None else f"{cell.length.value:.0f}",

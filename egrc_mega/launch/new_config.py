@@ -1,6 +1,7 @@
 """`egrc init`: a first configuration for somebody's own model and data, with what can be read of both filled in."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,9 @@ from egrc_mega.launch.inspect_data import inspect_data
 
 BOXED = "Let's think step by step and output the final answer within \\boxed{}."
 """Wording of the DeepScaleR, Laser and L1 data scripts."""
-LONGEST = 8192
+CLIP_LEN = 4096
+"""The paper's L, in tokens."""
+LONGEST = 2 * CLIP_LEN
 """Tokens of a response in explore, where the model has room for so many: the paper's 2 L."""
 
 TEMPLATE = """\
@@ -42,7 +45,11 @@ policy:
 stages:
   - method: compress            # shorter: only right answers of at most clip_len tokens are learnt
     steps: 200
-    clip_len: {clip_len}              # L: about 70 % of the model's mean length; measure that first: egrc eval
+    # L, in tokens: about 70 % of the mean length that the model writes today. Nothing has been measured yet: this is
+    # {clip_len_from}. Measure before a long run, and write it into both stages:
+    #   {measure}
+    # Much too small: hardly any answer is paid (`kept` near 0, alarm no_update). Much too large: it shortens slowly.
+    clip_len: {clip_len}
     rollout: {{n: 8, temperature: 1.0}}
     optim: {{lr: 1.0e-6}}
   - method: explore             # recovers accuracy; responses beyond clip_len pay for their length
@@ -79,6 +86,8 @@ class Lengths:
     clip_len: int
     cap: int
     evaluation: int
+    source: str
+    """Where `clip_len` comes from, for people."""
 
 
 def write_config(
@@ -109,10 +118,10 @@ def write_config(
     _refuse_bad(training)
     _refuse_bad(benchmark)
     lengths = _lengths(positions, max(*training.lengths, *benchmark.lengths))
-    text = TEMPLATE.format_map(_words(model, training, benchmark, lengths, instruction))
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "config.yaml"
-    path.write_text(text, encoding="utf-8")
+    words = _words(model, training, benchmark, lengths, instruction) | _words_to_measure(path, model)
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(TEMPLATE.format_map(words), encoding="utf-8")
     return path
 
 
@@ -141,7 +150,10 @@ def _refuse_bad(found: Census) -> None:
 
 
 def _lengths(positions: int, longest_prompt: int) -> Lengths:
-    """Half of what the model has room for, and no more than the paper's caps.
+    """What the model has room for, and no more than the paper's caps; L is a quarter of that room, a round number.
+
+    A model's responses are far shorter than its context, as a rule. An L that is too large still pays the shorter of
+    two right answers more, one that is too small pays nothing: so it errs on the large side.
 
     Raises:
         ConfigError: there is no room for a response.
@@ -153,7 +165,19 @@ def _lengths(positions: int, longest_prompt: int) -> Lengths:
             f"{longest_prompt} tokens; take shorter problems or another model"
         )
     cap = min(LONGEST, room)
-    return Lengths(clip_len=cap // 2, cap=cap, evaluation=min(4 * LONGEST, room))
+    quarter = _rounded(max(room // 4, 1))
+    source = (
+        "the paper's L"
+        if quarter >= CLIP_LEN
+        else f"a quarter of what the model's {positions} positions leave beside the longest prompt, rounded down"
+    )
+    return Lengths(min(CLIP_LEN, quarter), cap, min(4 * LONGEST, room), source)
+
+
+def _rounded(number: int) -> int:
+    """Down to four leading bits, so that nobody takes it for a measurement."""
+    step = 1 << max(number.bit_length() - 4, 0)
+    return number - number % step
 
 
 def _words(
@@ -184,11 +208,18 @@ def _words(
         "bf16": "true" if has_gpu else "false",
         "budget": max(16384, 2 * lengths.cap),
         "clip_len": lengths.clip_len,
+        "clip_len_from": lengths.source,
         "cap": lengths.cap,
         "unit": max(lengths.clip_len // 4, 1),
         "num_problems": min(500, len(benchmark.reading.good)),
         "evaluation_cap": lengths.evaluation,
     }
+
+
+def _words_to_measure(path: Path, model: Path) -> dict[str, str | int]:
+    """The command that measures the model before anything is trained."""
+    measure = ["egrc", "eval", model.resolve(), "--config", path, "--out", path.parent / "base"]
+    return {"measure": shlex.join(map(str, measure))}
 
 
 def _quoted(value: object) -> str:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,9 @@ from egrc_mega.training.update import UpdateMetrics
 from egrc_mega.types import FloatArray, Group
 
 MEGA = 10**6
+
+
+NOTHING_TO_RESUME = "resuming from the beginning: no step of this run is committed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +144,11 @@ class Lead:
         self.live = Live(run_dir, self.events.newest, self.serving.fleet.servers)
         stack.enter_context(kept_in_a_file(self.live))
         stack.enter_context(metrics_endpoint(section, self.live, self.printer.note))
+
+    def note_resume(self, step: int, checkpoint: Path | None) -> None:
+        """Say from which step the run goes on."""
+        found = f"resuming from step {step}: checkpoints/{checkpoint.name}" if checkpoint else NOTHING_TO_RESUME
+        self.printer.note(found)
 
     def note_parts(self) -> None:
         """Say and keep which implementations the run trains with."""

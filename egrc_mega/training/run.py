@@ -121,6 +121,8 @@ class Run:
         def start() -> None:
             with self.watch.reporting_waits():
                 self.lead = Lead(self.config, self.folder, self.stack, self.state.spent, resume=resume)
+            if resume:
+                self.lead.note_resume(self.state.progress.step, self.checkpoint)
 
         resume = bool(distributed.on_rank_0(claim))
         self.stack.callback(self.store.close)  # what is in flight is written while the folder is still ours

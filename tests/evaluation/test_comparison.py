@@ -85,7 +85,7 @@ def test_l_acc_names_its_base_by_model_protocol_and_result() -> None:
     assert found is not None
     assert found.estimate.value == pytest.approx(l_acc(0.75, 25, 100))
     assert found.estimate.low < found.estimate.value < found.estimate.high <= 1
-    assert (found.base, found.base_length, found.is_longer) == (BASE, 100, False)
+    assert (found.base, found.base_length, found.is_no_shorter) == (BASE, 100, False)
     assert found.base.key == f"{'b' * 12}:{'p' * 12}:{'s' * 12}"
     assert replace(BASE, model=f"{LABEL}R1-Distill-1.5B").key == f"label:R1-Distill-1.5B:{'p' * 12}:{'s' * 12}"
 
@@ -105,7 +105,7 @@ def test_a_base_of_other_problems_is_refused() -> None:
 def test_responses_that_are_no_shorter_than_the_bases_are_flagged(longer: float) -> None:
     base = run([1, 0, 1], [10, 20, 30])
     found = l_acc_against(run([1, 1, 1], [10 * longer, 20 * longer, 30 * longer]), MEASURED, base, BASE)
-    assert found is not None and found.is_longer
+    assert found is not None and found.is_no_shorter
     assert (found.estimate.value, found.estimate.low, found.estimate.high) == (0, 0, 0)
 
 

@@ -242,7 +242,7 @@ def test_a_base_of_another_protocol_is_no_base_and_the_fields_are_named() -> Non
 def test_longer_responses_are_marked() -> None:
     longer = evaluation("longer", result([True] * 20, [500] * 20))
     text = as_text(side_by_side([longer], BASE))
-    assert "  0.0*" in text and "L-Acc 0.0 [0.0, 0.0], longer than the base" in text
+    assert "  0.0*" in text and "L-Acc 0.0 [0.0, 0.0], no shorter than the base's" in text
 
 
 def test_two_evaluations_of_one_name_and_unknown_benchmarks_are_refused() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from egrc_mega.data import census as census_module
 from egrc_mega.errors import ConfigError, DataError
 from egrc_mega.launch.inspect_data import inspect_data
 
@@ -44,14 +45,22 @@ def test_the_page_counts_types_and_reasons_and_names_rows(file: Path) -> None:
     assert "rational              1    5.6%  13: 0.5" in lines or "decimal               1    5.6%  13: 0.5" in lines
     reasons = lines[lines.index(next(line for line in lines if line.startswith("quarantined"))) + 1 :]
     assert reasons[0].strip() == "3  'answer' has N characters, more than N"
-    assert "line 14: 'answer' must be a non-empty string or a number, found None" in reasons
-    assert reasons[-1].startswith("line 18: 'answer' has 1102 characters")
+    assert reasons[1].strip().startswith("lines 16, 17, 18: 'answer' has 1100 characters, more than ")
+    assert f"{'':<24} line 14: 'answer' must be a non-empty string or a number, found None" in reasons
 
 
-def test_a_long_list_of_bad_rows_is_cut(tmp_path: Path) -> None:
+def test_a_reason_of_many_rows_is_said_once_with_their_number_and_the_first_places(tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
     path.write_text("\n".join([json.dumps(GOOD), *["{"] * 30]))
-    assert page(path)[-1] == "and 10 more"
+    *_before, head, kind, places = page(path)
+    assert head.split() == ["quarantined", "rows"]
+    assert kind.split()[0] == "30"
+    assert places.strip().startswith("lines 2, 3, 4, 5, 6 and 25 more: ")
+
+
+def test_a_long_list_of_reasons_is_cut(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(census_module, "MAX_REASONS", 1)
+    assert page(file)[-1] == f"and 2 more reasons: egrc data inspect {file} --out FILE lists every row"
 
 
 def test_with_a_model_prompts_are_rendered_and_special_tokens_seen(tmp_path: Path, base_model: Path) -> None:

@@ -35,6 +35,10 @@ def test_what_is_written_passes_a_dry_run_and_holds_what_was_found(
     explore = config.stages[1]
     assert explore.rollout.max_new_tokens == config.evaluation.max_new_tokens == 512 - 20
     assert "the template: it opens the think part" in text
+    assert [stage.clip_len for stage in config.stages] == [120, 120]
+    assert "a quarter of what the model's 512 positions leave beside the longest prompt, rounded down" in text
+    measure = next(line for line in text.splitlines() if "egrc eval" in line).strip("# ")
+    assert measure == f"egrc eval {base_model.resolve()} --config {path} --out {path.parent}/base"
     assert "9 rows that can be used, of 9" in text
     assert "problems that are never trained on" in text
 
@@ -88,3 +92,13 @@ def test_a_model_without_room_for_a_response_is_refused() -> None:
         new_config._lengths(21, 20)
     assert new_config._lengths(131072, 500).cap == 8192
     assert new_config._lengths(131072, 500).evaluation == 32768
+
+
+@pytest.mark.parametrize(
+    ("positions", "clip_len"), [(131072, 4096), (32768, 4096), (4096, 960), (512, 120), (520, 120), (25, 1), (22, 1)]
+)
+def test_the_first_clip_len_is_a_quarter_of_the_room_and_at_most_the_papers(positions: int, clip_len: int) -> None:
+    """A round number below it, so that nobody takes it for a measurement."""
+    found = new_config._lengths(positions, 20)
+    assert found.clip_len == clip_len
+    assert ("the paper's L" in found.source) == (clip_len == 4096)

@@ -74,6 +74,14 @@ def lead() -> Lead:
     return own
 
 
+def test_a_resume_says_its_step_and_that_there_may_be_none(lead: Lead) -> None:
+    said: list[str] = []
+    lead.printer = SimpleNamespace(note=said.append)  # type: ignore[assignment]
+    lead.note_resume(50, Path("runs/x/checkpoints/step_000050"))
+    lead.note_resume(0, None)
+    assert said == ["resuming from step 50: checkpoints/step_000050", lead_module.NOTHING_TO_RESUME]
+
+
 def test_all_samples_are_measured_in_order_and_none_is_trained_on(lead: Lead) -> None:
     batch = lead.to_measure(turn_of())
     assert batch.updates == ()

@@ -31,6 +31,10 @@ def run_dir(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base / "run"
 
 
+def test_a_resume_says_from_which_step_it_goes_on(run_dir: Path) -> None:
+    assert "resuming from step 2: checkpoints/step_000002" in (run_dir / "run.log").read_text()
+
+
 def test_a_response_is_held_against_the_shortest_right_one_of_earlier_steps(run_dir: Path) -> None:
     shortest: dict[str, int] = {}
     num_with_history = 0

@@ -43,7 +43,7 @@ class LengthAccuracy:
     estimate: Estimate
     base: Measured
     base_length: float
-    is_longer: bool
+    is_no_shorter: bool
     """The responses are no shorter than the base's: the formula has no value there, and 0 stands for it."""
 
 
@@ -71,11 +71,11 @@ def l_acc_against(
     if not len(columns):
         return None
     accuracy, length, base_length = map(float, columns.mean(axis=0))
-    is_longer = length >= base_length
+    is_no_shorter = length >= base_length
     value = l_acc(accuracy, length, base_length)
     low, high = l_acc_bounds(columns[None])
     estimate = Estimate(value, float(low[0]), float(high[0]))
-    return LengthAccuracy(estimate=estimate, base=base_measured, base_length=base_length, is_longer=is_longer)
+    return LengthAccuracy(estimate=estimate, base=base_measured, base_length=base_length, is_no_shorter=is_no_shorter)
 
 
 def l_acc_bounds(columns: Floats, resamples: int = RESAMPLES) -> tuple[Floats, Floats]:
