@@ -34,7 +34,7 @@ class WeightReceiver:
         try:
             store = group.find_store(body.master_address, body.master_port)
             self.groups[name] = group.join(store, body.rank_offset, body.world_size, name, "gloo", DEADLINE_S)
-        except RuntimeError as error:
+        except (RuntimeError, TimeoutError) as error:
             raise WeightUpdateError(f"Failed to join group {name}: {error}") from error
 
     def leave(self, name: str) -> None:
@@ -88,7 +88,7 @@ class WeightReceiver:
                 _receive_flat(members, targets, dtypes)
             else:
                 _receive_each(members, targets, dtypes)
-        except RuntimeError as error:
+        except (RuntimeError, TimeoutError) as error:
             raise WeightUpdateError(f"Failed to receive weights: {error}") from error
         self.engine.version = body.weight_version or self.engine.version
 

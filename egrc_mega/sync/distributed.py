@@ -128,7 +128,7 @@ async def _while_sending(calls: Sequence[Any], sending: "asyncio.Future[Any]") -
     tasks = [sending, *(asyncio.ensure_future(call) for call in calls)]
     try:
         return list(await asyncio.gather(*tasks))
-    except RuntimeError as error:
+    except (RuntimeError, TimeoutError) as error:
         raise ServerLost(f"a weight-update group broke: {error}") from error
     finally:
         for task in tasks:

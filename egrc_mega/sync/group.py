@@ -4,8 +4,10 @@ Made the way SGLang's `init_custom_process_group` makes its end (sglang 0.5.23, 
 with the group's name, and torch's own helper, for no public call makes a group whose members share no default group.
 """
 
+import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
@@ -22,6 +24,20 @@ from torch.distributed.distributed_c10d import (
 
 JOIN_TIMEOUT_S = 60.0
 """For all members to appear."""
+TIMED_OUT = re.compile(r"\btime(d )?out\b(?![(=])", re.IGNORECASE)
+"""How gloo, the store and NCCL's watchdog tell of a limit of time, in an error of the same type as any other's (torch
+2.13, gloo/transport/tcp, TCPStore.cpp, ProcessGroupNCCL.cpp); `Timeout(ms)=` stands in every error of NCCL."""
+
+
+@contextmanager
+def _limits_of_time() -> Iterator[None]:
+    """Within it an error of torch that a limit of time is behind is a TimeoutError, as everybody else's is."""
+    try:
+        yield
+    except RuntimeError as error:
+        if TIMED_OUT.search(str(error)):
+            raise TimeoutError(str(error)) from error
+        raise
 
 
 def open_store(address: str) -> dist.TCPStore:
@@ -38,11 +54,17 @@ def open_store(address: str) -> dist.TCPStore:
     )
 
 
+@_limits_of_time()
 def find_store(address: str, port: int) -> dist.TCPStore:
-    """Another rank's view of that store."""
+    """Another rank's view of that store.
+
+    Raises:
+        RuntimeError, TimeoutError: it is not there.
+    """
     return dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=JOIN_TIMEOUT_S))
 
 
+@_limits_of_time()
 def join(
     store: dist.TCPStore, rank: int, world_size: int, name: str, backend: str, timeout_s: float
 ) -> dist.ProcessGroup:
@@ -52,7 +74,8 @@ def join(
         timeout_s: for each broadcast from then on.
 
     Raises:
-        RuntimeError: somebody does not come within `JOIN_TIMEOUT_S`.
+        TimeoutError: somebody does not come within `JOIN_TIMEOUT_S`.
+        RuntimeError: somebody is gone.
     """
     group, _store = _new_process_group_helper(
         world_size,
@@ -69,22 +92,25 @@ def join(
     return group
 
 
+@_limits_of_time()
 def broadcast(group: dist.ProcessGroup, tensor: torch.Tensor) -> None:
     """From rank 0 into every other rank's `tensor`.
 
     Raises:
-        RuntimeError: a member is gone, or missed the group's deadline.
+        TimeoutError: a member missed the group's deadline.
+        RuntimeError: a member is gone.
     """
     options = dist.BroadcastOptions()
     options.rootRank = 0
     group.broadcast([tensor], options).wait()
 
 
+@_limits_of_time()
 def broadcast_from_gpu(group: dist.ProcessGroup, tensors: Sequence[torch.Tensor]) -> None:
     """`broadcast` of host tensors by way of our GPU.
 
     Raises:
-        RuntimeError: as `broadcast`.
+        TimeoutError, RuntimeError: as `broadcast`.
     """
     # a stream of its own: a broadcast that nobody joins must hold up no other work of this device
     stream = torch.cuda.Stream()

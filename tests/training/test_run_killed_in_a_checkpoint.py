@@ -11,6 +11,7 @@ import pytest
 from egrc_mega.convert.companions import copy_companions
 from egrc_mega.run_folder import is_held
 from egrc_mega.soak.laws import require_no_process, require_same_weights, require_whole_step
+from egrc_mega.testing.gloo import HANG_LIMIT_S
 from egrc_mega.testing.runs import bytes_being_written, events, finish_run, start_run
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
 
@@ -31,14 +32,14 @@ def write_large_model(folder: Path, base_model: Path) -> Path:
 
 @pytest.mark.usefixtures("true_processes")
 @pytest.mark.full
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(3 * HANG_LIMIT_S)
 def test_a_run_killed_inside_its_checkpoints_leaves_no_process_and_ends_bitwise_equal(
     root: Path, base_model: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "model").mkdir()
     model = write_large_model(tmp_path / "model", base_model)
     overrides = (*LARGE, *SHORT, f"model.path={model}")
-    finish_run(start_run(root, tmp_path / "undisturbed", overrides=overrides), timeout_s=600)
+    finish_run(start_run(root, tmp_path / "undisturbed", overrides=overrides), timeout_s=HANG_LIMIT_S)
     run_dir, chance, num_torn, committed = tmp_path / "killed", random.Random(5), 0, 0
     extra: tuple[str, ...] = ()
     while num_torn < NUM_KILLS:
@@ -56,6 +57,6 @@ def test_a_run_killed_inside_its_checkpoints_leaves_no_process_and_ends_bitwise_
         committed = require_whole_step(run_dir, at_least=committed)
         num_torn += any(run_dir.glob("checkpoints/*.tmp"))
         extra = ("--resume",)
-    finish_run(start_run(root, run_dir, *extra, overrides=overrides), timeout_s=600)
+    finish_run(start_run(root, run_dir, *extra, overrides=overrides), timeout_s=HANG_LIMIT_S)
     assert len(events(run_dir, "resume")) >= NUM_KILLS
     require_same_weights(run_dir, tmp_path / "undisturbed")
