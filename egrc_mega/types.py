@@ -139,6 +139,9 @@ class VersionSpan:
     version: str
     start: int
     end: int
+    pure: bool = True
+    """All that these tokens look back at was computed by the same weights. Only then has the trainer, which computes a
+    response at once, the same log-probs. False where a server has gone on with a cache that older weights have made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

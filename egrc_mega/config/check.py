@@ -133,6 +133,10 @@ def colocation_problems(config: Config) -> Iterator[EgrcError]:
         yield ConfigError(
             "rollout.colocated: true, but embedded servers have no GPU memory to free; take sglang, or set it to false"
         )
+    if rollout.colocated and config.sync.cache == "keep":
+        yield ConfigError(
+            "sync.cache: keep, but colocated servers free their cache while the policy trains; set it to recompute"
+        )
 
 
 def _gpu_problems(config: Config, local_world_size: int) -> Iterator[EgrcError]:

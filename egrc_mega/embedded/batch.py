@@ -64,8 +64,10 @@ class Request:
 class DecodingBatch:
     """Requests of one width that started together. Rows beyond the requests are filler."""
 
-    def __init__(self, model: PreTrainedModel, requests: list[Request]) -> None:
+    def __init__(self, model: PreTrainedModel, requests: list[Request], version: str) -> None:
         self.model, self.rows = model, requests
+        self.version = version
+        """Of the weights that the next tokens' logits are from: older than the model's right after an update."""
         num_rows, width = _filled(len(requests)), requests[0].width
         ids_BT = torch.zeros(num_rows, width, dtype=torch.long)
         lengths = []
@@ -84,7 +86,11 @@ class DecodingBatch:
         self.logits_BV = self._forward(ids_BT, first_positions_BT, mask_B1TT)
 
     def step(self, version: str) -> int:
-        """Sample a token for every live row, compute the logits of the next one; returns how many were sampled."""
+        """Sample a token for every live row, compute the logits of the next one; returns how many were sampled.
+
+        Args:
+            version: of the weights that the model has now.
+        """
         live = [i for i, request in enumerate(self.rows) if request.finish_reason is None]
         tokens_B1 = torch.zeros(len(self.positions_B), 1, dtype=torch.long)
         if live:
@@ -93,13 +99,13 @@ class DecodingBatch:
             sampled = draw(self.logits_BV[live], [r.params for r in requests], uniforms)
             tokens_B1[live, 0] = torch.tensor(sampled[0])
             for request, token, logprob in zip(requests, *sampled, strict=True):
-                request.add(token, logprob, version)
+                request.add(token, logprob, self.version)
         if self.is_done:
             return len(live)
         tokens_B1 = self._compact(tokens_B1)
         self.key_mask_BT = torch.cat([self.key_mask_BT, torch.zeros(len(tokens_B1), 1)], dim=1)
         self.logits_BV = self._forward(tokens_B1, self.positions_B[:, None], self.key_mask_BT[:, None, None])
-        self.positions_B = self.positions_B + 1
+        self.positions_B, self.version = self.positions_B + 1, version
         return len(live)
 
     @property

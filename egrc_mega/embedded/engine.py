@@ -203,7 +203,7 @@ class Engine:
             for _ in range(0 if is_arriving else min(free, len(self._waiting))):
                 request = self._waiting.popleft()
                 by_width.setdefault(request.width, []).append(request)
-        self._batches += [DecodingBatch(self.model, by_width[width]) for width in sorted(by_width)]
+        self._batches += [DecodingBatch(self.model, by_width[width], self.version) for width in sorted(by_width)]
 
 
 def _eos_ids(model: PreTrainedModel) -> frozenset[int]:

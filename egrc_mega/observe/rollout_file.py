@@ -154,7 +154,7 @@ def _entry(sample: StoredSample, text_bytes: int) -> dict[str, Any]:
         # null where there is one for the whole response; a response that was edited has as many as the edited one
         "num_advantages": None if _is_scalar(sample.advantage) else len(np.asarray(sample.advantage)),
         "terms": dict(sample.terms),
-        "versions": [[span.version, span.start, span.end] for span in sample.versions],
+        "versions": [[s.version, s.start, s.end, *([] if s.pure else [False])] for s in sample.versions],
     }
 
 
@@ -201,8 +201,13 @@ class StepReader:
             prompt_ids=_part(arrays, "prompt_ids", self._prompts[i]),
             terms=entry["terms"],
             facts=entry.get("facts", {}),
-            versions=tuple(VersionSpan(version=v, start=start, end=end) for v, start, end in entry["versions"]),
+            versions=tuple(_span(*span) for span in entry["versions"]),
         )
+
+
+def _span(version: str, start: int, end: int, pure: bool = True) -> VersionSpan:
+    """As it stands in the index, where only what is not pure says so."""
+    return VersionSpan(version=version, start=start, end=end, pure=pure)
 
 
 def step_of(arrays: Mapping[str, Any]) -> StoredStep:

@@ -12,6 +12,7 @@ from egrc_mega.errors import RolloutError
 from egrc_mega.open_files import raise_limit
 from egrc_mega.rollout.errors import RequestRefused, ServerBusy, ServerLost
 from egrc_mega.rollout.keys import ADMIN_KEY_VARIABLE, KEY_VARIABLE, Keys
+from egrc_mega.rollout.versions import Versions, with_purity
 from egrc_mega.rollout.wire import Usage, generation_body, parse_generation, read_generation
 from egrc_mega.types import Completion, RolloutRequest
 
@@ -31,11 +32,18 @@ class ServerClient:
     """Talks to the server at `url`. Use inside one event loop; `session` may be shared between clients."""
 
     def __init__(
-        self, session: aiohttp.ClientSession, url: str, request_timeout_s: float, vocab_size: int | None = None
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        request_timeout_s: float,
+        vocab_size: int | None = None,
+        versions: Versions | None = None,
     ) -> None:
         self.session, self.url, self.request_timeout_s = session, url.rstrip("/"), request_timeout_s
         self.vocab_size = vocab_size
         """Of the model, when it is known: a reply may have no other ids."""
+        self.versions = versions or Versions()
+        """What the fleet's servers were given."""
         self.keys = Keys.from_environment()
         self.usage = Usage(0, 0, 0)
         """Of all replies so far."""
@@ -52,14 +60,15 @@ class ServerClient:
             ServerLost: unreachable, silent, past the deadline, or an unusable reply.
             ServerBusy: it may be asked again.
         """
-        body, what = generation_body(request), f"request {request.rid}"
+        cache_key, what = self.versions.cache_key(), f"request {request.rid}"
+        body = generation_body(request) | ({} if cache_key is None else {"extra_key": cache_key})
         limit = GENERATION_BYTES + TOKEN_BYTES * request.sampling.max_new_tokens
         call = self._call("POST", "/generate", body, self.request_timeout_s, what, read_generation, limit)
         reply = await self._wait_for(call, request.rid)
         self.replied_at = asyncio.get_running_loop().time()
         completion, usage = parse_generation(reply, request, self.url, self.vocab_size)
         self.usage += usage
-        return completion
+        return with_purity(completion, cache_key)
 
     async def _wait_for(self, reply: Coroutine[Any, Any, Any], rid: str) -> Any:
         """A reply, unless `hang_up` is called meanwhile."""
@@ -114,15 +123,20 @@ class ServerClient:
         """End every request of the server."""
         await self._call("POST", "/abort_request", {"abort_all": True}, CONTROL_TIMEOUT_S, "abort")
 
-    async def update_weights_from_disk(self, path: Path, version: str, timeout_s: float) -> None:
+    async def update_weights_from_disk(
+        self, path: Path, version: str, timeout_s: float, *, flush_cache: bool = True
+    ) -> None:
         """Load the weights of a folder and confirm that they are served.
+
+        Args:
+            flush_cache: forget what was cached under the weights before; refused while requests are paused in place.
 
         Raises:
             RequestRefused: with the server's reason.
             ServerLost: gone, or it still reports another version.
         """
         # a server resolves the path itself, and not from our working directory
-        body = {"model_path": str(path.resolve()), "weight_version": version, "flush_cache": True}
+        body = {"model_path": str(path.resolve()), "weight_version": version, "flush_cache": flush_cache}
         await self._call("POST", "/update_weights_from_disk", body, timeout_s, f"weights {version}")
         await self.confirm(version)
 

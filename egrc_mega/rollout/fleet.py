@@ -26,7 +26,7 @@ from egrc_mega.rollout.stats import FleetStats
 from egrc_mega.rollout.stream import Stream, complete
 from egrc_mega.rollout.versions import Versions
 from egrc_mega.rollout.weights import FolderWeights, Weights
-from egrc_mega.sections.rollout import RolloutSection
+from egrc_mega.sections.rollout import Cache, RolloutSection
 from egrc_mega.types import Completion, RolloutRequest
 
 T = TypeVar("T")
@@ -36,12 +36,17 @@ class Fleet:
     """Use as a context manager: leaving it stops the servers that it started."""
 
     def __init__(
-        self, section: RolloutSection, weights: Weights, vocab_size: int | None, note: Callable[[str], None]
+        self,
+        section: RolloutSection,
+        weights: Weights,
+        vocab_size: int | None,
+        note: Callable[[str], None],
+        cache: Cache = "recompute",
     ) -> None:
         self.section, self.vocab_size = section, vocab_size
         self.servers: list[Server] = []
         self.stats = FleetStats()
-        self.versions = Versions()
+        self.versions = Versions(cache)
         self.changed = asyncio.Event()
         self.recovery = Recovery(section, self.servers, weights, self.stats, self.changed, note)
         self.dispatcher = Dispatcher(section, self.servers, self.recovery, self.versions)
@@ -60,17 +65,19 @@ class Fleet:
         *,
         vocab_size: int | None = None,
         note: Callable[[str], None] = lambda line: None,
+        cache: Cache = "recompute",
     ) -> Self:
         """Start servers, or attach to those that run already.
 
         Args:
             vocab_size: of the model; prompts are held against it, for an unknown id ends a server of SGLang.
             note: gets a line, from another thread, when a server is lost and when it serves again.
+            cache: what requests in flight do with theirs when weights move.
 
         Raises:
             RolloutError: a server does not come up, a port is in use, a URL does not answer.
         """
-        fleet = cls(section, FolderWeights(model_path, weight_version), vocab_size, note)
+        fleet = cls(section, FolderWeights(model_path, weight_version), vocab_size, note, cache)
         try:
             check_host(section)
             if section.server == "external":
@@ -94,7 +101,7 @@ class Fleet:
             server.start(self.recovery.weights.version)
 
     def _add(self, url: str, launch: Launch | None) -> Server:
-        client = ServerClient(self._session, url, self.section.request_timeout_s, self.vocab_size)
+        client = ServerClient(self._session, url, self.section.request_timeout_s, self.vocab_size, self.versions)
         self.servers.append(Server(len(self.servers), client, self.changed, launch))
         return self.servers[-1]
 
@@ -201,7 +208,8 @@ class Fleet:
         ready = [server for server in self.servers if not server.is_recovering]
         try:
             if ready:
-                await load(ready, self.recovery.weights, self.section.update_timeout_s)
+                keeps_cache, timeout_s = self.versions.keeps_cache, self.section.update_timeout_s
+                await load(ready, self.recovery.weights, timeout_s, keeps_cache=keeps_cache)
             for server in ready:
                 if server.state is State.LOADING:  # and was not lost meanwhile with a request that waited in it
                     server.become(State.SERVING)

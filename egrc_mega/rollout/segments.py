@@ -108,7 +108,7 @@ def _with_written(whole: Completion, written: list[int]) -> Completion:
 def _merged(spans: list[VersionSpan]) -> tuple[VersionSpan, ...]:
     merged: list[VersionSpan] = []
     for span in spans:
-        if merged and merged[-1].version == span.version:
+        if merged and (merged[-1].version, merged[-1].pure) == (span.version, span.pure):
             merged[-1] = replace(merged[-1], end=span.end)
         else:
             merged.append(span)

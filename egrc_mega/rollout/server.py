@@ -170,8 +170,11 @@ class Server:
         return f": {self.process.log_tail()}" if self.process is not None else ""
 
 
-async def load(servers: Sequence[Server], weights: Weights, timeout_s: float) -> None:
+async def load(servers: Sequence[Server], weights: Weights, timeout_s: float, *, keeps_cache: bool = False) -> None:
     """Move servers to other weights, together: requests in flight wait, and go on under them. They end LOADING.
+
+    Args:
+        keeps_cache: requests go on with what they have cached; else they compute it anew, under the new weights.
 
     Raises:
         RolloutError: see `Weights.load_into`.
@@ -180,9 +183,9 @@ async def load(servers: Sequence[Server], weights: Weights, timeout_s: float) ->
     for server in servers:
         server.become(State.LOADING)
         server.has_whole_weights = False
-    await all_of(client.pause("retract") for client in clients)
+    await all_of(client.pause("in_place" if keeps_cache else "retract") for client in clients)
     await all_of(server.resume_memory("weights") for server in servers)
-    await weights.load_into(clients, timeout_s)
+    await weights.load_into(clients, timeout_s, keeps_cache=keeps_cache)
     await all_of(server.resume_memory("kv_cache") for server in servers)
     await all_of(client.resume() for client in clients)
     for server in servers:

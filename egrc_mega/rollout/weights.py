@@ -16,8 +16,11 @@ class Weights(Protocol):
     def version(self) -> str:
         """Its name, the same on every server."""
 
-    async def load_into(self, clients: Sequence[ServerClient], timeout_s: float) -> None:
+    async def load_into(self, clients: Sequence[ServerClient], timeout_s: float, *, keeps_cache: bool = False) -> None:
         """Returns when every one of the (paused) servers has confirmed the version.
+
+        Args:
+            keeps_cache: servers forget nothing of what they have cached under the weights before.
 
         Raises:
             RolloutError: some servers may then have them, others not, others a part; whoever has not confirmed the
@@ -32,8 +35,12 @@ class FolderWeights:
     path: Path
     version: str
 
-    async def load_into(self, clients: Sequence[ServerClient], timeout_s: float) -> None:
-        await all_of(client.update_weights_from_disk(self.path, self.version, timeout_s) for client in clients)
+    async def load_into(self, clients: Sequence[ServerClient], timeout_s: float, *, keeps_cache: bool = False) -> None:
+        flushes = not keeps_cache
+        await all_of(
+            client.update_weights_from_disk(self.path, self.version, timeout_s, flush_cache=flushes)
+            for client in clients
+        )
 
 
 async def all_of(calls: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:

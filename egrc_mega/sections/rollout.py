@@ -88,6 +88,9 @@ class RolloutSection(Section):
     """Deadline for one weight update on one server."""
 
 
+Cache = Literal["recompute", "keep"]
+
+
 class SyncSection(Section):
     """How new weights reach the servers."""
 
@@ -96,6 +99,10 @@ class SyncSection(Section):
     NCCL or gloo; `ipc`: handles to GPU memory, for servers on the trainer's GPUs."""
     bucket_mib: PositiveInt = 256
     """Tensors that travel together, in MiB."""
+    cache: Cache = "recompute"
+    """What requests in flight do with the keys and values that they have cached when weights move: `recompute` them
+    under the new weights (SGLang's retract), or `keep` those of the old ones and go on at once (in_place). Of a
+    response that has kept some the log-prob check sees the tokens before the move only."""
     flatten: bool | None = None
     """Broadcast a bucket as one array: fewer starts, one copy more. None: on GPUs only."""
     verify_every: NonNegativeInt = 1

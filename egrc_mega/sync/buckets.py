@@ -36,16 +36,16 @@ class StreamedWeights:
     def __init__(self, spool: Spool, carrier: Carrier, version: str) -> None:
         self.spool, self.carrier, self.version = spool, carrier, version
 
-    async def load_into(self, clients: Sequence[ServerClient], timeout_s: float) -> None:
+    async def load_into(self, clients: Sequence[ServerClient], timeout_s: float, *, keeps_cache: bool = False) -> None:
         is_new = True
         try:
             is_new = await self.carrier.connect(clients, timeout_s)
-            await self._send(clients, timeout_s)
+            await self._send(clients, timeout_s, keeps_cache)
         except (ServerLost, RequestRefused) as error:
             self.carrier.disconnect()
             if not is_new:
                 # a server that has been started anew knows nothing of the old connection
-                await self.load_into(clients, timeout_s)
+                await self.load_into(clients, timeout_s, keeps_cache=keeps_cache)
             elif len(clients) > 1 and isinstance(error, RequestRefused):
                 # one member's loss makes the others refuse
                 raise ServerLost(str(error)) from error
@@ -55,11 +55,11 @@ class StreamedWeights:
             self.carrier.disconnect()
             raise
 
-    async def _send(self, clients: Sequence[ServerClient], timeout_s: float) -> None:
+    async def _send(self, clients: Sequence[ServerClient], timeout_s: float, keeps_cache: bool) -> None:
         has_session = await all_of(client.begin_weight_update() for client in clients)
         async for bucket in self.spool.buckets():
             version = self.version if bucket.is_last else f"{self.version}-incomplete"
-            label = {"weight_version": version, "flush_cache": bucket.is_last}
+            label = {"weight_version": version, "flush_cache": bucket.is_last and not keeps_cache}
             await self.carrier.send(bucket, label, timeout_s)
         pairs = zip(clients, has_session, strict=True)
         await all_of(client.end_weight_update() for client, has in pairs if has)

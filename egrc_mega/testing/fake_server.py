@@ -149,6 +149,8 @@ class FakeServer:
         self.bodies: list[Reply] = []
         self.calls: list[str] = []
         """Control calls, in order."""
+        self.pause_modes: list[str] = []
+        """Of the pauses, in order."""
         self.fails: list[str] = []
         """Control calls, as `calls` names them, that fail; each once."""
         self.freed: set[str] = set()
@@ -253,6 +255,7 @@ class FakeServer:
         tags = set(body.get("tags", []))
         self.freed = self.freed | tags if "release" in call else self.freed - tags
         if request.path == "/pause_generation":
+            self.pause_modes.append(body["mode"])
             self.may_generate.clear()
         if request.path == "/continue_generation":
             self.may_generate.set()

@@ -151,10 +151,11 @@ def _stated(sample: Sample, credit: Credit, size: int) -> FloatArray | None:
 
 
 def _compared(completion: Completion, version: str) -> BoolArray:
-    """[O] bool: where the server had the weights called `version`."""
+    """[O] bool: where server and trainer must agree: the server had the weights called `version`, and so had all that
+    the token looks back at."""
     current = np.zeros(len(completion.output_ids), np.bool_)
     for span in completion.weight_versions:
-        if span.version == version:
+        if span.version == version and span.pure:
             current[span.start : span.end] = True
     return current
 

@@ -52,7 +52,15 @@ class Serving:
         pool = GraderPool(grading.num_workers, Budget(grading.cpu_s, grading.timeout_s), grader, config.plugins)
         self.graders = stack.enter_context(pool)
         vocab_size = read_architecture(model_path).vocab_size
-        fleet = Fleet.start(config.rollout, model_path, first_version(), folder.logs, vocab_size=vocab_size, note=note)
+        fleet = Fleet.start(
+            config.rollout,
+            model_path,
+            first_version(),
+            folder.logs,
+            vocab_size=vocab_size,
+            note=note,
+            cache=config.sync.cache,
+        )
         self.fleet = stack.enter_context(fleet)
 
     def generate(

@@ -186,6 +186,12 @@ def checked(loaded: LoadedConfig, world_size: int = 1) -> EgrcError:
             "rollout.colocated: true, but embedded servers have no GPU memory",
         ),
         (
+            ["rollout.server=sglang", "rollout.colocated=true", "sync.cache=keep"],
+            1,
+            ConfigError,
+            "sync.cache: keep, but colocated servers free their cache while the policy trains",
+        ),
+        (
             ["rollout.gpus=[0,1]", "rollout.num_servers=2", "rollout.tensor_parallel_size=2"],
             1,
             ConfigError,

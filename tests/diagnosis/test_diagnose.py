@@ -121,7 +121,7 @@ def sampled(model_path: Path, renderer: Renderer, num: int) -> list[tuple[str, l
         params = SamplingParams(max_new_tokens=220, sampling_seed=i)
         requests.append(Request(str(i), prompt, params, frozenset({2}), uniforms=params.uniforms()))
     with torch.inference_mode():
-        batch = DecodingBatch(model, requests)
+        batch = DecodingBatch(model, requests, "v0")
         while not batch.is_done:
             batch.step("v0")
     outputs = [request.output_ids for request in requests]

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -138,6 +139,16 @@ def test_what_goes_on_from_a_begun_part_has_seeds_and_names_of_that_place() -> N
         assert spans == [("v0", 0, place), ("v1", place, place + 4)]
         found += seeds(client)
     assert len({*found, *(derive_seed(5, "segment", i) for i in range(2))}) == 6
+
+
+def test_spans_of_one_version_stay_apart_where_one_is_pure_and_the_other_is_not() -> None:
+    start = begun(5, 6)
+    impure = replace(start.weight_versions[0], version="v1", pure=False)
+    whole = generate(Client([7]), None, replace(start, weight_versions=(impure,)))
+    assert [(span.version, span.start, span.pure) for span in whole.weight_versions] == [
+        ("v1", 0, False),
+        ("v1", 2, True),
+    ]
 
 
 def test_a_begun_part_without_an_environment_is_continued_once() -> None:

@@ -118,11 +118,11 @@ def test_a_server_that_is_lost_with_a_request_while_it_loads_is_brought_back_by_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Losing(FolderWeights):
-        async def load_into(self, clients: Sequence[ServerClient], timeout_s: float) -> None:
+        async def load_into(self, clients: Sequence[ServerClient], timeout_s: float, *, keeps_cache: bool) -> None:
             clients[0].hang_up()
             while fleet.servers[0].in_flight:
                 await asyncio.sleep(0.01)
-            await super().load_into(clients, timeout_s)
+            await super().load_into(clients, timeout_s, keeps_cache=keeps_cache)
 
     with FakeServer() as fake, attach(fake, tmp_path) as fleet, fleet.stream() as stream:
         seen = watched(fleet, monkeypatch)
@@ -229,7 +229,7 @@ def test_requests_that_wait_for_weights_which_never_come_hear_of_it(tmp_path: Pa
         raise ValueError("a rank is gone")
 
     class Endless(FolderWeights):
-        async def load_into(self, clients: object, timeout_s: float) -> None:
+        async def load_into(self, clients: object, timeout_s: float, *, keeps_cache: bool) -> None:
             await asyncio.Event().wait()
 
     with FakeServer() as fake, attach(fake, tmp_path) as fleet, fleet.stream() as stream:
@@ -241,7 +241,7 @@ def test_requests_that_wait_for_weights_which_never_come_hear_of_it(tmp_path: Pa
 
 def test_requests_that_wait_for_weights_which_a_server_refuses_to_all_hear_of_it(tmp_path: Path) -> None:
     class Locked(FolderWeights):
-        async def load_into(self, clients: object, timeout_s: float) -> None:
+        async def load_into(self, clients: object, timeout_s: float, *, keeps_cache: bool) -> None:
             await added.wait()
             raise RolloutError("refused weights with 401")
 

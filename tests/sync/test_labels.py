@@ -58,5 +58,8 @@ def test_only_the_last_bucket_gives_the_version_its_name_and_flushes_the_cache(c
     asyncio.run(weights.load_into([Client(True, said), Client(False, said)], 1.0))  # type: ignore[list-item]
     incomplete = [{"bucket": n, "weight_version": "v4-incomplete", "flush_cache": False} for n in range(count - 1)]
     assert carrier.labels == [*incomplete, {"bucket": count - 1, "weight_version": "v4", "flush_cache": True}]
+    carrier.labels.clear()
+    asyncio.run(weights.load_into([Client(False, [])], 1.0, keeps_cache=True))  # type: ignore[list-item]
+    assert not any(label["flush_cache"] for label in carrier.labels)
     # a session is ended where there is one, and every server must say what it has
     assert said == ["begin", "begin", "end", "confirm v4", "confirm v4"]

@@ -131,6 +131,16 @@ def test_only_the_policys_tokens_of_the_present_version_are_compared() -> None:
         assert np.isnan(dropped.rollout_logprobs).tolist() == [False, False, True, False, False]
 
 
+def test_tokens_that_look_back_at_what_older_weights_have_cached_are_not_compared() -> None:
+    sample = make_sample([1, 2, 3, 4])
+    spans = (VersionSpan(version="v8", start=0, end=2), VersionSpan(version="v8", start=2, end=4, pure=False))
+    sample = replace(sample, completion=replace(sample.completion, weight_versions=spans))
+    [dropped] = scored_only([make_group([sample])], "v8").dropped
+    assert dropped.compared.tolist() == [True, True, False, False]
+    # what the server says of them is what they were drawn with, and so counts in every ratio
+    assert not np.isnan(dropped.rollout_logprobs).any()
+
+
 def test_a_forced_token_is_trained_only_where_its_log_prob_is_stated() -> None:
     sample = make_sample([1, 2, 3], num_forced=1)
     plain = only(built([sample], [Credit(advantage=1.0)]))
