@@ -158,7 +158,9 @@ def _ranks_of(status: RunStatus) -> list[str]:
 
 def _server(server: Mapping[str, Any]) -> str:
     requests = f"{server['in_flight']:>5} in flight  {server['waiting']:>5} waiting"
-    return f"  {server['number']:>4}  {server['state']:<9} {requests}  {server['url']}"
+    rate = server.get("tokens_per_s")
+    told = f"{'-' if rate is None else f'{rate:,.0f}':>7} tok/s"
+    return f"  {server['number']:>4}  {server['state']:<9} {requests}  {told}  {server['url']}"
 
 
 def _cut(rows: Sequence[str]) -> Iterator[str]:

@@ -127,13 +127,13 @@ class Dispatcher:
     def _in_flight(self, server: Server, request: RolloutRequest) -> Iterator[dict[str, Any]]:
         """The server has the request; yields facts for its timeline."""
         server.in_flight += 1
-        self.stats.enter()
+        self.stats.enter(server.number)
         try:
             with server.timeline.request(request.rid) as facts:
                 yield facts
         finally:
             server.in_flight -= 1
-            self.stats.leave()
+            self.stats.leave(server.number)
 
     def _ended(self) -> str:
         """In words, which server process has ended, and how; empty when none has."""

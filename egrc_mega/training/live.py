@@ -53,10 +53,16 @@ class Live:
                     "states": [state.value for state in State],
                     "in_flight": server.in_flight,
                     "waiting": server.num_waiting,
+                    "tokens_per_s": rate,
                 }
-                for server in self.servers
+                for server, rate in zip(self.servers, self._rates(record), strict=True)
             ],
         }
+
+    def _rates(self, record: Mapping[str, Any]) -> Sequence[float | None]:
+        """Of each server in the newest step; None: not known."""
+        rates: Sequence[float | None] = record.get("server_tokens_per_s", ())
+        return rates if len(rates) == len(self.servers) else [None] * len(self.servers)
 
 
 @contextmanager

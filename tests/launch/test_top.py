@@ -21,8 +21,9 @@ from egrc_mega.testing.made_runs import write_steps
 from egrc_mega.testing.records import make_record
 
 
-def server(number: int, state: str = "serving") -> dict[str, Any]:
-    return {"number": number, "url": f"http://h:{number}", "state": state, "in_flight": 3, "waiting": number}
+def server(number: int, state: str = "serving", rate: float | None = 1234.5) -> dict[str, Any]:
+    found = {"number": number, "url": f"http://h:{number}", "state": state, "in_flight": 3, "waiting": number}
+    return found | {"tokens_per_s": rate}
 
 
 def write_live(run: Path, ranks: list[dict[str, Any]], servers: list[dict[str, Any]], moment: float = 1000.0) -> None:
@@ -42,7 +43,7 @@ def test_a_page_shows_step_ranks_servers_queue_and_events(tmp_path: Path) -> Non
         log.write("step", **make_record(4, stage="explore", server_events=[lost], time_step_s=2.0, step_in_stage=1))
     here = asdict(Holder.this_process()) | {"page": PULSE.publish()}
     elsewhere, gone = here | {"host": "far", "pid": 7}, here | {"started": 1.0}
-    write_live(tmp_path, [here, elsewhere, gone], [server(0), server(1, "lost")])
+    write_live(tmp_path, [here, elsewhere, gone], [server(0), server(1, "lost", None)])
     lock = Lock.take(tmp_path / LOCK)
     assert lock is not None
     with PULSE.phase("update, step 5"), PULSE.awaiting("rank 1", None, ""):
@@ -57,8 +58,8 @@ def test_a_page_shows_step_ranks_servers_queue_and_events(tmp_path: Path) -> Non
     )
     assert ranks[1] == "     1  process 7 on far, which cannot be seen from here" and ranks[2].endswith("is gone")
     servers = lines[lines.index("SERVERS  6 requests in flight, queue 1") + 1 :]
-    assert servers[0] == "     0  serving       3 in flight      0 waiting  http://h:0"
-    assert servers[1] == "     1  lost          3 in flight      1 waiting  http://h:1"
+    assert servers[0] == "     0  serving       3 in flight      0 waiting    1,234 tok/s  http://h:0"
+    assert servers[1] == "     1  lost          3 in flight      1 waiting        - tok/s  http://h:1"
     events = lines[lines.index("LAST EVENTS") + 1 :]
     assert events[0].endswith("  switch: all 3 steps are done")
     assert events[1].endswith("  server: server 1 is fenced: \\x1b[2Jhttp://h:1 is gone") and len(events) == 2

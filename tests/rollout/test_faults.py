@@ -1,12 +1,13 @@
 """What the fleet does when servers die, hang, talk nonsense or keep old weights. Each case ends within its deadline."""
 
+import asyncio
 import os
 import re
 import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -17,6 +18,7 @@ from egrc_mega.errors import RolloutError, has_waited_in_vain
 from egrc_mega.rollout import server as server_module
 from egrc_mega.rollout.client import ServerClient
 from egrc_mega.rollout.fleet import Fleet
+from egrc_mega.rollout.stream import complete
 from egrc_mega.rollout.weights import FolderWeights
 from egrc_mega.sections.rollout import RolloutSection
 from egrc_mega.testing.fake_server import GARBAGE, FakeServer
@@ -366,6 +368,54 @@ def test_requests_of_a_silent_server_go_elsewhere_and_those_of_a_slow_one_stay(t
             assert len(fleet.generate(requests(8))) == 8
             assert losses(fleet) == {"lost_requests": 4, "server_restarts": 0}
         assert slow.num_requests == 8 and silent.num_requests == 4
+
+
+class Slow(FakeServer):
+    """Answers a request when all others have served theirs, and it was asked so often how it is."""
+
+    def __init__(self, others: Sequence[FakeServer], num_requests: int) -> None:
+        super().__init__()
+        self.others, self.num_requests_of_others, self.num_checks = others, num_requests, 0
+
+    async def _generate(self, request: web.Request) -> web.StreamResponse:
+        while self.num_checks < 5 or sum(each.num_requests for each in self.others) < self.num_requests_of_others:
+            await asyncio.sleep(0.01)
+        return await super()._generate(request)
+
+    async def _health(self, request: web.Request) -> web.Response:
+        self.num_checks += 1
+        return await super()._health(request)
+
+
+def test_a_slow_server_of_a_fleet_is_not_fenced_the_others_take_what_is_new_and_the_record_tells_which_it_is(
+    tmp_path: Path,
+) -> None:
+    with FakeServer() as one, FakeServer() as other, Slow([one, other], 8) as slow:
+        section = RolloutSection(
+            server="external",
+            urls=(one.url, slow.url, other.url),
+            silence_timeout_s=0.1,  # it takes longer, and says that it is well
+            request_timeout_s=600,
+        )
+        with Fleet.start(section, tmp_path, "v0", tmp_path) as fleet:
+            asked = requests(9, prompts=9)
+            with fleet.stream() as stream:
+                stream.add(asked[:3])  # one for each
+                done = [stream.take()]
+                for request in asked[3:]:
+                    stream.add([request])
+                    done.append(stream.take())
+                while stream.num_open:
+                    done.append(stream.take())
+            assert sorted(each.rid for some in done for each in complete(some)) == [r.rid for r in asked]
+            fleet.update_weights(FolderWeights(tmp_path, "v1"))  # and the next step goes on
+            assert len(fleet.generate(requests(3, prompts=3))) == 3
+            record = fleet.take_stats()
+            assert all(server.is_serving for server in fleet.servers)
+        assert slow.num_requests == 2 and slow.num_checks >= 5
+        assert (record["lost_requests"], record["server_restarts"], record["server_events"]) == (0, 0, [])
+        rates = record["server_tokens_per_s"]
+        assert min(rates) == rates[1] and rates[1] > 0, rates
 
 
 def test_the_samples_of_a_prompt_go_to_one_server(tmp_path: Path) -> None:

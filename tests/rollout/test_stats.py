@@ -1,4 +1,4 @@
-"""What the servers did for a step: counts since the last record, rates over the time with requests in flight."""
+"""What the servers did for a step: counts since the last record, each server's rate over the time it had requests."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -31,19 +31,20 @@ def servers(*usages: Usage) -> list[Any]:
     return [SimpleNamespace(number=n, client=SimpleNamespace(usage=usage)) for n, usage in enumerate(usages)]
 
 
-def flight(stats: FleetStats, clock: Clock, count: int, seconds: float) -> None:
+def flight(stats: FleetStats, clock: Clock, count: int, seconds: float, server: int = 0) -> None:
     """So many requests at once, for so long."""
     for _ in range(count):
-        stats.enter()
+        stats.enter(server)
     clock.now += seconds
     for _ in range(count):
-        stats.leave()
+        stats.leave(server)
 
 
 def test_a_record_is_of_what_was_since_the_last_one(clock: Clock) -> None:
     stats = FleetStats()
     flight(stats, clock, 3, 2.0)
     clock.now += 50.0  # nothing is in flight
+    flight(stats, clock, 1, 4.0, server=1)
     flight(stats, clock, 2, 6.0)
     for waiting in (2, 5, 1):
         stats.note_queue(waiting)
@@ -53,7 +54,7 @@ def test_a_record_is_of_what_was_since_the_last_one(clock: Clock) -> None:
         "requests_in_flight": 3,
         "queue": 5,
         "cache_hit_rate": 10 / 40,
-        "server_tokens_per_s": [5.0, 2.0],
+        "server_tokens_per_s": [5.0, 4.0],
         "busy_replies": 4,
         "lost_requests": 2,
         "server_restarts": 1,
@@ -77,18 +78,29 @@ def test_a_request_that_is_under_way_counts_in_both_records(clock: Clock) -> Non
     """Sampling ahead goes on while a step is recorded."""
     stats = FleetStats()
     for _ in range(3):
-        stats.enter()
+        stats.enter(0)
     clock.now += 2.0
-    stats.leave()
+    stats.leave(0)
     first = stats.take(servers(Usage(8, 0, 10)))
     assert (first["requests_in_flight"], first["server_tokens_per_s"]) == (3, [5.0])
     clock.now += 4.0
-    stats.leave()
-    stats.leave()
+    stats.leave(0)
+    stats.leave(0)
     clock.now += 9.0
     second = stats.take(servers(Usage(8, 0, 30)))
     assert (second["requests_in_flight"], second["server_tokens_per_s"]) == (2, [5.0])
     assert stats.take(servers(Usage(8, 0, 30)))["requests_in_flight"] == 0
+
+
+def test_a_slow_server_has_a_low_rate_however_long_the_others_wait_for_it(clock: Clock) -> None:
+    stats = FleetStats()
+    stats.enter(0)
+    stats.enter(1)
+    clock.now += 1.0
+    stats.leave(0)
+    clock.now += 9.0
+    stats.leave(1)
+    assert stats.take(servers(Usage(8, 0, 20), Usage(8, 0, 20)))["server_tokens_per_s"] == [20.0, 2.0]
 
 
 def test_without_a_prompt_there_is_no_hit_rate_and_without_time_no_tokens_a_second(clock: Clock) -> None:

@@ -57,6 +57,9 @@ def test_every_number_of_the_step_and_every_server_can_be_scraped(free_port: int
     assert of(samples, "egrc_server_requests_in_flight", **second) == 4
     assert of(samples, "egrc_server_requests_waiting", **second) == 1
     assert not any(name in ("egrc_reward", "egrc_server_events") for name, _ in samples)
+    rates = [server["tokens_per_s"] for server in make_live(record).snapshot()["servers"]]
+    assert rates == [10.0, 20.5]  # which one is slow
+    assert {server["tokens_per_s"] for server in make_live().snapshot()["servers"]} == {None}
 
 
 def test_before_the_first_step_there_are_the_servers_and_the_phase() -> None:

@@ -252,7 +252,7 @@ def of_servers() -> dict[str, Any]:
     stats.num_busy_replies, stats.num_lost_requests, stats.num_restarts = 7, 8, 9
     stats.events.append("server 0 is fenced")
     for _ in range(2):
-        stats.enter()
+        stats.enter(0)
     for waiting in (6, 3):
         stats.note_queue(waiting)
     client = SimpleNamespace(usage=Usage(prompt=40, cached=10, output=0))
