@@ -30,7 +30,7 @@ class Busy:
             self._ended_s += time.monotonic() - self._since
 
     def seconds(self) -> float:
-        """Up to now."""
+        """They are counted up to now, where it has some still."""
         return self._ended_s + (time.monotonic() - self._since if self.num_in_flight else 0.0)
 
     def restart(self) -> None:
@@ -70,7 +70,7 @@ class FleetStats:
         self._queue = max(self._queue, waiting)
 
     def take(self, servers: Sequence[Server]) -> dict[str, Any]:
-        """Fields of the step's record; a server's rate is over the time in which it had requests: a slow one's is low."""
+        """Fields of the step's record; each server's rate is over the time in which it had requests itself."""
         usages = [server.client.usage for server in servers]
         deltas = [
             usage - self._usages.get(server.number, Usage(0, 0, 0))
