@@ -38,6 +38,7 @@ setup(
         "typer>=0.15",
     ],
     extras_require={
+        "docs": ["mkdocs>=1.6"],
         "parquet": ["pyarrow"],
         "trackers": TRACKERS,
         "dev": [

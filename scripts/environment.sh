@@ -4,7 +4,7 @@
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 venv="$root/.venv"
-torch_version="2.13.0"
+. "$root/scripts/torch.sh" # sets `torch_version`
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
 say() { printf '\n== %s\n' "$*"; }
@@ -22,20 +22,17 @@ find_python() {
 }
 
 install_torch() {
-    # Without an NVIDIA GPU the CPU wheel saves gigabytes. It can be had where an index or a find-links folder offers
-    # it: set PIP_EXTRA_INDEX_URL to PyTorch's CPU wheel index if pip does not know one.
-    if ! command -v nvidia-smi >/dev/null; then
-        say "Installing torch $torch_version for the CPU"
-        if "$venv/bin/pip" install --quiet "torch==$torch_version+cpu" 2>/dev/null; then return; fi
-        echo "no CPU wheel is on offer; taking the default one"
-    fi
     say "Installing torch $torch_version"
-    "$venv/bin/pip" install --quiet --constraint "$root/scripts/constraints.txt" "torch==$torch_version"
+    if command -v nvidia-smi >/dev/null; then
+        "$venv/bin/pip" install --quiet --constraint "$root/scripts/constraints.txt" "torch==$torch_version"
+    else
+        install_cpu_torch "$venv/bin/python" --constraint "$root/scripts/constraints.txt"
+    fi
 }
 
 ensure_environment() {
     local stamp="$venv/.installed" wanted python
-    wanted="$(cat "$root/scripts/constraints.txt" "$root/scripts/environment.sh" "$root/setup.py" "$root/pyproject.toml" | cksum) $root"
+    wanted="$(cat "$root"/scripts/{constraints.txt,environment.sh,torch.sh} "$root"/{setup.py,pyproject.toml} | cksum) $root"
     if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
         say "Environment $venv is up to date"
         return

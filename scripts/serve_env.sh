@@ -23,8 +23,8 @@ rm -rf "$venv"
 "${PYTHON:-python3}" -m venv "$venv"
 install() { "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@"; }
 if [ "$device" = cpu ]; then
-    # the index of a machine may have the CPU build under its own name, under the plain one, or both
-    install "torch==2.13.0+cpu" 2>/dev/null || install torch==2.13.0
+    . "$root/scripts/torch.sh"
+    install_cpu_torch "$venv/bin/python"
     install --requirement "$lock"
     # sglang pins a CUDA torch and dozens of CUDA packages that a CPU server never imports
     install --no-deps torchvision==0.28.0 sglang==0.5.23

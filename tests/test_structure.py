@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+from fnmatch import fnmatch
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from statistics import median
@@ -242,6 +243,18 @@ def test_egrc_kernels_needs_nothing_of_the_rest(root: Path) -> None:
     for name, file in modules(root).items():
         if name.startswith("egrc_kernels"):
             assert not any(imported.startswith("egrc_mega") for imported in imports(file)), name
+
+
+TOP = {"README.md", "setup.py", "pyproject.toml", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE"} | {
+    *("egrc_mega", "kernels", "scripts", "configs", "tests", "benchmarks", "docs")
+}
+
+
+def test_the_top_of_the_repository_holds_what_it_is_known_for_and_no_more(root: Path) -> None:
+    """Besides, there are names with a dot, and what git ignores; settings of a tool lie in its folder."""
+    ignored = [line.strip("/") for line in (root / ".gitignore").read_text().splitlines()]
+    there = {path.name for path in root.iterdir() if not any(fnmatch(path.name, pattern) for pattern in ignored)}
+    assert {name for name in there if not name.startswith(".")} == TOP
 
 
 @pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE"])

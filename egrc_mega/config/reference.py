@@ -123,7 +123,7 @@ def _said(told: Any, names: list[str]) -> Iterator[str]:
 
 def _bullets(messages: list[str]) -> Iterator[str]:
     if messages:
-        yield from ("", "Refused:")
+        yield from ("", "Refused:", "")
         yield from (f"- `{message.replace('`', chr(39))}`" for message in messages)
 
 
