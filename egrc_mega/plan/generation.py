@@ -53,7 +53,7 @@ def batch_seconds(
 def _batch_seconds(
     server: Server, num_responses: int, num_servers: int, lengths: Lengths, prompt_tokens: int, constants: Constants
 ) -> float:
-    costs = _StepCosts(server, constants)
+    costs = StepCosts(server, constants)
     waiting = _wanted(num_responses, num_servers, lengths)
     stride = max(STRIDE, lengths.cap // MOST_STRIDES)
     seconds = costs.prefill(len(waiting) * prompt_tokens)
@@ -86,7 +86,7 @@ def _number_that_fits(server: Server, waiting: Floats, running: Floats, prompt_t
     return count if count or len(running) else min(1, len(waiting))
 
 
-class _StepCosts:
+class StepCosts:
     """Seconds of one forward of a server."""
 
     def __init__(self, server: Server, constants: Constants) -> None:
@@ -108,7 +108,7 @@ class _StepCosts:
         attention = contexts * self.kv / self.memory_rate
         return dense + attention + self._reduce(num_running) + self.constants.decode_overhead_s
 
-    def prefill(self, num_tokens: int) -> float:
+    def prefill(self, num_tokens: float) -> float:
         """Prompts are limited by products."""
         return num_tokens * self.flops.per_token / self.rate
 
