@@ -19,9 +19,10 @@ from egrc_mega.plan.schedule.law import PlannedLaw, planned_law
 from egrc_mega.plan.schedule.modes import MODES, Coordinator, Sync
 from egrc_mega.plan.schedule.responses import Responses
 from egrc_mega.plan.schedule.server import Job, LoadedServer
-from egrc_mega.plan.schedule.setting import Outcome, Setting
+from egrc_mega.plan.schedule.setting import Outcome, Setting, Window
 
-STEPS, WARM = 8, 2
+WINDOW = Window(8, 2)
+ALL = Window(8)
 
 
 @dataclass
@@ -55,8 +56,8 @@ def setting(**fields: object) -> Setting:
 @cache
 def ran(mode: str) -> tuple[Coordinator, Outcome]:
     """A run of the usual setting."""
-    run = MODES[mode](setting(), STEPS)
-    return run, run.run(WARM)
+    run = MODES[mode](setting(), WINDOW)
+    return run, run.run()
 
 
 @cache
@@ -126,9 +127,9 @@ def test_a_pause_moves_all_ends_and_new_weights_are_paid_for_in_contexts() -> No
 @pytest.mark.parametrize("mode", MODES)
 def test_every_group_is_trained_once_and_whole(mode: str) -> None:
     run, _outcome = ran(mode)
-    every = [place for step in MODES[mode](setting(), STEPS).run().steps for place in step.places]
-    assert sorted(every) == list(range(STEPS * 5)) and run.num_sent == STEPS * 5 and not run.open
-    for step in run.outcome.steps:
+    every = [place for step in MODES[mode](setting(), ALL).run().steps for place in step.places]
+    assert sorted(every) == list(range(40)) and run.num_sent == 40 and not run.open
+    for step in run.steps:
         assert step.lags.total() == step.num_tokens and step.oldest.total() == len(step.places) == 5
 
 
@@ -137,8 +138,8 @@ def test_every_second_of_every_server_has_its_place(mode: str) -> None:
     run, outcome = ran(mode)
     for server in run.servers.all:
         assert server.seconds.total == pytest.approx(run.servers.now) == pytest.approx(server.now)
-    assert sum(outcome.server_seconds.values()) == pytest.approx(3 * outcome.seconds)
-    trained = sum(step.num_tokens for step in MODES[mode](setting(), STEPS).run().steps)
+    assert outcome.servers.total == pytest.approx(3 * outcome.seconds)
+    trained = sum(step.num_tokens for step in MODES[mode](setting(), ALL).run().steps)
     assert sum(server.num_tokens for server in run.servers.all) == pytest.approx(trained)
 
 
@@ -150,7 +151,7 @@ def test_nothing_is_trained_that_is_older_than_the_bound(mode: str) -> None:
         quick = setting(
             max_staleness=staleness, train_token_s=rng.choice([0.0, 0.03, 0.3]), load_s=rng.choice([0.0, 30.0])
         )
-        steps = MODES[mode](quick, STEPS).run().steps
+        steps = MODES[mode](quick, ALL).run().steps
         lags = sum((step.lags for step in steps), Counter())
         assert max(lags) <= bound and max(max(step.oldest) for step in steps) <= bound
         if mode == "async":
@@ -161,11 +162,11 @@ def test_a_synchronous_step_is_generation_training_and_sync_one_after_the_other(
     """20 responses of one length in three servers: 8, 8 and 4 of them."""
     plain = setting(responses=Equal(mean=50), recomputes=False)
     longest = sum(1.08 + 0.001 * 8 * (10 + done + 0.5) for done in range(50))
-    outcome = Sync(plain, STEPS).run(WARM)
+    outcome = Sync(plain, WINDOW).run()
     train_s = 0.05 * 20 * 60
     assert outcome.summary(6)["step_s"] == pytest.approx(longest + train_s + 2 + 3)
     assert outcome.summary(6)["trainer_idle"] == pytest.approx(1 - train_s / (longest + train_s + 5))
-    assert outcome.server_seconds["stalled"] / outcome.seconds == pytest.approx(3 * 3 / (longest + train_s + 5))
+    assert outcome.servers.stalled / outcome.seconds == pytest.approx(3 * 3 / (longest + train_s + 5))
 
 
 @pytest.mark.parametrize("train_token_s", [0.005, 0.5])
@@ -175,11 +176,11 @@ def test_one_step_ahead_takes_the_longer_phase(train_token_s: float) -> None:
     longest = sum(1.08 + 0.001 * 8 * (10 + done + 0.5) for done in range(50))
     train_s = train_token_s * 20 * 60
     expected = max(train_s + 2 + 3, longest + 3)
-    assert MODES["ahead"](plain, STEPS).run(WARM).summary(6)["step_s"] == pytest.approx(expected, rel=0.02)
+    assert MODES["ahead"](plain, WINDOW).run().summary(6)["step_s"] == pytest.approx(expected, rel=0.02)
 
 
 def test_asynchronous_steps_take_as_long_as_training_where_servers_are_quick() -> None:
-    outcome = MODES["async"](setting(train_token_s=0.5, responses=Equal(mean=50)), STEPS).run(WARM)
+    outcome = MODES["async"](setting(train_token_s=0.5, responses=Equal(mean=50)), WINDOW).run()
     assert outcome.summary(6)["step_s"] == pytest.approx(0.5 * 20 * 60 + 2)
     assert outcome.summary(6)["groups_by_oldest_lag"] == {"2": 1.0}
 
@@ -211,13 +212,13 @@ def test_a_batch_takes_as_long_as_the_planner_says() -> None:
     one = Setting(law(), 1, 1, count, Quantiles(4096), 120, 0.0, 0.0, 0.0)
     server = Server(size.model, size.gpu, 1, int(law().kv_tokens))
     planned = batch_seconds(server, count, 1, lengths, 120, CONSTANTS)
-    assert Sync(one, 1).run().steps[0].wait_s == pytest.approx(planned, rel=0.03)
+    assert Sync(one, Window(1)).run().steps[0].wait_s == pytest.approx(planned, rel=0.03)
 
 
 def test_phases_are_balanced_as_asked_for() -> None:
     plain = replace(setting(), law=law(), responses=Responses(mean=2048))
     for ratio in (1.0, 2.0):
-        steps = Sync(with_equal_phases(plain, STEPS, ratio), STEPS).run().steps
+        steps = Sync(with_equal_phases(plain, ALL, ratio), ALL).run().steps
         assert sum(s.wait_s for s in steps) == pytest.approx(ratio * sum(s.train_s for s in steps))
 
 

@@ -10,15 +10,15 @@ from dataclasses import replace
 import numpy as np
 
 from egrc_mega.plan.schedule.modes import Sync
-from egrc_mega.plan.schedule.setting import Setting
+from egrc_mega.plan.schedule.setting import Setting, Window
 
 NUM_LENGTHS = 100_000
 """That moments of the distribution are taken of."""
 
 
-def with_equal_phases(setting: Setting, num_steps: int, ratio: float = 1.0) -> Setting:
+def with_equal_phases(setting: Setting, window: Window, ratio: float = 1.0) -> Setting:
     """Training takes so long that the mean generation phase of synchronous steps is `ratio` times as long."""
-    steps = Sync(setting, num_steps).run().steps
+    steps = Sync(setting, window).run().steps
     num_responses = setting.prompts_per_step * setting.n
     num_tokens = sum(step.num_tokens + num_responses * setting.prompt_tokens for step in steps)
     return replace(setting, train_token_s=sum(step.wait_s for step in steps) / num_tokens / ratio)

@@ -8,9 +8,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 
-from egrc_mega.plan.schedule.server import Job, LoadedServer
+from egrc_mega.plan.schedule.server import Job, LoadedServer, Seconds
 from egrc_mega.plan.schedule.servers import Servers
-from egrc_mega.plan.schedule.setting import Outcome, Setting, Step
+from egrc_mega.plan.schedule.setting import Outcome, Setting, Step, Window
 
 
 @dataclass(slots=True, eq=False)
@@ -19,7 +19,7 @@ class Flight:
 
     place: int
     version: int
-    """That every server had when it was sent."""
+    """That every server had when it was sent; once it is whole, of its oldest token."""
     home: int
     """The server that has its prompt."""
     num_open: int
@@ -34,8 +34,8 @@ class Flight:
 class Coordinator:
     """Sends groups, takes steps, keeps the account. Subclasses say when groups are begun."""
 
-    def __init__(self, setting: Setting, num_steps: int) -> None:
-        self.setting, self.num_steps = setting, num_steps
+    def __init__(self, setting: Setting, window: Window) -> None:
+        self.setting, self.window = setting, window
         self.servers = Servers(setting.law, setting.num_servers, self._note)
         self.open: dict[int, Flight] = {}
         """Groups that were sent and not trained, by place."""
@@ -45,31 +45,21 @@ class Coordinator:
         self.num_sent = 0
         self.num_unready = 0
         """Groups that were sent and are not whole."""
-        self.outcome = Outcome()
+        self.steps: list[Step] = []
+        """Those that are done."""
 
-    def run(self, num_warm: int = 0) -> Outcome:
-        """All steps; the first ones, which find empty servers, do not count."""
-        for number in range(self.num_steps):
-            if number == num_warm:
-                begun, accounts = self.servers.now, self._accounts()
+    def run(self) -> Outcome:
+        """Take the steps; what those took that count."""
+        for number in range(self.window.end):
+            if number == self.window.warm:
+                begun, before = self.servers.now, self._account()
             self._take_step(number)
-        self.outcome.steps = self.outcome.steps[num_warm:]
-        self.outcome.seconds = self.servers.now - begun
-        after = self._accounts()
-        spent = {name: after[name] - accounts[name] for name in after}
-        self.outcome.num_generated = spent.pop("tokens")
-        self.outcome.server_seconds = spent
-        return self.outcome
+        seconds = self.servers.now - begun
+        return Outcome(self.steps[self.window.warm :], seconds, self._account() - before)
 
-    def _accounts(self) -> dict[str, float]:
+    def _account(self) -> Seconds:
         self.servers.settle()
-        every = self.servers.all
-        return {
-            "generating": sum(each.seconds.generating for each in every),
-            "stalled": sum(each.seconds.stalled for each in every),
-            "idle": sum(each.seconds.idle for each in every),
-            "tokens": sum(each.num_tokens for each in every),
-        }
+        return sum((server.seconds for server in self.servers.all), Seconds())
 
     def _take_step(self, number: int) -> None:
         before = self.servers.now
@@ -84,9 +74,9 @@ class Coordinator:
         lags: Counter[int] = Counter()
         for version, start, end in (span for job in jobs for span in job.spans):
             lags[number - version] += end - start
-        oldest = Counter(number - min(span[0] for job in flight.jobs for span in job.spans) for flight in batch)
+        oldest = Counter(number - flight.version for flight in batch)
         places = tuple(flight.place for flight in batch)
-        self.outcome.steps.append(Step(self.servers.now, waited, train_s, num_tokens, places, lags, oldest))
+        self.steps.append(Step(self.servers.now, waited, train_s, num_tokens, places, lags, oldest))
 
     def _collect(self, number: int) -> list[Flight]:
         raise NotImplementedError
@@ -134,7 +124,9 @@ class Coordinator:
         assert isinstance(flight, Flight)
         flight.num_open -= 1
         self.assigned[flight.home] -= 1
-        self.num_unready -= flight.is_ready
+        if flight.is_ready:
+            self.num_unready -= 1
+            flight.version = min(each.spans[0][0] for each in flight.jobs)
 
     def _take(self, flights: list[Flight]) -> list[Flight]:
         for flight in flights:
@@ -164,15 +156,15 @@ class Ahead(Coordinator):
         return self._whole_batch()
 
     def _begin_next(self, number: int) -> None:
-        if number + 1 < self.num_steps:
+        if number + 1 < self.window.num_steps:
             self._send(self.setting.prompts_per_step)
 
 
 class Async(Coordinator):
     """Servers sample all the time; a step takes whole groups, the oldest first, and waits for those that are due."""
 
-    def __init__(self, setting: Setting, num_steps: int) -> None:
-        super().__init__(setting, num_steps)
+    def __init__(self, setting: Setting, window: Window) -> None:
+        super().__init__(setting, window)
         self.is_loading = False
 
     def _collect(self, number: int) -> list[Flight]:
@@ -188,7 +180,7 @@ class Async(Coordinator):
         """As many as can be trained before they are too old."""
         setting = self.setting
         most = (self.version + setting.max_staleness + 1) * setting.prompts_per_step
-        self._send(min(most, self.num_steps * setting.prompts_per_step) - self.num_sent)
+        self._send(min(most, self.window.num_steps * setting.prompts_per_step) - self.num_sent)
 
     def _batch(self, number: int) -> list[Flight] | None:
         """The step's groups; None while one is missing.
@@ -197,8 +189,9 @@ class Async(Coordinator):
         leave behind, with what follows, still find their places in time.
         """
         setting = self.setting
-        wanted, flights = setting.prompts_per_step, self.open.values()  # in the order of their places
-        batch = [flight for flight in flights if flight.is_ready][:wanted]
+        wanted, flights = setting.prompts_per_step, self.open.values()
+        batch = [flight for flight in flights if flight.is_ready]
+        batch = sorted(batch, key=lambda flight: (flight.version, flight.place))[:wanted]
         if len(batch) < wanted:
             return None
         taken, waiting = (Counter(flight.version for flight in some) for some in (batch, flights))

@@ -44,9 +44,9 @@ class Job:
     """Once it has ended: version, start and end of the tokens that these weights have sampled."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Seconds:
-    """Where a server's time went; the three add up to all of it."""
+    """Where the time of servers went; the three add up to all of it."""
 
     generating: float = 0.0
     stalled: float = 0.0
@@ -55,8 +55,14 @@ class Seconds:
 
     @property
     def total(self) -> float:
-        """Since the server was made."""
+        """The time of all servers together."""
         return self.generating + self.stalled + self.idle
+
+    def __add__(self, other: "Seconds") -> "Seconds":
+        return Seconds(self.generating + other.generating, self.stalled + other.stalled, self.idle + other.idle)
+
+    def __sub__(self, other: "Seconds") -> "Seconds":
+        return Seconds(self.generating - other.generating, self.stalled - other.stalled, self.idle - other.idle)
 
 
 class LoadedServer:
@@ -126,12 +132,12 @@ class LoadedServer:
         """Move on to a moment that is not behind the next event; what has ended by then."""
         elapsed, self.now = now - self.now, now
         if self.is_paused or self.stalled_until > now - elapsed:
-            self.seconds.stalled += elapsed
+            self.seconds += Seconds(stalled=elapsed)
             return []
         if not self.running:
-            self.seconds.idle += elapsed
+            self.seconds += Seconds(idle=elapsed)
             return []
-        self.seconds.generating += elapsed
+        self.seconds += Seconds(generating=elapsed)
         steps = min(self._num_steps(elapsed), self.running[0][0] - self.level)
         self.level += steps
         self.num_tokens += steps * len(self.running)

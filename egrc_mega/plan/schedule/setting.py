@@ -1,11 +1,11 @@
 """What is simulated, and what came of it."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from egrc_mega.plan.schedule.responses import Responses
-from egrc_mega.plan.schedule.server import DecodeLaw
+from egrc_mega.plan.schedule.server import DecodeLaw, Seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,23 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True)
+class Window:
+    """Which steps of a stage count: the first find empty servers, and nothing new is begun for the last."""
+
+    num_steps: int
+    """Of the stage."""
+    warm: int = 0
+    """Steps that are taken first, and do not count."""
+    cool: int = 0
+    """Steps at the end that are not taken."""
+
+    @property
+    def end(self) -> int:
+        """The first step that is not taken."""
+        return self.num_steps - self.cool
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """A step that is done."""
 
@@ -53,29 +70,26 @@ class Step:
     """Versions that the oldest token of a group was old -> number of groups."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Outcome:
-    """A run of some steps. Shares are of the time between the first step that counts and the last."""
+    """What the steps that count took."""
 
-    steps: list[Step] = field(default_factory=list)
-    server_seconds: dict[str, float] = field(default_factory=dict)
-    """Of all servers: generating, stalled, idle."""
-    seconds: float = 0.0
-    num_generated: float = 0.0
-    """Tokens, trained or not."""
+    steps: list[Step]
+    seconds: float
+    """From the first one's begin to the last one's end."""
+    servers: Seconds
+    """Of all servers, within that time."""
 
     def summary(self, num_gpus: int) -> dict[str, Any]:
         """What a table shows."""
-        trained = sum(step.num_tokens for step in self.steps)
         lags: Counter[int] = sum((step.lags for step in self.steps), Counter())
         oldest: Counter[int] = sum((step.oldest for step in self.steps), Counter())
-        servers = sum(self.server_seconds.values())
         return {
             "step_s": self.seconds / len(self.steps),
-            "tokens_per_s_per_gpu": trained / self.seconds / num_gpus,
+            "tokens_per_s_per_gpu": lags.total() / self.seconds / num_gpus,
             "trainer_idle": 1 - sum(step.train_s for step in self.steps) / self.seconds,
-            "servers_idle": self.server_seconds["idle"] / servers,
-            "servers_stalled": self.server_seconds["stalled"] / servers,
+            "servers_idle": self.servers.idle / self.servers.total,
+            "servers_stalled": self.servers.stalled / self.servers.total,
             "tokens_by_lag": _shares(lags),
             "groups_by_oldest_lag": _shares(oldest),
         }
