@@ -246,7 +246,7 @@ class FakeServer:
         return web.Response(status=200 if self.may_generate.is_set() and not self.is_ill else 503)
 
     async def _fine(self, request: web.Request) -> web.Response:
-        body = await request.json() if request.can_read_body else {}
+        body = await request.json() if request.body_exists else {}
         call = " ".join([request.path, *body.get("tags", [])])
         self.calls.append(call)
         if call in self.fails:
