@@ -24,6 +24,8 @@ class Retention:
     """Steps whose number is a multiple; None: none."""
     run_bytes: int | None = None
     """Of the run's folder: above it these go, too, the oldest first, but not the newest. None: no limit."""
+    held: frozenset[int] = frozenset()
+    """Steps that stay whatever the rules: nobody knows yet whether one of them is the best."""
 
     def removable(self, folder: Path, committed: int) -> list[Path]:
         """The whole steps of a folder that need not stay now that a step is committed, oldest first.
@@ -32,7 +34,7 @@ class Retention:
         """
         best = pointed(folder, BEST)
         candidates = [path for path in whole_steps(folder) if step_number(path) <= committed]
-        passing = [path for path in candidates if not _ends_a_stage(path)]
+        passing = [path for path in candidates if not _ends_a_stage(path) and step_number(path) not in self.held]
         others = [path for path in passing if not (self.keep_every and step_number(path) % self.keep_every == 0)]
         doomed = {path for path in others[: -self.keep_last] if path.name != best}
         excess = self.excess(folder) - sum(size_of(path) for path in doomed)

@@ -8,8 +8,8 @@ it passes over and why. docs/checkpoints.md has the whole protocol.
 
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -18,6 +18,7 @@ from megatron.core import dist_checkpointing
 from egrc_mega.checkpoint.agreement import Ranks
 from egrc_mega.checkpoint.commit import Draft, begin, clear, describe, discard, finish, require_room
 from egrc_mega.checkpoint.host_copy import HostCopy
+from egrc_mega.checkpoint.pointers import step_name
 from egrc_mega.checkpoint.retention import Retention, steps
 from egrc_mega.checkpoint.shards import Staged, Written, copied_to_host, plan_shards, write_shards
 from egrc_mega.checkpoint.state_file import IS_STAGE_END as IS_STAGE_END
@@ -25,6 +26,7 @@ from egrc_mega.checkpoint.state_file import read_state as read_state
 from egrc_mega.checkpoint.verification import problem_of
 from egrc_mega.convert.pickles import require_harmless
 from egrc_mega.errors import CheckpointError, EgrcError
+from egrc_mega.manifest import is_complete
 
 TIMEOUT_S = 1800.0
 
@@ -163,6 +165,15 @@ class CheckpointStore:
             if self._ranks.rank == 0:
                 print(f"checkpoint {path} is passed over: {problem}", flush=True)
         return None
+
+    def has(self, step: int) -> bool:
+        """Whether a step is committed and still there, the same on every rank."""
+        path = self.folder / step_name(step)
+        return bool(self._ranks.on_rank_0(lambda: path.is_dir() and is_complete(path), f"{path} cannot be looked at"))
+
+    def hold(self, steps: Iterable[int]) -> None:
+        """Have these steps stay, and no others that were held before, until they are held no longer."""
+        self.retention = replace(self.retention, held=frozenset(steps))
 
     def state(self, path: Path) -> dict[str, Any]:
         """The small state of a step: see `read_state`."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from egrc_mega.config.check_loss import loss_problems
 from egrc_mega.config.config import Config
+from egrc_mega.config.spare import spare_problems
 from egrc_mega.errors import ConfigError, DataError, EgrcError
 from egrc_mega.methods.method import build_method
 from egrc_mega.sections.stage import StageSection
@@ -19,6 +20,7 @@ def problems(config: Config, world_size: int, local_world_size: int) -> Iterator
     yield from _data_problems(config)
     yield from _layout_problems(config, world_size)
     yield from _gpu_problems(config, local_world_size)
+    yield from spare_problems(config, local_world_size)
     yield from _config_problems(config)
 
 

@@ -19,6 +19,7 @@ PATHS = (
     ("data", "train"),
     ("evaluation", "data"),
     ("evaluation", "sets", "*", "data"),
+    ("evaluation", "spare", "announce_dir"),
     ("rollout", "hosts_file"),
     ("rollout", "announce_dir"),
 )

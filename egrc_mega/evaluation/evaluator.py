@@ -80,6 +80,11 @@ class Evaluator:
         self.folder, self.generate, self.judge, self.progress = folder, generate, judge, progress
         self.benches = [_opened(config, each, renderer, stop_token_ids, folder) for each in evaluation_sets(config)]
 
+    def knows(self, subject: Subject) -> bool:
+        """Whether every number of these weights stands in the table, so that no server is needed."""
+        table = read_table(self.folder)
+        return all(table.find(subject, each) for bench in self.benches for each in bench.protocols)
+
     def evaluate(self, subject: Subject) -> list[Outcome]:
         """One outcome for each set and temperature, measured on the weights that the servers hold where none is known.
 

@@ -1,6 +1,7 @@
 """`metrics.jsonl`: one JSON object a line, appended and flushed; everything else a run shows is derived from it."""
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,13 +12,17 @@ import orjson
 
 
 class EventLog:
-    """Appends events. A last line that a kill or a full disk has torn is ended first, so that it spoils no other."""
+    """Appends events, of any thread.
+
+    A last line that a kill or a full disk has torn is ended first, so that it spoils no other.
+    """
 
     def __init__(self, path: Path) -> None:
         self.newest: dict[str, dict[str, Any]] = {}
         """The newest event of each kind that was written here."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
+        self._one_at_a_time = threading.Lock()
         self._file = path.open("ab", buffering=0)  # what was held back would fail once more at the end
         self._is_torn = bool(self._file.tell()) and _last_byte(path) != b"\n"
 
@@ -28,7 +33,12 @@ class EventLog:
             OSError: of a disk that is full, with the file's name.
         """
         event = {"kind": kind, "time": time.time(), **fields}
-        data = b"\n" * self._is_torn + orjson.dumps(event) + b"\n"
+        line = orjson.dumps(event) + b"\n"
+        with self._one_at_a_time:
+            self._append(b"\n" * self._is_torn + line)
+            self.newest[kind] = event
+
+    def _append(self, data: bytes) -> None:
         try:
             while data:
                 written = self._file.write(data)
@@ -37,7 +47,6 @@ class EventLog:
         except OSError as error:
             error.filename = str(self.path)  # a write knows its file only by number
             raise
-        self.newest[kind] = event
 
     def __enter__(self) -> Self:
         return self

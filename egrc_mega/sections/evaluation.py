@@ -64,6 +64,23 @@ class StopSection(Section):
     """A value of the metric that is enough, from which side `evaluation.best.mode` says; None: none is."""
 
 
+class SpareSection(Section):
+    """Servers that sample for nobody else: weights are measured there while training goes on. What is not said here
+    they have as `rollout` has it; their losses count by themselves."""
+
+    num_servers: PositiveInt = 1
+    """Servers to start, or to wait for in `announce_dir`."""
+    urls: tuple[str, ...] = ()
+    """Base URLs of external ones. They must see the run's folder."""
+    announce_dir: Path | None = None
+    """Folder in which external ones announce themselves, another than `rollout.announce_dir`."""
+    gpus: tuple[NonNegativeInt, ...] = ()
+    """GPU numbers, as in `rollout.gpus`; empty: those that follow the ones of the other servers."""
+    max_pending: PositiveInt = 2
+    """Points whose numbers are awaited at a time, the one under way among them. Each keeps the weights on the disk, and
+    decides about best and stop when so many points have come after it; until then training goes on."""
+
+
 class EvaluationSection(Section):
     """The table of base / compress / explore: the benchmark `data`, and `sets` beside it."""
 
@@ -94,8 +111,10 @@ class EvaluationSection(Section):
     sets: dict[SetName, SetSection] = Field(default_factory=dict)
     """More benchmarks, measured with the first one, each under its own name."""
     every: PositiveInt | None = None
-    """Also measure within the stages, every so many steps of the run, between two steps on the same servers; None:
-    the base and the ends of stages only."""
+    """Also measure within the stages, every so many steps of the run; None: the base and the ends of stages only."""
+    spare: SpareSection | None = None
+    """Measure beside training, on servers of its own; None: between two steps, on the servers that sample, while
+    training waits."""
     best: BestSection | None = None
     """Keep the checkpoint of the best evaluation after the base, beside the newest ones; None: none is the best."""
     stop: StopSection | None = None

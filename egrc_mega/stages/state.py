@@ -35,6 +35,26 @@ class Spent(Section):
     """Prompts, of `rollout.max_refused`."""
     restarts: tuple[float, ...] = ()
     """Seconds since each one of `rollout.max_restarts` within the last window."""
+    spare_restarts: tuple[float, ...] = ()
+    """The same of the spare servers (`evaluation.spare`), which have as many of their own."""
+
+
+class Awaited(Section):
+    """A point whose weights are measured beside training, and whose numbers have decided nothing yet.
+
+    The fields are those of `evaluation.records.Subject`.
+    """
+
+    label: str
+    """`base`, or the stage that goes on or has just ended."""
+    ordinal: NonNegativeInt
+    """Its place among the base and the stages."""
+    step: NonNegativeInt
+    """Training steps that the weights have seen."""
+    weights: str
+    """Their fingerprint."""
+    within: bool
+    """Whether the stage goes on."""
 
 
 class RunState(Section):
@@ -50,6 +70,8 @@ class RunState(Section):
     """Of its budgets."""
     best: Best = Best()
     """By its evaluations."""
+    awaited: tuple[Awaited, ...] = ()
+    """Points that are being measured beside training, the oldest first."""
     health: Health = Health()
     """What the alarms have seen of its steps."""
     config: dict[str, Any] = Field(default_factory=dict)

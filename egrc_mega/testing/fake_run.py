@@ -1,6 +1,6 @@
 """A run of the true verbs whose policy, servers and store only take notes: whole runs in milliseconds."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from egrc_mega.policy.flops import Work
 from egrc_mega.policy.pass_sums import TokenStats
 from egrc_mega.rollout.restarts import RestartBudget
 from egrc_mega.sections.evaluation import BestSection
-from egrc_mega.stages.best import Score
+from egrc_mega.stages.best import Best, Score
 from egrc_mega.stages.state import Carried, Position
 from egrc_mega.stop_signal import StopSignal
 from egrc_mega.testing.points import make_point, make_protocol
@@ -105,6 +105,32 @@ class FakeAhead:
         return StepGroups(groups, Position(cursor=cursor, carried=(Carried(place=cursor - 1, age=1),)), {})
 
 
+class FakeSpare:
+    """Measures a point when somebody waits for its numbers, and not before."""
+
+    def __init__(self, notes: Notes, evaluate: Callable[[Subject], list[Outcome]], tell: Any) -> None:
+        self.notes, self.evaluate, self.tell = notes, evaluate, tell
+        self.fleet = SimpleNamespace(restarts=RestartBudget(3, 3600.0), servers=[])
+
+    def begin(self, subject: Subject) -> None:
+        """Note which point is to be measured."""
+        self.notes.append(("begin point", subject.label, subject.ordinal, subject.step, subject.within))
+
+    def outcomes(self, subject: Subject) -> list[Outcome]:
+        """What the run's evaluations find, wherever they are done."""
+        found = self.evaluate(subject)
+        self.tell(subject, found)
+        return found
+
+    def take_events(self) -> list[str]:
+        """Nothing has become of its servers."""
+        return []
+
+    def take_timelines(self, wall_time: Any) -> list[Any]:
+        """They have done nothing that is worth a trace."""
+        return []
+
+
 class FakeLead(Lead):
     """The true one, between parts that take notes."""
 
@@ -137,6 +163,23 @@ class FakeLead(Lead):
             return [Outcome(replace(point, within=subject.within), None)]
 
         self.serving: Any = SimpleNamespace(fleet=fleet, evaluator=SimpleNamespace(evaluate=evaluate))
+        self.spare: Any = FakeSpare(notes, evaluate, self.note_evaluation) if config.evaluation.spare else None
+
+    @property
+    def kept_weights(self) -> Any:
+        """Notes which steps' weights stay."""
+        return SimpleNamespace(keep_only=lambda steps: self.notes.append(("keep only", sorted(steps))))
+
+    def keep_weights(self, tensors: HfTensors, policy: Any, step: int) -> str:
+        """Note the step and the weight, which is its name."""
+        weight = float(dict(tensors)["weight"])
+        self.notes.append(("keep", step, weight))
+        return f"weight {weight:g}"
+
+    def measure_kept(self, subject: Subject) -> Score | None:
+        """As if servers that sample had loaded them."""
+        self.notes.append(("load", subject.step))
+        return self.evaluate(subject)
 
     def publish(self, tensors: HfTensors, policy: Any, version: str) -> None:
         """Note the version and the weight."""
@@ -146,9 +189,13 @@ class FakeLead(Lead):
         """Note the step and its figure."""
         self.notes.append(("best", score.step, score.value))
 
-    def export(self, tensors: HfTensors, policy: Any, step: int) -> None:
-        """Note the step and the weight."""
-        self.notes.append(("export", step, float(dict(tensors)["weight"])))
+    def export(self, tensors: HfTensors, policy: Any) -> None:
+        """Keep the weight for the end."""
+        self.exported = float(dict(tensors)["weight"])
+
+    def end(self, step: int, policy: Any, best: Best) -> None:
+        """Note the step and the weight that was exported."""
+        self.notes.append(("export", step, self.exported))
 
 
 class FakeStore:
@@ -179,6 +226,14 @@ class FakeStore:
         self.in_flight = [] if wait else self.in_flight
         return ended
 
+    def has(self, step: int) -> bool:
+        """Whether it was saved: nothing goes."""
+        return step in self.states
+
+    def hold(self, steps: Iterable[int]) -> None:
+        """Note which steps they are."""
+        self.notes.append(("hold", sorted(steps)))
+
     def state(self, path: Path) -> dict[str, Any]:
         """As the true store keeps it, with its step."""
         return self.states[int(path.name)] | {"step": int(path.name)}
@@ -206,4 +261,5 @@ class FakeRun(Run):
             self.checkpoint = self.fake_store.newest()
             self._find_place()
             self._restore()
+        self.evaluations.take_up()
         self.publish_weights()

@@ -14,7 +14,10 @@ def values_of(event: Mapping[str, Any]) -> tuple[int, dict[str, float]] | None:
         prefix = f"eval/{name}T{event['temperature']:g}"
         figures = {name: event.get(name) for name in ("accuracy", "mean_length", "l_acc", "num_ungraded")}
         figures |= {f"pass@{k}": value for k, value in event.get("pass_at", {}).items()}
-        return event.get("step") or 0, {f"{prefix}/{name}": value for name, value in _numbers(figures).items()}
+        # numbers that were measured beside training come when trackers have seen later steps
+        own = {"eval/step": float(event.get("step") or 0)}
+        values = {f"{prefix}/{name}": value for name, value in _numbers(figures).items()}
+        return event.get("step") or 0, own | values
     return None
 
 

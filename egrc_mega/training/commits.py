@@ -1,5 +1,6 @@
 """The commits of a run: which step is the newest one, and how every save has ended."""
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 
 from egrc_mega.checkpoint.store import CheckpointStore, Outcome, Stateful
@@ -22,10 +23,12 @@ class Commits:
         self._store, self._lead = store, lead
         self.step = step
         """The newest one that is committed; the same on every rank."""
+        self._begun = step
+        """The newest one whose save has begun in this process."""
 
     def begin(self, policy: Stateful, state: RunState, *, is_stage_end: bool = False) -> None:
         """Commit the last step that is done, or have it copied and written behind the next ones."""
-        done = state.progress.step
+        done = self._begun = state.progress.step
         with self._awaited(), span("checkpoint", step=done) as facts:
             ended = self._store.save(done, policy, state.model_dump(mode="json"), is_stage_end=is_stage_end)
         if self._lead:
@@ -39,6 +42,21 @@ class Commits:
             self.begin(policy, state, is_stage_end=is_stage_end)
             self.settle()
         return self.step == state.progress.step
+
+    def ensure(self, policy: Stateful, state: RunState) -> None:
+        """`begin`, unless the step is committed, or its save has begun."""
+        if state.progress.step > max(self.step, self._begun):
+            self.begin(policy, state)
+
+    def has(self, step: int) -> bool:
+        """Whether a step, which may still be in flight, is committed and has stayed."""
+        if step > self.step:
+            self.settle()
+        return self._store.has(step)
+
+    def hold(self, steps: Iterable[int]) -> None:
+        """Have these steps stay, whatever else goes, and no others that were held before."""
+        self._store.hold(steps)
 
     def settle(self, *, wait: bool = True) -> None:
         """Note how the save in flight has ended; `wait`: until it has."""

@@ -46,15 +46,17 @@ def finished(config: Config) -> list[str] | None:
     asks for nothing else than it did.
     """
     run_dir = config.run.dir
-    step = _last_step(run_dir / "metrics.jsonl")
-    if step is None or is_held(run_dir) or not _asks_the_same(run_dir / "config.yaml", config.to_dict()):
+    end = _end(run_dir / "metrics.jsonl")
+    step = end.get("step") if end else None
+    if end is None or step is None or is_held(run_dir) or not _asks_the_same(run_dir / "config.yaml", config.to_dict()):
         return None
     committed = whole_steps(run_dir / "checkpoints")
     stands = (run_dir / "export" / "config.json").is_file() and (run_dir / REPORT).is_file()
     if not stands or not committed or committed[-1].name != step_name(step):
         return None
     try:
-        best = Best.model_validate(read_state(committed[-1]).get("best", {}))
+        # an earlier version told of the best no more than what was known when the last step was committed
+        best = Best.model_validate(end.get("best") or read_state(committed[-1]).get("best", {}))
         lines = conclusion(run_dir, best)
     except (EgrcError, ValueError):
         return None
@@ -65,15 +67,15 @@ def finished(config: Config) -> list[str] | None:
     ]
 
 
-def _last_step(path: Path) -> int | None:
-    """The step at which the run has written its end; None where that is not the last that it has written."""
+def _end(path: Path) -> dict[str, Any] | None:
+    """The event of a run's end; None where that is not the last that it has written."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - TAIL_BYTES))
             event = orjson.loads(file.read().rstrip(b"\n").rpartition(b"\n")[2])
     except (OSError, orjson.JSONDecodeError):
         return None
-    return event.get("step") if isinstance(event, dict) and event.get("kind") == "end" else None
+    return event if isinstance(event, dict) and event.get("kind") == "end" else None
 
 
 def _asks_the_same(path: Path, config: Mapping[str, Any]) -> bool:

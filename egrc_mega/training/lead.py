@@ -1,6 +1,5 @@
 """Rank 0's part of a run, as one object: servers, graders, problems, weight sync, events."""
 
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -11,7 +10,6 @@ import numpy as np
 import torch
 
 from egrc_mega import __version__
-from egrc_mega.checkpoint.pointers import BEST, point
 from egrc_mega.checkpoint.store import Outcome
 from egrc_mega.config.config import Config
 from egrc_mega.convert.hf_folder import HfTensors, weight_bytes, write_folder
@@ -20,8 +18,6 @@ from egrc_mega.data.reader import read_problems
 from egrc_mega.data.render import Renderer
 from egrc_mega.data.tokenizer import special_tokens
 from egrc_mega.errors import HealthError
-from egrc_mega.evaluation.records import Subject
-from egrc_mega.evaluation.score import score_of
 from egrc_mega.evaluation.sets import training_profile
 from egrc_mega.methods.records import Credit
 from egrc_mega.observe.console import StepPrinter
@@ -33,8 +29,7 @@ from egrc_mega.policy.engine import Policy
 from egrc_mega.policy.layer_spec import parts_in_use
 from egrc_mega.policy.pass_sums import TokenStats
 from egrc_mega.run_folder import LOG, RunFolder
-from egrc_mega.sections.evaluation import BestSection
-from egrc_mega.stages.best import Best, Score, said
+from egrc_mega.stages.best import Best
 from egrc_mega.stages.health import Alarm
 from egrc_mega.stages.progress import Switch
 from egrc_mega.stages.state import Position, Spent
@@ -48,9 +43,11 @@ from egrc_mega.training.conclusion import conclusion
 from egrc_mega.training.credit import credited
 from egrc_mega.training.gate import GateWatch, bounds_of
 from egrc_mega.training.live import Live, kept_in_a_file, metrics_endpoint
+from egrc_mega.training.measuring import MeasuringLead
 from egrc_mega.training.record import step_record
 from egrc_mega.training.replay import Replay, Unserved, collected_as
 from egrc_mega.training.serving import Serving, open_renderer
+from egrc_mega.training.spare import Spare
 from egrc_mega.training.stored import stored_groups
 from egrc_mega.training.turn import Turn
 from egrc_mega.training.update import UpdateMetrics
@@ -70,7 +67,7 @@ class Lesson:
     credits: list[list[Credit]]
 
 
-class Lead:
+class Lead(MeasuringLead):
     """What only rank 0 has. Whatever `stack` holds is stopped when the run ends."""
 
     num_evaluations_left = 0
@@ -129,6 +126,11 @@ class Lead:
         planner = Planner(source, renderer, config.run.seed, serving.stop_token_ids)
         collector = Collector(config.rollout, planner, serving.fleet, serving.environment, serving.judge)
         serving.fleet.restarts.recall(spent.restarts)
+        if config.evaluation.spare:
+            self.printer.note("starting spare servers, which evaluate beside training")
+            own = self.folder.path, self.folder.logs / "spare", spent.spare_restarts
+            spare = Spare(config, serving, *own, self.note_evaluation, self.printer.note)
+            self.spare = stack.enter_context(spare)
         collector.num_refused = spent.refused
         self.serving, self.ahead = serving, Ahead(collector)
 
@@ -141,7 +143,8 @@ class Lead:
         self.trackers = stack.enter_context(Trackers(section.trackers, run_dir, self.printer.note))
         self.rollouts = stack.enter_context(RolloutLog(run_dir / FOLDER, int(section.rollouts_gib * 2**30)))
         self.server_spans = stack.enter_context(SpanLog(run_dir, SERVERS))
-        self.live = Live(run_dir, self.events.newest, self.serving.fleet.servers)
+        spare_servers = self.spare.fleet.servers if self.spare else []
+        self.live = Live(run_dir, self.events.newest, [*self.serving.fleet.servers, *spare_servers])
         stack.enter_context(kept_in_a_file(self.live))
         stack.enter_context(metrics_endpoint(section, self.live, self.printer.note))
 
@@ -215,12 +218,16 @@ class Lead:
     def spent(self, before: Spent) -> Spent:
         """Of the budgets, with the step under way."""
         refused = before.refused + self.collected.counts.get("refused_groups", 0)
-        return Spent(refused=refused, restarts=self.serving.fleet.restarts.ages())
+        spare = self.spare.fleet.restarts.ages() if self.spare else before.spare_restarts
+        return Spent(refused=refused, restarts=self.serving.fleet.restarts.ages(), spare_restarts=spare)
 
     def note_spans(self, turn: Turn, spans: Sequence[Span]) -> None:
         """Keep what rank 0 and the servers did since the last step."""
         self.events.write("spans", step=turn.step + 1, **RECORDER.event(spans))
-        self.server_spans.write(turn.step + 1, servers=self.serving.fleet.take_timelines(RECORDER.wall_time))
+        servers = self.serving.fleet.take_timelines(RECORDER.wall_time)
+        if self.spare:
+            servers += self.spare.take_timelines(RECORDER.wall_time)
+        self.server_spans.write(turn.step + 1, servers=servers)
 
     def note_stage(self, turn: Turn) -> None:
         """Say which stage begins."""
@@ -246,29 +253,6 @@ class Lead:
         self.events.write("checkpoint_failed", step=step, seconds=seconds, problem=problem)
         self.printer.note(f"checkpoint of step {step} is not written, the run goes on: {problem}")
 
-    def evaluate(self, subject: Subject) -> Score | None:
-        """Measure the weights that the servers hold, where the run folder has no numbers of them yet, and say so.
-
-        Returns:
-            What decides about the best checkpoint; None where nothing does.
-        """
-        started = time.monotonic()
-        outcomes = self.serving.evaluator.evaluate(subject)
-        if any(outcome.kept_from is None for outcome in outcomes):
-            self.printer.note_pause(time.monotonic() - started)
-        for outcome in outcomes:
-            self.printer.note(outcome.line())
-            self.events.write("evaluation", kept_from=outcome.kept_from, **asdict(outcome.point))
-        self.serving.fleet.forget_rates()
-        best = self.config.evaluation.best
-        return score_of([outcome.point for outcome in outcomes], subject, best) if best else None
-
-    def note_best(self, by: BestSection, score: Score) -> None:
-        """Point at the checkpoint that is the best so far, and say so."""
-        point(self.folder.path / "checkpoints", BEST, score.step)
-        self.events.write("best", **score.model_dump(), metric=by.metric, set=by.set, temperature=by.temperature)
-        self.printer.note(f"best checkpoint so far: step {score.step}, {said(by, score)}")
-
     @property
     def mismatch_bound(self) -> float:
         """Of the median difference between the servers' log-probs and the trainer's."""
@@ -290,16 +274,11 @@ class Lead:
         self.events.write("stop", step=step, reason="; ".join(reasons))
         raise HealthError(f"health.stop ends the run {place}: {'; '.join(reasons)}; --resume goes on from there")
 
-    def note_stop(self, step: int, reason: str) -> None:
-        """Keep and say why the run ends before its last step."""
-        self.events.write("stop", step=step, reason=reason)
-        self.printer.note(f"the run ends after step {step}: {reason}")
-
     def publish(self, tensors: HfTensors, policy: Policy, version: str) -> None:
         """Move every server to these weights."""
         self.sync.publish(tensors, policy.architecture, policy.dtype, version)
 
-    def export(self, tensors: HfTensors, policy: Policy, step: int) -> None:
+    def export(self, tensors: HfTensors, policy: Policy) -> None:
         """Write the Hugging Face folder, in the dtype in which it was served and measured; config.json then says so."""
         architecture, dtype = policy.architecture, str(policy.dtype).removeprefix("torch.")
         megabytes = weight_bytes(architecture, policy.dtype) / MEGA
@@ -318,4 +297,8 @@ class Lead:
                 f"{self.folder.export} is in {dtype}, as it was measured; the model came in {architecture.dtype}: "
                 f"egrc convert with --dtype rounds it, and says where a value does not fit"
             )
-        self.events.write("end", step=step, dtype=dtype)
+
+    def end(self, step: int, policy: Policy, best: Best) -> None:
+        """Keep that all is done."""
+        dtype = str(policy.dtype).removeprefix("torch.")
+        self.events.write("end", step=step, dtype=dtype, best=best.model_dump(mode="json"))

@@ -47,7 +47,7 @@ class Live:
             "record": {name: value for name, value in record.items() if name not in ("kind", "time")},
             "servers": [
                 {
-                    "number": server.number,
+                    "number": number,
                     "url": server.client.url,
                     "state": server.state.value,
                     "states": [state.value for state in State],
@@ -55,14 +55,14 @@ class Live:
                     "waiting": server.num_waiting,
                     "tokens_per_s": rate,
                 }
-                for server, rate in zip(self.servers, self._rates(record), strict=True)
+                for number, (server, rate) in enumerate(zip(self.servers, self._rates(record), strict=True))
             ],
         }
 
     def _rates(self, record: Mapping[str, Any]) -> Sequence[float | None]:
-        """Of each server in the newest step; None: not known."""
-        rates: Sequence[float | None] = record.get("server_tokens_per_s", ())
-        return rates if len(rates) == len(self.servers) else [None] * len(self.servers)
+        """Of each server in the newest step; None: not known, as of spare ones, which come last."""
+        rates: list[float | None] = list(record.get("server_tokens_per_s", ()))
+        return (rates + [None] * len(self.servers))[: len(self.servers)]
 
 
 @contextmanager

@@ -107,6 +107,7 @@ class Run:
         self.on_lead(Lead.note_parts)
         self.on_lead(lambda lead: lead.note_processes(self.watch.peers))
         self._restore()
+        self.evaluations.take_up()
         self.publish_weights()
 
     def _start_lead(self) -> None:
@@ -321,9 +322,11 @@ class Run:
             self._end_early(by.decode())
 
     def finish(self) -> None:
-        """See that the end is committed, and export the Hugging Face folder."""
+        """See that the end is committed, export the Hugging Face folder, and wait for the last numbers."""
         self.commits.complete(self.policy, self.state, is_stage_end=True)
-        self.hand_out_weights(lambda lead, tensors: lead.export(tensors, self.policy, self.state.progress.step))
+        self.hand_out_weights(lambda lead, tensors: lead.export(tensors, self.policy))
+        self.evaluations.settle()
+        self.on_lead(lambda lead: lead.end(self.state.progress.step, self.policy, self.state.best))
 
     def hand_out_weights(self, take: Callable[[Lead, HfTensors], None]) -> None:
         """Give rank 0's `take` the whole tensors; the other ranks join the gathering, then learn how it ended."""

@@ -28,8 +28,9 @@ def sample_rollouts(config: Config) -> None:
         EgrcError: the configuration needs a trainer, or a server cannot be used.
     """
     require_no_trainer(config)
-    # nobody trains, which is nothing to warn of
+    # nobody trains, which is nothing to warn of, and nobody evaluates
     calm = {
+        "evaluation": config.evaluation.model_copy(update={"spare": None}),
         "health": config.health.model_copy(update={"no_update_steps": None}),
         "policy": config.policy.model_copy(update={"logprob_check": False}),
     }

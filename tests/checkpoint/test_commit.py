@@ -173,6 +173,18 @@ def test_every_k_th_step_the_best_one_and_ends_of_stages_stay(tmp_path: Path, st
     assert names(store) == ["best", "latest", *(f"step_00000{n}" for n in (2, 3, 4, 8, 9))]
 
 
+def test_steps_that_are_held_stay_for_as_long_as_they_are_and_no_longer(tmp_path: Path, state: TensorState) -> None:
+    store = CheckpointStore(tmp_path, keep=1, run_bytes=1)
+    store.hold([2, 3])
+    for number in range(1, 5):
+        store.save(number, state, {})
+    assert names(store) == ["latest", *(f"step_00000{n}" for n in (2, 3, 4))]
+    assert [store.has(number) for number in range(1, 5)] == [False, True, True, True]
+    store.hold([3])
+    store.save(5, state, {})
+    assert names(store) == ["latest", "step_000003", "step_000005"]
+
+
 def test_a_budget_of_the_runs_folder_takes_the_oldest_steps_but_no_end_no_best_and_not_the_newest(
     tmp_path: Path, state: TensorState, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -211,7 +211,7 @@ def test_a_step_and_an_evaluation_are_numbers_and_nothing_else_is() -> None:
     record |= {"loss": None, "length": 5, "entropy": float("nan"), "lost": [1], "reward": 0.5}
     assert values_of(record) == (3, {"train/updated": 1.0, "train/length": 5.0, "train/reward": 0.5})
     evaluation = {"kind": "evaluation", **EVALUATION, "step": 7}
-    assert values_of(evaluation) == (7, {"eval/T0.6/accuracy": 0.9, "eval/T0.6/mean_length": 100.0})
+    assert values_of(evaluation) == (7, {"eval/step": 7.0, "eval/T0.6/accuracy": 0.9, "eval/T0.6/mean_length": 100.0})
     assert values_of({"kind": "spans", "step": 1, "seconds": 2.0}) is None
 
 

@@ -39,7 +39,7 @@ def test_an_export_tells_a_bar_of_every_tensor_until_all_its_megabytes_are_writt
         events=SimpleNamespace(write=lambda *_, **__: None),
     )
     policy: Any = SimpleNamespace(architecture=architecture, dtype=torch.float32, companions=base_model)
-    Lead.export(cast(Lead, lead), drawn(), policy, 6)
+    Lead.export(cast(Lead, lead), drawn(), policy)
     megabytes = sum(weight.numel() for weight in weights.values()) * 4 / 1e6
     assert bars == [("exporting, in MB", pytest.approx(megabytes))]
     assert sum(told) == pytest.approx(megabytes)

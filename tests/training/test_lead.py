@@ -251,6 +251,7 @@ def test_a_run_begins_with_what_was_spent_of_its_budgets_and_adds_each_steps_ref
     monkeypatch.setattr(lead_module, "Collector", lambda *_: collector)
     lead = object.__new__(Lead)
     lead.config, lead.folder, lead.printer = MagicMock(), MagicMock(), MagicMock()
+    lead.config.evaluation.spare = None
     lead._open_servers(MagicMock(), MagicMock(), Spent(refused=5, restarts=(60.0, 10.0)))
     assert collector.num_refused == 5
     assert serving.fleet.restarts.take() and not serving.fleet.restarts.take()

@@ -102,7 +102,7 @@ def exported(tmp_path: Path, stated: str, dtype: torch.dtype) -> tuple[Path, lis
     bar = lambda *_: nullcontext(lambda _done: None)  # noqa: E731
     lead.printer = SimpleNamespace(note=said.append, bar=bar)  # type: ignore[assignment]
     lead.events = SimpleNamespace(write=lambda *_, **__: None)  # type: ignore[assignment]
-    lead.export(tensors, SimpleNamespace(architecture=architecture, companions=source, dtype=dtype), 1)  # type: ignore[arg-type]
+    lead.export(tensors, SimpleNamespace(architecture=architecture, companions=source, dtype=dtype))  # type: ignore[arg-type]
     return tmp_path / "export", said
 
 

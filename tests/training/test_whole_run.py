@@ -41,10 +41,10 @@ SECRETS = {name: f"{name}-c0ffee-4711" for name in ("EGRC_API_KEY", "EGRC_ADMIN_
 def runs(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Runs of the same seed, two at a time.
 
-    Undisturbed; its requests shuffled, killed at a commit and started again by its supervisor; killed and resumed;
-    stopped within a step and resumed; on two ranks, stopped after a step and resumed; evaluated every other step.
-    Beside them, asleep for most of the time, one of two ranks of which the second is stopped for ever: `hung`; what it
-    has said is in `hung.log`.
+    Undisturbed; its requests shuffled, killed at a commit and started again by its supervisor, evaluated every other
+    step on a spare server; killed and resumed; stopped within a step and resumed; on two ranks, stopped after a step
+    and resumed; evaluated every other step in between. Beside them, asleep for most of the time, one of two ranks of
+    which the second is stopped for ever: `hung`; what it has said is in `hung.log`.
     """
     base = tmp_path_factory.mktemp("runs")
     names = ("undisturbed", "shuffled", "killed", "stopped", "tp2", "evaluated", "hung")
@@ -60,7 +60,7 @@ def runs(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
     finish_run(first)
     finish_run(second, expected=-signal.SIGKILL)
     faults = "rollout.shuffle_requests,train.after_commit@2"
-    overrides = ("supervisor.backoff_s=0.1",)
+    overrides = ("supervisor.backoff_s=0.1", "evaluation.every=2", "evaluation.spare={}", "evaluation.best={}")
     third = start_run(root, folders["shuffled"], "--supervise", faults=faults, overrides=overrides, variables=SECRETS)
     fourth = start_run(root, folders["killed"], "--resume")
     (base / "shuffled.log").write_text(finish_run(third))
@@ -205,6 +205,25 @@ def test_what_was_measured_within_a_stage_stands_in_events_and_table_under_its_s
     told = [(event["step"], event["set"]) for event in events(runs["evaluated"], "evaluation")]
     assert told == [row[:2] for row in found]
     assert (runs["evaluated"] / "evaluation_samples.jsonl").read_bytes().count(b"\n") == len(points)
+
+
+def test_what_a_spare_server_has_measured_of_a_run_that_was_killed_is_what_is_measured_in_between(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    beside, between = (orjson.loads((runs[n] / "evaluation.json").read_bytes()) for n in ("shuffled", "evaluated"))
+    own = [point for point in between["points"] if not point["set"]]
+    assert beside["points"] == own and beside["protocols"].keys() == {point["protocol"] for point in own}
+    # the best step by late numbers was kept for them, and nothing else is left of them
+    decided = [point for point in own if point["temperature"] == 0.6 and point["step"]]
+    best = max(decided, key=lambda point: (point["accuracy"], -point["step"]))
+    checkpoints = runs["shuffled"] / "checkpoints"
+    assert (checkpoints / "best").read_text() == f"step_{best['step']:06d}"
+    assert (checkpoints / f"step_{best['step']:06d}" / "manifest.sha256.json").exists()
+    assert not (runs["shuffled"] / "evaluation_weights").exists()
+    # the trace of a step shows what was measured beside it, and the server that did it after the other one
+    trace = orjson.loads(write_trace(runs["shuffled"], 3, tmp_path / "trace.json")[0].read_bytes())["traceEvents"]
+    names = {event["args"].get("name") for event in trace if event["ph"] == "M"}
+    assert "evaluation" in names and {name.split(" (")[0] for name in names if name} >= {"server 0", "server 1"}
 
 
 def test_a_rank_that_is_stopped_for_ever_ends_the_run_with_a_report_of_who_hangs_where(runs: dict[str, Path]) -> None:
