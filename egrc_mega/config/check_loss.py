@@ -13,6 +13,7 @@ def loss_problems(stage: StageSection, context_parallel_size: int) -> Iterator[C
         yield ConfigError(f"stages.{stage.name}.loss.{problem}")
     for name, value, is_given in (
         ("ratio", loss.ratio, loss.ratio == "sequence"),
+        ("tis_ratio", loss.tis_ratio, loss.has_sequence_tis),
         ("sequence_mask", _shown(loss.sequence_mask), loss.sequence_mask is not None),
     ):
         if context_parallel_size > 1 and is_given:
@@ -47,6 +48,8 @@ def _mismatch_problems(loss: LossSection) -> Iterator[str]:
             f"tis_cap: {loss.tis_cap:g} weighs the trainer against the servers, but old_logprobs is reference; set it "
             f"to trainer, or leave tis_cap out"
         )
+    if loss.tis_cap is None and loss.tis_ratio != "token":
+        yield f"tis_ratio: {loss.tis_ratio}, but tis_cap is null; give it the largest weight, for instance 2"
     if loss.sequence_mask is None and loss.sequence_mask_ratio != "geometric_mean":
         yield f"sequence_mask_ratio: {loss.sequence_mask_ratio}, but sequence_mask is null; give it [low, high]"
 

@@ -7,9 +7,10 @@ With A the advantage, w the token weight, lp the log-prob, and d = lp - old:
     sequence   the same with r = exp(mean of d over the response's chosen tokens)      GSPO, arXiv 2507.18071
     capped     -w A min(r, 1 + eps_clip_high) lp, the capped ratio detached                CISPO, arXiv 2506.13585
     dual clip  for A < 0 the objective is at least c A       arXiv 1912.09729
-    TIS        times min(cap, exp(old - rollout)), detached  truncated importance sampling for servers that differ
+    TIS        times min(cap, exp(old - rollout)), detached  truncated importance sampling for servers that differ:
+               of the token, or of the whole response (the geometric mean or the product over its tokens)
     masks      the term is 0 where exp(old - rollout) is outside of [low, high]: of a token, or of a whole response
-               (its geometric mean, or any one token's)      IcePop, arXiv 2510.18855: with a TIS cap of `high`
+               (its geometric mean or product, or any token's)       IcePop, arXiv 2510.18855: with a TIS cap of `high`
     KL         + coef w k(lp - ref)    k1 = x    k2 = x^2 / 2    k3 = exp(-x) - 1 + x      joschu.net/blog/kl-approx
                                         gradient, over samples of pi: k1 zero, k2 that of KL(pi||ref), k3 of KL(ref||pi)
     entropy    - coef w H, H the token's entropy at the sampling temperature

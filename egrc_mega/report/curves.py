@@ -75,6 +75,12 @@ CHARTS = (
         is_log=True,
     ),
     Chart(
+        "Effective sample size",
+        "share of the trained tokens and responses that is left once each is weighed by trainer / server probability",
+        (("ess_tokens", "of tokens"), ("ess_sequences", "of responses")),
+        is_share=True,
+    ),
+    Chart(
         "Groups",
         "prompts of the step, and those whose samples all had the same reward",
         (("groups", "groups"), ("groups_without_signal", "without signal"), ("carried_groups", "carried over")),

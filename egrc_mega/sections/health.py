@@ -6,7 +6,9 @@ from pydantic import Field, PositiveInt
 
 from egrc_mega.sections.base import Section
 
-AlarmName = Literal["no_update", "truncated", "no_answer", "length_collapse", "entropy_collapse", "mismatch"]
+AlarmName = Literal[
+    "no_update", "truncated", "no_answer", "length_collapse", "entropy_collapse", "mismatch", "mismatch_grows"
+]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -22,7 +24,7 @@ class HealthSection(Section):
     no_answer_steps: PositiveInt | None = 3
     """... for so many steps in a row. None: never an alarm."""
     window: PositiveInt = 8
-    """Steps over which the means of the three alarms below are taken."""
+    """Steps over which the means of the alarms below are taken."""
     length_share: Share | None = 0.1
     """`length_collapse`: the mean length is below this share of its highest in the run. None: never an alarm."""
     entropy_share: Share | None = 0.1
@@ -30,5 +32,9 @@ class HealthSection(Section):
     mismatch_factor: Annotated[float, Field(gt=1)] | None = 10.0
     """`mismatch`: the median |server - trainer| of log-probs has grown to so many times its lowest in the run, and to a
     tenth of its bound (policy.logprob_median_bound). None: never an alarm."""
+    mismatch_growth: Annotated[float, Field(gt=1)] | None = 10.0
+    """`mismatch_grows`: over all that is trained on, tokens of older weights too, the divergence of servers and trainer
+    (`mismatch_kl`) has grown to so many times its mean over the run's first `window` steps, and to 0.01 nats a token.
+    None: never an alarm."""
     stop: tuple[AlarmName, ...] = ()
     """Alarms that end the run, after a checkpoint, with exit code 12; the others only warn."""

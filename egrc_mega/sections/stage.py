@@ -58,13 +58,18 @@ class LossSection(Section):
     model that the run began with (O1-Pruner)."""
     tis_cap: PositiveFloat | None = None
     """Truncated importance sampling: weight by min(cap, trainer / server probability). None: off."""
+    tis_ratio: Literal["token", "geometric_mean", "product"] = "token"
+    """Whose ratio `tis_cap` truncates: the token's own, or that of its whole response, as geometric mean or as product
+    of its tokens' ratios."""
     token_mask: TrustedRange | None = None
     """[low, high]: a token whose trainer / server probability lies outside teaches nothing; with `tis_cap` at `high`
     this is IcePop. The denominator still counts the token, and KL and entropy still hold it. None: off."""
     sequence_mask: TrustedRange | None = None
-    """[low, high]: a response whose `sequence_mask_ratio` lies outside teaches nothing. None: off."""
-    sequence_mask_ratio: Literal["geometric_mean", "worst_token"] = "geometric_mean"
-    """Of trainer / server probability: its geometric mean over the response's tokens, or any single token's."""
+    """[low, high]: a response whose `sequence_mask_ratio` lies outside teaches nothing; by `product`, with a `tis_cap`
+    at `high` and `tis_ratio: product`, this is masked importance sampling of sequences. None: off."""
+    sequence_mask_ratio: Literal["geometric_mean", "product", "worst_token"] = "geometric_mean"
+    """Of trainer / server probability: its geometric mean or its product over the response's tokens, or any single
+    token's."""
     kl_coef: NonNegativeFloat = 0.0
     """Weight of the KL term to the model that the run began with; 0 keeps no reference model."""
     kl_kind: Literal["k1", "k2", "k3"] = "k3"
@@ -87,7 +92,12 @@ class LossSection(Section):
     @property
     def needs_whole_responses(self) -> bool:
         """Whether a token's term depends on the other tokens of its response."""
-        return self.ratio == "sequence" or self.sequence_mask is not None
+        return self.ratio == "sequence" or self.sequence_mask is not None or self.has_sequence_tis
+
+    @property
+    def has_sequence_tis(self) -> bool:
+        """Whether truncated importance sampling gives the tokens of a response one weight."""
+        return self.tis_cap is not None and self.tis_ratio != "token"
 
 
 class OptimSection(Section):

@@ -14,6 +14,10 @@ MISMATCH_SHARE = 0.1
 """Of its bound: differences that are smaller are rounding."""
 
 
+MISMATCH_KL_LEAST = 0.01
+"""Nats a token: a smaller divergence leaves 98 of 100 tokens as effective sample, whatever it has grown from."""
+
+
 class Alarm(Section):
     """Something is wrong: value, bound and remedy in words."""
 
@@ -32,6 +36,8 @@ class Watched(Section):
     """That the mean over a full window has been."""
     lowest: float | None = None
     """That it has been."""
+    first: float | None = None
+    """The mean over the run's first full window."""
 
 
 class Health(Section):
@@ -49,6 +55,8 @@ class Health(Section):
     """Mean entropy in nats."""
     mismatch: Watched = Watched()
     """Median difference of log-probs between servers and trainer."""
+    mismatch_kl: Watched = Watched()
+    """Divergence of servers and trainer, nats a token, over all that is trained on."""
     raised: tuple[AlarmName, ...] = ()
     """Alarms whose cause goes on; each has been told."""
 
@@ -70,6 +78,7 @@ def follow(
         length=_watched(health.length, record.get("length"), section.window),
         entropy=_watched(health.entropy, record.get("entropy"), section.window),
         mismatch=_watched(health.mismatch, record.get("logprob_diff_median"), section.window),
+        mismatch_kl=_watched(health.mismatch_kl, record.get("mismatch_kl"), section.window),
     )
     ill = list(_alarms(now, section, record, mismatch_bound))
     raised: tuple[AlarmName, ...] = tuple(alarm.name for alarm in ill)
@@ -85,7 +94,8 @@ def _watched(old: Watched, value: Any, size: int) -> Watched:
     mean = fmean(window)
     known = [each for each in (old.highest, mean) if each is not None]
     least = [each for each in (old.lowest, mean) if each is not None]
-    return Watched(window=window, highest=max(known), lowest=min(least))
+    first = mean if old.first is None else old.first
+    return Watched(window=window, highest=max(known), lowest=min(least), first=first)
 
 
 def _alarms(
@@ -95,6 +105,7 @@ def _alarms(
     yield from _counted(health, section)
     yield from _collapsed(health, section)
     yield from _grown(health.mismatch, section, mismatch_bound)
+    yield from _diverged(health.mismatch_kl, section, record)
 
 
 def _counted(health: Health, section: HealthSection) -> Iterator[Alarm]:
@@ -153,4 +164,21 @@ def _grown(watched: Watched, section: HealthSection, bound: float) -> Iterator[A
             text=f"log-probs of server and trainer differ by {mean:.3g} in the median, and by {watched.lowest:.3g} at "
             f"their best (health.mismatch_factor = {section.mismatch_factor:g}, bound {bound:g}); set "
             f"sync.verify_every to 1, and compare the servers' weights, dtype and temperature with the trainer's",
+        )
+
+
+def _diverged(watched: Watched, section: HealthSection, record: Mapping[str, Any]) -> Iterator[Alarm]:
+    """Against the run's first steps: how far apart engines and kernels are, and how old tokens are, is in those too."""
+    if section.mismatch_growth is None or watched.first is None:
+        return
+    mean = fmean(watched.window)
+    if mean >= max(section.mismatch_growth * watched.first, MISMATCH_KL_LEAST):
+        ess = record.get("ess_tokens")
+        yield Alarm(
+            name="mismatch_grows",
+            text=f"what is trained on diverges from the trainer by {mean:.3g} nats a token (mismatch_kl), and did by "
+            f"{watched.first:.3g} in the run's first steps (health.mismatch_growth = {section.mismatch_growth:g}, "
+            f"means over {len(watched.window)} steps{'' if ess is None else f'; ess_tokens {ess:.2f}'}); lower the "
+            f"learning rate or the lag of the rollouts, or give the loss a token_mask or sequence_mask, from an "
+            f"earlier checkpoint",
         )

@@ -34,6 +34,13 @@ LOSSES: dict[str, dict[str, Any]] = {
     "old from the rollout": {"ratio": "token", "old_logprobs": "rollout"},
     "truncated importance sampling": {"ratio": "token", "tis_cap": 1.2},
     "no ratio, truncated importance sampling": {"ratio": "none", "tis_cap": 0.9},
+    "importance of whole responses": {
+        "ratio": "token",
+        "tis_cap": 1.2,
+        "tis_ratio": "product",
+        "sequence_mask": (0.05, 20.0),
+        "sequence_mask_ratio": "product",
+    },
     "k1": {"ratio": "token", "kl_coef": 0.3, "kl_kind": "k1"},
     "k2": {"ratio": "token", "kl_coef": 0.3, "kl_kind": "k2"},
     "k3": {"ratio": "none", "kl_coef": 0.3, "kl_kind": "k3"},

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -18,6 +18,7 @@ from egrc_mega.sections.policy import PolicySection
 from egrc_mega.sections.stage import StageSection
 from egrc_mega.training.batch import Batch
 from egrc_mega.training.gate import LogprobGate
+from egrc_mega.training.mismatch import Mismatch, mismatch_of
 from egrc_mega.types import TrainSample
 
 Scored = tuple[Sequence[TrainSample], TokenStats]
@@ -55,6 +56,10 @@ class UpdateMetrics:
     """Share of the trained tokens that `token_mask` or `sequence_mask` takes out of the policy's term."""
     masked_sequence_fraction: float | None
     """Share of the responses with a trained token that `sequence_mask` takes out."""
+    ess_tokens: float | None
+    ess_sequences: float | None
+    mismatch_kl: float | None
+    """These three: see `mismatch.Mismatch`."""
     entropy: float | None
     entropy_rollout: float | None
     entropy_kept: float | None
@@ -128,6 +133,7 @@ def _metrics(
         work=Work(),
         kl=kl,
         **_ratio_metrics(results, batch),
+        **asdict(mismatch_of(*kept[-1]) if kept else Mismatch()),
         entropy=_mean(everything, "entropies"),
         entropy_rollout=_mean(everything, "entropies_rollout"),
         entropy_kept=_mean(kept, "entropies", _taught),

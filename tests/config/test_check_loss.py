@@ -22,6 +22,7 @@ def messages(context_parallel_size: int = 1, **loss: Any) -> list[str]:
         {"ratio": "sequence", "old_logprobs": "reference"},
         {"agg": "seq-mean-token-sum", "sum_divisor": 3000},
         {"token_mask": (0.5, 5.0), "tis_cap": 5.0, "sequence_mask": (0.9, 1.1), "sequence_mask_ratio": "worst_token"},
+        {"tis_cap": 5.0, "tis_ratio": "product", "sequence_mask": (0.0, 5.0), "sequence_mask_ratio": "product"},
     ],
 )
 def test_what_makes_sense_passes(loss: dict[str, Any]) -> None:
@@ -57,6 +58,10 @@ def test_what_makes_sense_passes(loss: dict[str, Any]) -> None:
             "leave tis_cap out",
         ),
         (
+            {"tis_ratio": "product"},
+            "tis_ratio: product, but tis_cap is null; give it the largest weight, for instance 2",
+        ),
+        (
             {"sequence_mask_ratio": "worst_token"},
             "sequence_mask_ratio: worst_token, but sequence_mask is null; give it [low, high]",
         ),
@@ -69,7 +74,11 @@ def test_what_makes_no_sense_is_refused_with_field_value_and_remedy(loss: dict[s
 
 @pytest.mark.parametrize(
     ("loss", "field"),
-    [({"ratio": "sequence"}, "ratio: sequence"), ({"sequence_mask": (0.9, 1.1)}, "sequence_mask: [0.9, 1.1]")],
+    [
+        ({"ratio": "sequence"}, "ratio: sequence"),
+        ({"sequence_mask": (0.9, 1.1)}, "sequence_mask: [0.9, 1.1]"),
+        ({"tis_cap": 2.0, "tis_ratio": "product"}, "tis_ratio: product"),
+    ],
 )
 def test_whole_responses_do_not_go_with_context_parallelism(loss: dict[str, Any], field: str) -> None:
     assert messages(2, **loss) == [

@@ -46,12 +46,17 @@ def masked(data: dict[str, torch.Tensor], used: list[int], settings: LossSetting
         found = {t for t in known if not low <= trust[t] <= high}
     if settings.sequence_mask and known:
         low, high = settings.sequence_mask
-        of_the_response = [math.prod(trust.values()) ** (1 / len(known))]
+        of_the_response = [whole_ratio(trust, settings.sequence_mask_ratio)]
         if settings.sequence_mask_ratio == "worst_token":
             of_the_response = list(trust.values())
         if any(not low <= ratio <= high for ratio in of_the_response):
             return set(used), True
     return found, False
+
+
+def whole_ratio(trust: dict[int, float], kind: str) -> float:
+    """Of a response whose known tokens have these ratios."""
+    return math.prod(trust.values()) ** (1 if kind == "product" else 1 / max(1, len(trust)))
 
 
 def written_out(
@@ -62,8 +67,10 @@ def written_out(
     for start, stop in itertools.pairwise(BOUNDARIES):
         used = [t for t in range(start, stop) if data["weights"][t] > 0]
         ignored, _whole = masked(data, used, settings)
+        trust = {t: math.exp(float(data["old"][t]) - float(data["rollout"][t])) for t in used}
+        trust = {t: ratio for t, ratio in trust.items() if not math.isnan(ratio)}
         for t in used:
-            a, w, old, server, reference = (float(data[name][t]) for name in INPUTS[:-1])
+            a, w, old, _server, reference = (float(data[name][t]) for name in INPUTS[:-1])
             if settings.ratio == "none":
                 objective = a * live[t]
             elif settings.ratio == "capped":
@@ -76,7 +83,10 @@ def written_out(
                 if settings.dual_clip is not None and a < 0:
                     objective = torch.maximum(objective, torch.full_like(objective, settings.dual_clip * a))
             if settings.tis_cap is not None:
-                objective = objective * min(settings.tis_cap, 1.0 if math.isnan(server) else math.exp(old - server))
+                own_trust = (
+                    trust.get(t, 1.0) if settings.tis_ratio == "token" else whole_ratio(trust, settings.tis_ratio)
+                )
+                objective = objective * min(settings.tis_cap, own_trust)
             if t in ignored:
                 objective = torch.zeros((), dtype=torch.float64)
             x = live[t] - reference
@@ -142,6 +152,44 @@ def test_the_entropy_is_rewarded_token_by_token_and_has_its_gradient(ratio: str,
 
 
 @pytest.mark.parametrize("ratio", ["none", "token", "sequence", "capped"])
+@pytest.mark.parametrize("tis_ratio", ["product", "geometric_mean"])
+def test_the_tokens_of_a_response_have_one_truncated_weight(ratio: str, tis_ratio: str) -> None:
+    for seed in range(4):
+        settings = LossSettings(ratio=ratio, tis_cap=1.3, tis_ratio=tis_ratio, kl_coef=0.7, entropy_coef=0.3)
+        data, metrics = assert_matches_the_formula(settings, seed)
+        weights = []
+        for start, stop in itertools.pairwise(BOUNDARIES):
+            used = [t for t in range(start, stop) if data["weights"][t] > 0]
+            shifts = [float(data["old"][t] - data["rollout"][t]) for t in used if not math.isnan(data["rollout"][t])]
+            log_ratio = sum(shifts) / (1 if tis_ratio == "product" else max(1, len(shifts)))
+            weights += [min(1.3, math.exp(log_ratio))] * len(used)
+        assert metrics["tis_weight"] == pytest.approx(sum(weights), rel=1e-5)
+        assert 1 < len(set(weights)) < len(weights)
+
+
+def test_masked_importance_sampling_of_sequences_is_a_mask_by_the_product_with_the_product_as_weight() -> None:
+    """Three sequences whose products are 2, 8 (each token's is 2 to 4: trusted) and 1/2; up to 4 is trusted."""
+    server = torch.tensor([2.0, 1.0, 2.0, 4.0, 0.5]).log().neg()
+    settings = LossSettings(
+        ratio="none", tis_cap=4.0, tis_ratio="product", sequence_mask=(0.0, 4.0), sequence_mask_ratio="product"
+    )
+    live = torch.full((5,), -1.0).requires_grad_()
+    loss, metrics = policy_loss(
+        live,
+        torch.ones(5),
+        torch.ones(5),
+        torch.tensor([0, 2, 4, 5], dtype=torch.int32),
+        settings,
+        old_logprobs_R=torch.zeros(5),
+        rollout_logprobs_R=server,
+    )
+    loss.backward()
+    assert live.grad is not None
+    assert live.grad.tolist() == pytest.approx([-2.0, -2.0, 0.0, 0.0, -0.5])
+    assert (metrics.num_masked, metrics.num_masked_sequences) == (2, 1)
+
+
+@pytest.mark.parametrize("ratio", ["none", "token", "sequence", "capped"])
 @pytest.mark.parametrize("tis_cap", [None, 1.2])
 @pytest.mark.parametrize(
     ("token_mask", "sequence_mask", "sequence_mask_ratio"),
@@ -149,6 +197,7 @@ def test_the_entropy_is_rewarded_token_by_token_and_has_its_gradient(ratio: str,
         ((0.7, 1.4), None, "geometric_mean"),
         (None, (0.9, 1.2), "geometric_mean"),
         (None, (0.3, 1.7), "worst_token"),
+        (None, (0.5, 1.6), "product"),
         ((0.7, 1.4), (0.9, 1.2), "geometric_mean"),
     ],
 )

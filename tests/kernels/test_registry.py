@@ -125,7 +125,7 @@ def samples() -> list[tuple[object, tuple]]:
     x, weight, inverse = torch.randn(4, 6), torch.randn(6), torch.rand(4)
     heads, angles, positions = torch.randn(4, 2, 8), torch.rand(5, 3), torch.tensor([0, 1, 0, 4])
     boundaries = torch.tensor([0, 1, 3], dtype=torch.int32)
-    settings = ("sequence", 0.2, 0.2, 3.0, 1.5, 0.1, "k3", 0.01, [0.5, 2.0], None, "worst_token")
+    settings = ("sequence", 0.2, 0.2, 3.0, 1.5, "product", 0.1, "k3", 0.01, [0.5, 2.0], None, "worst_token")
     return [
         (rows.row_partials, (logits, targets, 0, 9, 0.7)),
         (rows.row_gradients_, (logits, targets, ones, ones, ones, None, 0, 9, 0.7)),

@@ -29,6 +29,7 @@ def test_a_section_has_every_option_of_the_kernel() -> None:
         ("entropy_coef", -1e-9),
         *((name, mask) for name in MASKS for mask in ((1.0, 2.0), (0.5, 1.0), (-0.1, 2.0), (2.0, 0.5))),
         ("sequence_mask_ratio", "median"),
+        ("tis_ratio", "sequence"),
     ],
 )
 def test_what_the_kernel_refuses_a_section_refuses_first(name: str, value: object) -> None:
@@ -51,7 +52,8 @@ def test_what_the_kernel_refuses_a_section_refuses_first(name: str, value: objec
         *(("kl_kind", kind) for kind in ("k1", "k2", "k3")),
         ("entropy_coef", 0.0),
         *((name, mask) for name in MASKS for mask in (None, (0.0, 1.001), (0.999, 1e9))),
-        *(("sequence_mask_ratio", ratio) for ratio in ("geometric_mean", "worst_token")),
+        *(("sequence_mask_ratio", ratio) for ratio in ("geometric_mean", "product", "worst_token")),
+        *(("tis_ratio", ratio) for ratio in ("token", "geometric_mean", "product")),
     ],
 )
 def test_what_a_section_takes_the_kernel_takes(name: str, value: object) -> None:

@@ -65,14 +65,24 @@ def logprobs(model: torch.nn.Module, sample: TrainSample) -> torch.Tensor:
     return scores(model, sample)[0]
 
 
+def ratios_of(old: torch.Tensor, server: torch.Tensor, own: list[int]) -> dict[int, float]:
+    """Trainer / server probability of the tokens whose log-prob the server told."""
+    return {t: math.exp(float(old[t] - server[t])) for t in own if not math.isnan(server[t])}
+
+
+def whole(ratios: list[float], kind: str) -> float:
+    """Of a response whose tokens have these ratios."""
+    return math.prod(ratios) ** (1 / len(ratios) if kind == "geometric_mean" else 1)
+
+
 def masked(old: torch.Tensor, server: torch.Tensor, own: list[int], loss: LossSection) -> tuple[set[int], bool]:
     """Tokens of a response that teach nothing, and whether that is because of the whole response."""
-    trust = {t: math.exp(float(old[t] - server[t])) for t in own if not math.isnan(server[t])}
+    trust = ratios_of(old, server, own)
     if loss.sequence_mask and trust:
         low, high = loss.sequence_mask
         ratios = [*trust.values()]
-        if loss.sequence_mask_ratio == "geometric_mean":
-            ratios = [math.exp(sum(map(math.log, ratios)) / len(ratios))]
+        if loss.sequence_mask_ratio != "worst_token":
+            ratios = [whole(ratios, loss.sequence_mask_ratio)]
         if any(not low <= ratio <= high for ratio in ratios):
             return set(own), True
     low, high = loss.token_mask or (0.0, math.inf)
@@ -100,7 +110,8 @@ def sample_loss(
         stated = torch.from_numpy(sample.old_logprobs).double()
         base = [own if math.isnan(said) else said for said, own in zip(stated, base, strict=True)]
     total = torch.zeros((), dtype=torch.float64)
-    whole = torch.stack([lp[t] - base[t] for t in own]).mean()
+    mean = torch.stack([lp[t] - base[t] for t in own]).mean()
+    trust = ratios_of(torch.tensor(base, dtype=torch.float64), server, own)
     for t in own:
         a, w = float(sample.advantages[t]), float(sample.loss_weights[t])
         if loss.ratio == "none":
@@ -108,15 +119,15 @@ def sample_loss(
         elif loss.ratio == "capped":
             objective = a * min(math.exp(float(lp[t].detach() - base[t])), 1 + loss.eps_clip_high) * lp[t]
         else:
-            ratio = (whole if loss.ratio == "sequence" else lp[t] - base[t]).exp()
+            ratio = (mean if loss.ratio == "sequence" else lp[t] - base[t]).exp()
             clipped = ratio.clamp(1 - loss.eps_clip, 1 + loss.eps_clip_high)
             objective = torch.minimum(a * ratio, a * clipped)
             if loss.dual_clip is not None and a < 0:
                 objective = torch.maximum(objective, torch.tensor(loss.dual_clip * a, dtype=torch.float64))
-        if loss.tis_cap is not None and not math.isnan(server[t]):
-            objective = objective * min(loss.tis_cap, math.exp(base[t] - server[t]))
+        if loss.tis_cap is not None and loss.tis_ratio == "token":
+            objective = objective * min(loss.tis_cap, trust.get(t, 1.0))
         elif loss.tis_cap is not None:
-            objective = objective * min(loss.tis_cap, 1.0)
+            objective = objective * min(loss.tis_cap, whole([*trust.values()], loss.tis_ratio))
         x = lp[t] - ref[t]
         kl = {"k1": x, "k2": x * x / 2, "k3": (-x).exp() - 1 + x}[loss.kl_kind]
         total = total - w * objective * (t not in ignored) + loss.kl_coef * w * kl

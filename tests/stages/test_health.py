@@ -66,6 +66,24 @@ def test_a_mismatch_that_has_grown_tenfold_and_is_no_rounding_is_an_alarm() -> N
     assert told(medians(1e-8, 1e-8, 9e-6, 9e-6)) == []
 
 
+def test_a_divergence_that_has_grown_tenfold_since_the_first_steps_is_an_alarm() -> None:
+    def divergences(*values: float | None) -> list[dict[str, Any]]:
+        return [{"mismatch_kl": value} for value in values]
+
+    # against the first full window, 0.002, not against the lowest that came later, and not against a high one between
+    assert told(divergences(0.001, 0.003, 0.0005, 0.0005, 0.019, 0.02)) == []
+    assert told(divergences(0.001, 0.003, 0.021, 0.021, 0.0, 0.0, None, 0.03, 0.03)) == [
+        (4, "mismatch_grows"),
+        (9, "mismatch_grows"),
+    ]
+    # below a hundredth of a nat it is rounding, whatever it has grown from; a single step says nothing
+    assert told(divergences(1e-9, 1e-9, 0.009, 0.009, 0.0099)) == []
+    assert told(divergences(1e-9, 1e-9, 0.0101, 0.0101)) == [(4, "mismatch_grows")]
+    assert told(divergences(0.001, 0.001, 0.018, 0.001)) == []
+    # a run that is far apart from the beginning, as one on old tokens may be, has that as its measure
+    assert told(divergences(0.05, 0.05, 0.3, 0.3)) == []
+
+
 def test_an_alarm_says_value_bound_and_remedy() -> None:
     [no_update] = texts([{"updated": False}] * 5)
     assert no_update.startswith("no update for 5 steps (health.no_update_steps = 5): ") and "clip_len" in no_update
@@ -75,9 +93,16 @@ def test_an_alarm_says_value_bound_and_remedy() -> None:
     assert "by 2.55e-05 in" in mismatch and "bound 0.0001" in mismatch and "sync.verify_every" in mismatch
 
 
+def test_a_grown_divergence_is_told_with_the_effective_sample_size_and_the_remedies() -> None:
+    [text] = texts([{"mismatch_kl": value, "ess_tokens": 0.25} for value in (0.002, 0.002, 0.05, 0.05)])
+    assert "by 0.026 nats a token (mismatch_kl), and did by 0.002 in" in text and "ess_tokens 0.25" in text
+    assert "health.mismatch_growth = 10, means over 2 steps" in text and "sequence_mask" in text
+    assert "learning rate" in text
+
+
 def test_an_alarm_that_is_switched_off_is_never_told() -> None:
     off: dict[str, Any] = {"no_update_steps": None, "truncated_steps": None, "no_answer_steps": None}
-    off |= {"length_share": None, "entropy_share": None, "mismatch_factor": None, "window": 2}
+    off |= {"length_share": None, "entropy_share": None, "mismatch_factor": None, "mismatch_growth": None, "window": 2}
     ill = {
         "updated": False,
         "truncated": 1.0,
@@ -85,9 +110,10 @@ def test_an_alarm_that_is_switched_off_is_never_told() -> None:
         "length": 1.0,
         "entropy": 0.0,
         "logprob_diff_median": 1.0,
+        "mismatch_kl": 1.0,
     }
-    well = {"logprob_diff_median": 1e-9}
-    assert len(told([well] * 2 + [ill] * 9)) == 6
+    well = {"logprob_diff_median": 1e-9, "mismatch_kl": 1e-9}
+    assert len(told([well] * 2 + [ill] * 9)) == 7
     assert told([well] * 2 + [ill] * 9, HealthSection(**off)) == []
 
 

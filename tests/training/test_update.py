@@ -122,7 +122,14 @@ def test_the_mean_weight_of_importance_sampling_is_told(
     )
     stage = STAGE.model_copy(update={"loss": STAGE.loss.model_copy(update={"tis_cap": cap})})
     section = SECTION.model_copy(update={"logprob_check": False})
-    assert run_updates(policy, Batch(halved, ()), stage, section, 0).tis_weight == pytest.approx(expected, rel=1e-5)
+    metrics = run_updates(policy, Batch(halved, ()), stage, section, 0)
+    assert metrics.tis_weight == pytest.approx(expected, rel=1e-5)
+    # equal weights are worth all, whatever the cap does to them
+    assert (metrics.ess_tokens, metrics.mismatch_kl) == pytest.approx((1.0, 1 - math.log(2)), rel=1e-5)
+    lengths = [int((s.loss_weights > 0).sum()) for update in halved for s in update]
+    of_sequences = [2.0 ** (length - max(lengths)) for length in lengths]
+    ess = sum(of_sequences) ** 2 / (len(lengths) * sum(w**2 for w in of_sequences))
+    assert metrics.ess_sequences == pytest.approx(ess, rel=1e-4)
 
 
 @pytest.mark.parametrize("num_updates", [1, 2])
@@ -205,6 +212,7 @@ def test_a_batch_without_an_advantage_moves_nothing_and_is_measured(policy: Poli
     metrics = run_updates(policy, batch, CompressSection(rollout={"temperature": 0.7}), SECTION, 0)
     assert (metrics.num_updates, metrics.loss, metrics.grad_norm, metrics.lr) == (0, None, None, None)
     assert (metrics.tis_weight, metrics.masked_fraction, metrics.masked_sequence_fraction) == (None, None, None)
+    assert (metrics.ess_tokens, metrics.ess_sequences, metrics.mismatch_kl) == (None, None, None)
     assert metrics.entropy is not None
     assert all(torch.equal(tensor, before[name]) for name, tensor in policy.export_hf())
 

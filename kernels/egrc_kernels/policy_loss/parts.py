@@ -5,6 +5,8 @@ import triton.language as tl
 
 NONE, TOKEN, SEQUENCE, CAPPED = (tl.constexpr(i) for i in range(4))
 K1, K2, K3 = (tl.constexpr(i) for i in range(3))
+NOTHING, BY_MEAN, BY_PRODUCT, BY_WORST = (tl.constexpr(i) for i in range(4))
+"""Which ratio of a sequence is looked at."""
 
 
 @triton.jit
@@ -87,3 +89,31 @@ def trusted(olds, rollouts, places, is_used, tis_cap, least, most, HAS_TIS: tl.c
         if TOKEN_MASK:
             is_masked = is_used & ((ratio < least) | (ratio > most))
     return weight, is_masked
+
+
+@triton.jit
+def trusted_sequence(
+    weights, advantages, olds, rollouts, begin, end, mask_by, least, most, tis_by, tis_cap, BLOCK: tl.constexpr
+):
+    """Of a sequence: its weight of importance, and 1 where its ratio of old to server probability is beyond bounds."""
+    lanes = tl.arange(0, BLOCK)
+    shifts = tl.zeros([BLOCK], tl.float32)
+    known = tl.zeros([BLOCK], tl.float32)
+    low = tl.zeros([BLOCK], tl.float32)
+    high = tl.zeros([BLOCK], tl.float32)
+    for first in range(begin, end, BLOCK):
+        places, is_here = first + lanes, first + lanes < end
+        is_used, _weight, _advantage = is_used_at(weights, advantages, places, is_here)
+        shift, is_known = difference_of(olds, rollouts, places, is_used)
+        shifts += shift
+        known += is_known.to(tl.float32)
+        low = tl.minimum(low, shift)
+        high = tl.maximum(high, shift)
+    product = tl.sum(shifts, 0)
+    mean = product / tl.maximum(tl.sum(known, 0), 1.0)
+    whole = tl.where(mask_by == BY_PRODUCT, product, mean)
+    lowest = tl.exp(tl.where(mask_by == BY_WORST, tl.min(low, 0), whole))
+    highest = tl.exp(tl.where(mask_by == BY_WORST, tl.max(high, 0), whole))
+    is_beyond = (mask_by != NOTHING) & ((lowest < least) | (highest > most))
+    tis = tl.minimum(tl.exp(tl.where(tis_by == BY_PRODUCT, product, mean)), tis_cap)
+    return tl.where(tis_by == NOTHING, 1.0, tis), tl.where(is_beyond, 1.0, 0.0)

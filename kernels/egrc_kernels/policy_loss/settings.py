@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 RATIOS, KLS = ("none", "token", "sequence", "capped"), ("k1", "k2", "k3")
-SEQUENCE_RATIOS = ("geometric_mean", "worst_token")
+SEQUENCE_RATIOS = ("geometric_mean", "product", "worst_token")
+TIS_RATIOS = ("token", "geometric_mean", "product")
 
 Range = tuple[float, float]
 """Lowest and highest ratio that is trusted; 1 lies between them."""
@@ -29,6 +30,8 @@ class LossSettings:
     """Bound on the loss of a negative advantage, as a multiple of it."""
     tis_cap: float | None = None
     """Weight by min(cap, old / rollout probability)."""
+    tis_ratio: str = "token"
+    """Whose ratio `tis_cap` truncates: the token's own, or the geometric mean or product of those of its sequence."""
     kl_coef: float = 0.0
     """Weight of the KL term to the reference."""
     kl_kind: str = "k3"
@@ -40,14 +43,14 @@ class LossSettings:
     sequence_mask: Range | None = None
     """Sequences whose `sequence_mask_ratio` lies outside teach nothing."""
     sequence_mask_ratio: str = "geometric_mean"
-    """Of old / rollout probability: its geometric mean over the tokens, or that of the token that is farthest off."""
+    """Of old / rollout probability: its geometric mean or its product over the tokens, or that of any single token."""
 
     def __post_init__(self) -> None:
         for problem in self._problems():
             raise ValueError(problem)
 
     def _problems(self) -> Iterator[str]:
-        for name, allowed in (("ratio", RATIOS), ("kl_kind", KLS), ("sequence_mask_ratio", SEQUENCE_RATIOS)):
+        for name, allowed in _WORDS.items():
             if getattr(self, name) not in allowed:
                 yield f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
         if not (0 < self.eps_clip < 1 and self.eps_clip_high > 0):
@@ -68,3 +71,16 @@ class LossSettings:
     def compares_servers(self) -> bool:
         """Whether a term looks at the servers' log-probs."""
         return any(option is not None for option in (self.tis_cap, self.token_mask, self.sequence_mask))
+
+    @property
+    def has_token_tis(self) -> bool:
+        """Whether each token has a weight of importance of its own."""
+        return self.tis_cap is not None and self.tis_ratio == "token"
+
+    @property
+    def has_sequence_tis(self) -> bool:
+        """Whether the tokens of a sequence have one weight of importance."""
+        return self.tis_cap is not None and self.tis_ratio != "token"
+
+
+_WORDS = {"ratio": RATIOS, "kl_kind": KLS, "sequence_mask_ratio": SEQUENCE_RATIOS, "tis_ratio": TIS_RATIOS}

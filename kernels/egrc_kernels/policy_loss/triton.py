@@ -10,11 +10,18 @@ import torch
 import triton
 import triton.language as tl
 
-from egrc_kernels.policy_loss.parts import SEQUENCE, clip, difference_of, estimate, is_used_at, objective_of, trusted
-from egrc_kernels.policy_loss.settings import KLS, RATIOS, SEQUENCE_RATIOS, LossSettings
+from egrc_kernels.policy_loss.parts import (
+    SEQUENCE,
+    clip,
+    estimate,
+    is_used_at,
+    objective_of,
+    trusted,
+    trusted_sequence,
+)
+from egrc_kernels.policy_loss.settings import KLS, RATIOS, SEQUENCE_RATIOS, TIS_RATIOS, LossSettings
 from egrc_kernels.registry import launches_on_its_device
 
-NO_MASK, BY_MEAN, BY_WORST = (tl.constexpr(i) for i in range(3))
 BLOCK, WARPS = 1024, 8
 MAX_REGISTERS = 128
 """Said to NVIDIA's assembler, which would else spill a few rather than let a processor hold fewer programs."""
@@ -79,31 +86,7 @@ def _mean_slope(
 
 
 @triton.jit
-def _sequence_mask(weights, advantages, olds, rollouts, begin, end, least, most, BY: tl.constexpr, BLOCK: tl.constexpr):
-    """1 where the ratio of old to server probability, its mean's or its worst token's, is beyond the trusted ones."""
-    lanes = tl.arange(0, BLOCK)
-    low = tl.zeros([BLOCK], tl.float32)
-    high = tl.zeros([BLOCK], tl.float32)
-    for first in range(begin, end, BLOCK):
-        places, is_here = first + lanes, first + lanes < end
-        is_used, _weight, _advantage = is_used_at(weights, advantages, places, is_here)
-        shift, is_known = difference_of(olds, rollouts, places, is_used)
-        if BY == BY_MEAN:
-            low += shift
-            high += is_known.to(tl.float32)
-        else:
-            low = tl.minimum(low, shift)
-            high = tl.maximum(high, shift)
-    if BY == BY_MEAN:
-        lowest = tl.exp(tl.sum(low, 0) / tl.maximum(tl.sum(high, 0), 1.0))
-        highest = lowest
-    else:
-        lowest, highest = tl.exp(tl.min(low, 0)), tl.exp(tl.max(high, 0))
-    return tl.where((lowest < least) | (highest > most), 1.0, 0.0)
-
-
-@triton.jit
-def _store_sums(out, stride, loss, used, clips, moves, tis_sum, masks, sequence_mask):
+def _store_sums(out, stride, loss, used, clips, moves, tis_sum, masks, sequence_mask, lowest, highest):
     tl.store(out, tl.sum(loss, 0))
     tl.store(out + stride, tl.sum(used, 0))
     tl.store(out + 2 * stride, tl.sum(clips, 0))
@@ -111,9 +94,11 @@ def _store_sums(out, stride, loss, used, clips, moves, tis_sum, masks, sequence_
     tl.store(out + 4 * stride, tl.sum(tis_sum, 0))
     tl.store(out + 5 * stride, tl.sum(masks, 0))
     tl.store(out + 6 * stride, sequence_mask)
+    tl.store(out + 7 * stride, tl.min(lowest, 0))
+    tl.store(out + 8 * stride, tl.max(highest, 0))
 
 
-@triton.jit(do_not_specialize=["num_sequences", "num_tokens"])
+@triton.jit(do_not_specialize=["num_sequences", "num_tokens", "mask_by", "tis_by"])
 def _policy_loss_kernel(
     logprobs,
     advantages,
@@ -135,8 +120,10 @@ def _policy_loss_kernel(
     entropy_coef,
     token_least,
     token_most,
-    sequence_least,
-    sequence_most,
+    whole_least,
+    whole_most,
+    mask_by,
+    tis_by,
     RATIO: tl.constexpr,
     DUAL: tl.constexpr,
     HAS_TIS: tl.constexpr,
@@ -144,16 +131,16 @@ def _policy_loss_kernel(
     HAS_KL: tl.constexpr,
     HAS_ENTROPY: tl.constexpr,
     TOKEN_MASK: tl.constexpr,
-    SEQUENCE_MASK: tl.constexpr,
+    OF_SEQUENCES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     sequence = tl.program_id(0)
     begin, end = tl.load(boundaries + sequence), tl.load(boundaries + sequence + 1)
     lanes = tl.arange(0, BLOCK)
-    sequence_mask = 0.0
-    if SEQUENCE_MASK != NO_MASK:
-        sequence_mask = _sequence_mask(
-            weights, advantages, olds, rollouts, begin, end, sequence_least, sequence_most, SEQUENCE_MASK, BLOCK
+    sequence_tis, sequence_mask = 1.0, 0.0
+    if OF_SEQUENCES:
+        sequence_tis, sequence_mask = trusted_sequence(
+            weights, advantages, olds, rollouts, begin, end, mask_by, whole_least, whole_most, tis_by, tis_cap, BLOCK
         )
     mean = 0.0
     slope_mean = 0.0
@@ -178,7 +165,7 @@ def _policy_loss_kernel(
             TOKEN_MASK,
             BLOCK,
         )
-        slope_mean = tl.where(sequence_mask > 0.0, 0.0, slope_mean)
+        slope_mean = tl.where(sequence_mask > 0.0, 0.0, slope_mean * sequence_tis)
     is_sequence_masked = tl.zeros([BLOCK], tl.float32) + sequence_mask > 0.0
     loss = tl.zeros([BLOCK], tl.float32)
     used = tl.zeros([BLOCK], tl.float32)
@@ -202,11 +189,12 @@ def _policy_loss_kernel(
             ratio, logprob, coefficient, is_used, low, high, dual_clip, RATIO, DUAL
         )
         tis, is_masked = trusted(olds, rollouts, places, is_used, tis_cap, token_least, token_most, HAS_TIS, TOKEN_MASK)
-        if HAS_TIS or TOKEN_MASK or SEQUENCE_MASK != NO_MASK:
+        tis *= sequence_tis
+        if HAS_TIS or TOKEN_MASK or OF_SEQUENCES:
             is_masked = is_masked | (is_used & is_sequence_masked)
             objective = tl.where(is_masked, 0.0, objective * tis)
             gradient = tl.where(is_masked, 0.0, gradient * tis)
-        if TOKEN_MASK or SEQUENCE_MASK != NO_MASK:
+        if TOKEN_MASK or OF_SEQUENCES:
             masks += is_masked.to(tl.float32)
         if RATIO == SEQUENCE:
             gradient = tl.where(is_used, slope_mean, 0.0)
@@ -230,9 +218,7 @@ def _policy_loss_kernel(
         lowest = tl.minimum(lowest, tl.where(is_used, ratio, float("inf")))
         highest = tl.maximum(highest, tl.where(is_used, ratio, float("-inf")))
     out = sums + sequence
-    _store_sums(out, num_sequences, loss, used, clips, moves, tis_sum, masks, sequence_mask)
-    tl.store(out + 7 * num_sequences, tl.min(lowest, 0))
-    tl.store(out + 8 * num_sequences, tl.max(highest, 0))
+    _store_sums(out, num_sequences, loss, used, clips, moves, tis_sum, masks, sequence_mask, lowest, highest)
 
 
 @triton.jit(do_not_specialize=["num_sequences"])
@@ -300,7 +286,7 @@ def loss_gradients_metrics(
 
 
 def _numbers(settings: LossSettings) -> tuple[float, ...]:
-    """From the lower clip to the bounds of the sequence mask, in the kernel's order."""
+    """From the lower clip to which ratio of a sequence is truncated, in the kernel's order."""
     token_mask, sequence_mask = settings.token_mask or (0.0, 0.0), settings.sequence_mask or (0.0, 0.0)
     return (
         1 - settings.eps_clip,
@@ -310,18 +296,20 @@ def _numbers(settings: LossSettings) -> tuple[float, ...]:
         settings.kl_coef,
         settings.entropy_coef,
         *map(float, (*token_mask, *sequence_mask)),
+        0 if settings.sequence_mask is None else 1 + SEQUENCE_RATIOS.index(settings.sequence_mask_ratio),
+        TIS_RATIOS.index(settings.tis_ratio) if settings.has_sequence_tis else 0,
     )
 
 
 def _variant(settings: LossSettings, *, has_rollout: bool, has_reference: bool) -> dict[str, Any]:
     """The constants that make another kernel."""
-    masks_sequences = has_rollout and settings.sequence_mask is not None
+    of_sequences = settings.sequence_mask is not None or settings.has_sequence_tis
     return {
         "RATIO": RATIOS.index(settings.ratio),
         "DUAL": settings.dual_clip is not None and settings.ratio in ("token", "sequence"),
-        "HAS_TIS": has_rollout and settings.tis_cap is not None,
+        "HAS_TIS": has_rollout and settings.has_token_tis,
         "KL": KLS.index(settings.kl_kind),
         "HAS_KL": bool(settings.kl_coef) and has_reference,
         "TOKEN_MASK": has_rollout and settings.token_mask is not None,
-        "SEQUENCE_MASK": 1 + SEQUENCE_RATIOS.index(settings.sequence_mask_ratio) if masks_sequences else 0,
+        "OF_SEQUENCES": has_rollout and of_sequences,
     }

@@ -25,6 +25,10 @@ EXTRA = [
     MASKS[2] | {"sequence_mask_ratio": "worst_token"},
     {"tis_cap": 1.3, "kl_coef": 0.2, "entropy_coef": 0.1} | MASKS[0] | MASKS[1],
     {"kl_coef": 0.2, "entropy_coef": 0.1} | MASKS[0] | MASKS[2] | {"sequence_mask_ratio": "worst_token"},
+    MASKS[2] | {"sequence_mask_ratio": "product"},
+    {"tis_cap": 1.4, "tis_ratio": "product"},
+    {"tis_cap": 1.1, "tis_ratio": "geometric_mean", "kl_coef": 0.2, "entropy_coef": 0.1} | MASKS[0],
+    {"tis_cap": 5.0, "tis_ratio": "product", "sequence_mask_ratio": "product"} | MASKS[2],
 ]
 
 
