@@ -46,13 +46,13 @@ class LoadedFakeServer(FakeServer):
         """Listen no longer, and hang up."""
         await self._runner.cleanup()
 
-    def account(self) -> None:
-        """Bring the account up to the loop's present."""
-        self._catch_up()
+    def account(self, moment: float = 0.0) -> None:
+        """Bring the account up to the loop's present, or to a moment that a timer has called for a little early."""
+        self._catch_up(moment)
         self._expect()
 
-    def _catch_up(self) -> None:
-        moment = asyncio.get_running_loop().time() * self.scale.seconds
+    def _catch_up(self, moment: float = 0.0) -> None:
+        moment = max(moment, asyncio.get_running_loop().time() * self.scale.seconds)
         while (event := self.load.next_event()) <= moment:
             self._answer(self.load.advance(event))
         self._answer(self.load.advance(max(moment, self.load.now)))
@@ -68,7 +68,7 @@ class LoadedFakeServer(FakeServer):
             self._alarm.cancel()
         event = self.load.next_event()
         if event < math.inf:
-            self._alarm = asyncio.get_running_loop().call_at(event / self.scale.seconds, self.account)
+            self._alarm = asyncio.get_running_loop().call_at(event / self.scale.seconds, self.account, event)
 
     async def _generate(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()

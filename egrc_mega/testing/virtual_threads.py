@@ -12,7 +12,7 @@ from typing import Any
 
 TASKS = Path("/proc/self/task")
 GRACE_S = 0.0002
-"""Real time in which no thread may have run at all before time jumps."""
+"""Real time that a thread gets which has something to do before it is looked at again."""
 IDLE_S = 0.05
 """Real time after which a loop that expects nothing looks again."""
 
@@ -29,17 +29,17 @@ class SharedVirtualLoop(asyncio.SelectorEventLoop):
         def jump(timeout: float | None = None) -> Any:
             if timeout is None or timeout <= 0:
                 return select(IDLE_S if timeout is None else 0)
-            before = None
+            before, patience_s = None, 0.0
             while True:
-                # whoever waits for the interpreter's lock gets it meanwhile
-                found = select(GRACE_S)
+                # whoever waits for the interpreter's lock gets it meanwhile, and is awake from then on
+                found = select(patience_s)
                 if found:
                     return found
                 counts = _switches_of_sleepers()
                 if counts is not None and counts == before:
                     self.now += timeout
                     return []
-                before = counts
+                before, patience_s = counts, GRACE_S if counts is None else 0.0
 
         selector.select = jump
 

@@ -4,6 +4,7 @@ import asyncio
 import math
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 
@@ -11,7 +12,9 @@ import pytest
 
 from egrc_mega.plan.schedule.modes import MODES
 from egrc_mega.plan.schedule.responses import Responses
+from egrc_mega.plan.schedule.server import Job
 from egrc_mega.plan.schedule.setting import Outcome, Setting, Window
+from egrc_mega.testing.loaded_server import LoadedFakeServer
 from egrc_mega.testing.real_schedule import run_real
 from egrc_mega.testing.virtual_threads import SharedVirtualLoop
 
@@ -79,4 +82,21 @@ def test_time_waits_for_a_thread_that_works_and_jumps_when_it_sleeps() -> None:
     assert loop.time() == 5010.0
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
+    loop.close()
+
+
+def test_a_timer_that_rings_a_little_early_still_answers_the_request() -> None:
+    """Loops call timers that are due within the resolution of their clock, and their time does not pass by that."""
+    server = LoadedFakeServer(Flat(), Responses(mean=64), 10, 0.0, Counter())
+    server.load.add([job := Job(None, 100, 10)])
+    event = server.load.next_event()
+    loop = SharedVirtualLoop()
+
+    async def ring() -> None:
+        job.key = loop.create_future()
+        loop.now = (event - 1e-7) / server.scale.seconds
+        server.account(event)
+
+    loop.run_until_complete(ring())
+    assert job.key.done() and server.load.num_open == 0
     loop.close()
