@@ -16,6 +16,7 @@ import psutil
 from egrc_mega import relay
 from egrc_mega.config.load import LoadedConfig, load_config
 from egrc_mega.errors import Stopped
+from egrc_mega.launch.agent import ON_LOOPBACK
 from egrc_mega.launch.supervisor import Supervisor
 from egrc_mega.lock import holder_of, local_holder
 from egrc_mega.observe.streams import bear_lost_streams
@@ -47,7 +48,7 @@ class World:
     def options(self) -> list[str]:
         """The options that torchrun takes."""
         if self.num_nodes == 1:
-            return ["--standalone", "--nproc-per-node", str(self.num_processes)]
+            return ["--rdzv-backend", ON_LOOPBACK, "--nproc-per-node", str(self.num_processes)]
         return [
             *("--nnodes", str(self.num_nodes), "--node-rank", str(self.node_rank)),
             *("--nproc-per-node", str(self.num_processes)),

@@ -4,6 +4,9 @@ Each rank has a watch, a thread of its own. The first one that finds its rank ov
 the others' watches look for: each answers with the stacks of all its threads and with what it waits for. A rank that
 cannot answer, because it is stopped or holds the interpreter, is looked at from outside: its state, its last note, and
 the stacks that `faulthandler` writes when a signal asks for them, which takes no interpreter. Then the run is ended.
+
+A rank that is stopped must run on to write its stacks. So that this completes no step with the others, all ranks are
+held before: whoever comes to a next note waits for the report and ends.
 """
 
 import contextlib
@@ -24,11 +27,11 @@ from typing import NoReturn, Self
 
 import psutil
 
-from egrc_mega.errors import HangError, has_waited_in_vain
+from egrc_mega.errors import HangError, RelayedError, has_waited_in_vain
 from egrc_mega.lock import Holder
-from egrc_mega.observe.pulse import PULSE, Note, read_page
+from egrc_mega.observe.pulse import PULSE, Note, hold, read_page
 from egrc_mega.plain_text import plain
-from egrc_mega.relay import report_error
+from egrc_mega.relay import report_error, report_relayed
 
 FOLDER = "hangs"
 POLL_S = 1.0
@@ -36,6 +39,8 @@ PATIENCE_S = 10.0
 """For the answer of a rank that can give one."""
 DUMP_S = 3.0
 """For the stacks of one that cannot."""
+REPORT_S = 60.0
+"""For a report; who is held waits no longer for it."""
 STACKS_SIGNAL = signal.SIGUSR2
 
 
@@ -111,28 +116,37 @@ class HangWatch:
         first = self.peers[0]
         # no two attempts at a run have the same, so that nobody answers an earlier one's question
         self.ask = folder / FOLDER / f"{first['started']:.0f}-{first['pid']}"
+        """Is there while a hang is reported, which ends all ranks."""
+        self.ask_wait = self.ask.with_suffix(".wait")
+        """Is there while a wait in vain is reported, whose error goes its way."""
         self.poll_s = min(POLL_S, limit_s / 4)
         self._over = threading.Event()
+        self._has_asked = False
         self._thread = threading.Thread(target=self._watch, name="hang watch", daemon=True)
 
     def __enter__(self) -> Self:
         # written with no help of the interpreter, into the page that others read
         faulthandler.register(STACKS_SIGNAL, file=PULSE.publish(), all_threads=True)
+        PULSE.leave = self._leave_with_the_run
         self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._over.set()
         self._thread.join()
+        PULSE.leave = lambda: None
         faulthandler.unregister(STACKS_SIGNAL)
 
     def _watch(self) -> None:
         stillness, has_answered = Stillness(self.poll_s), False
         while not self._over.wait(self.poll_s):
             waited_s = stillness.look(PULSE.count, time.monotonic())
-            if not has_answered and self.ask.exists():
+            question = next((each for each in (self.ask, self.ask_wait) if each.exists()), None)
+            if not has_answered and question is not None:
                 has_answered = True
-                self._write_answer(waited_s)
+                if question == self.ask:
+                    PULSE.hold()
+                self._write_answer(question, waited_s)
             elif not has_answered and waited_s > (PULSE.note.limit_s or self.limit_s):
                 has_answered = self._report(waited_s)
 
@@ -152,34 +166,48 @@ class HangWatch:
         place = _place([(frame.filename, frame.lineno or 0, frame.name) for frame in reversed(frames)])
         own = own_answer(waited_s)
         trace = plain("".join(traceback.format_exception(error)))
-        if self._ask():
-            self._write(
-                f"the run waits in vain: {plain(str(error))}", replace(own, place=place, stacks=trace + own.stacks)
-            )
+        if self._ask(self.ask_wait):
+            own = replace(own, place=place, stacks=trace + own.stacks)
+            self._write(f"the run waits in vain: {plain(str(error))}", self.ask_wait, own)
 
     def _report(self, waited_s: float) -> bool:
         """Ask all ranks, write and say what they answer, and end the run; False when another rank does so already."""
-        if not self._ask():
+        if not self._ask(self.ask):
             return False
+        self._has_asked = True
+        PULSE.hold()
         note = PULSE.note  # a rank that is run on for its stacks may move this one, too
         limit = f"{note.field or self.field} = {note.limit_s or self.limit_s:g}"
         head = f"the run hangs: rank {self.rank} has not moved for {waited_s:.0f} s ({limit})"
-        self.end(HangError(f"{head}; {self._write(head, own_answer(waited_s))}"))
+        self.end(HangError(f"{head}; {self._write(head, self.ask, own_answer(waited_s))}"))
         return True
 
-    def _ask(self) -> bool:
+    def _leave_with_the_run(self) -> None:
+        """What the main thread does at its next note while a hang is reported: it takes no further part in the run."""
+        if self._has_asked:
+            self._thread.join()  # it ends this process
+        deadline = time.monotonic() + REPORT_S
+        while self.ask.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        report_relayed(RelayedError("the run hangs: another rank has said which one does", HangError.exit_code))
+        sys.stderr.flush()
+        os._exit(HangError.exit_code)
+
+    def _ask(self, question: Path) -> bool:
         """Have all ranks say where they are; False when another rank does so already."""
+        if any(each.exists() for each in (self.ask, self.ask_wait)):
+            return False
         try:
-            self.ask.mkdir(parents=True)
+            question.mkdir(parents=True)
         except FileExistsError:
             return False
         except OSError as error:
-            print(f"egrc: {self.ask}: {error.strerror}; the other ranks are looked at from outside", file=sys.stderr)
+            print(f"egrc: {question}: {error.strerror}; the other ranks are looked at from outside", file=sys.stderr)
         return True
 
-    def _write(self, head: str, own: Answer) -> str:
+    def _write(self, head: str, question: Path, own: Answer) -> str:
         """The report, on the console and in its file; who is at fault and where all stacks are, in a few words."""
-        answers = self._collect(own)
+        answers = self._collect(question, own)
         file = self.ask.with_suffix(".txt")
         lines = [answer.line(rank) for rank, answer in enumerate(answers)]
         stacks = [f"== {line}\n{answer.stacks}" for line, answer in zip(lines, answers, strict=True)]
@@ -189,36 +217,40 @@ class HangWatch:
             file.write_text("\n".join([head, *lines, "", *stacks]))
         except OSError as error:
             print("\n".join([f"egrc: {file}: {error.strerror}; the stacks:", *stacks]), file=sys.stderr, flush=True)
-        shutil.rmtree(self.ask, ignore_errors=True)
+        shutil.rmtree(question, ignore_errors=True)
         silent = [line for line, answer in zip(lines, answers, strict=True) if answer.trouble]
         return f"{'; '.join(silent or lines)}; all stacks: {file}"
 
-    def _collect(self, own: Answer) -> list[Answer]:
+    def _collect(self, question: Path, own: Answer) -> list[Answer]:
         """One answer for each rank: its own, or what can be seen of it."""
         answers: dict[int, Answer] = {self.rank: own}
         deadline = time.monotonic() + PATIENCE_S
         silent = set(range(len(self.peers))) - {self.rank}
         while any(_may_answer(**self.peers[rank]) for rank in silent) and time.monotonic() < deadline:
             time.sleep(min(0.1, self.poll_s))
-            answers |= {rank: answer for rank in silent if (answer := self._read_answer(rank)) is not None}
+            answers |= {rank: answer for rank in silent if (answer := self._read_answer(question, rank))}
             silent -= answers.keys()
+        for rank in silent if question == self.ask else ():
+            hold_peer(**self.peers[rank])
         return [answers[rank] if rank in answers else look_at(**peer) for rank, peer in enumerate(self.peers)]
 
-    def _file(self, rank: int) -> Path:
-        return self.ask / f"rank_{rank:05d}.json"
-
-    def _write_answer(self, waited_s: float) -> None:
-        file = self._file(self.rank)
+    def _write_answer(self, question: Path, waited_s: float) -> None:
+        file = _file_of(self.rank, question)
         with contextlib.suppress(OSError):
             file.with_suffix(".tmp").write_text(json.dumps(asdict(own_answer(waited_s))))
             file.with_suffix(".tmp").replace(file)
 
-    def _read_answer(self, rank: int) -> Answer | None:
+    def _read_answer(self, question: Path, rank: int) -> Answer | None:
         try:
-            fields = json.loads(self._file(rank).read_text())
+            fields = json.loads(_file_of(rank, question).read_text())
         except (OSError, ValueError):
             return None
         return Answer(**fields | {"note": Note(**fields["note"])})
+
+
+def _file_of(rank: int, question: Path) -> Path:
+    """Where a rank answers."""
+    return question / f"rank_{rank:05d}.json"
 
 
 def own_answer(waited_s: float) -> Answer:
@@ -240,6 +272,12 @@ def _may_answer(pid: int, started: float, host: str, page: int) -> bool:
         known = not Holder(pid, started, host).is_known_dead()
         return known and psutil.Process(pid).status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
     return False
+
+
+def hold_peer(pid: int, started: float, host: str, page: int) -> None:
+    """Have a rank of this machine that does not answer go no further, should it run on."""
+    if host == Holder.this_process().host and not Holder(pid, started, host).is_known_dead():
+        hold(pid, page)
 
 
 def look_at(pid: int, started: float, host: str, page: int) -> Answer:

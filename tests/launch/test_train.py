@@ -14,6 +14,7 @@ import pytest
 
 from egrc_mega.errors import ConfigError
 from egrc_mega.launch import train
+from egrc_mega.launch.agent import ON_LOOPBACK
 from egrc_mega.launch.train import World, launch, supervise
 from egrc_mega.lock import Lock, local_holder
 from egrc_mega.parent import end_stopped_children
@@ -165,7 +166,7 @@ def test_the_holder_of_a_lock_is_known_to_itself_and_nobody_holds_a_free_one(tmp
 
 
 def test_torchrun_stands_alone_on_one_machine_and_meets_node_0_on_several() -> None:
-    assert World(4).options() == ["--standalone", "--nproc-per-node", "4"]
+    assert World(4).options() == ["--rdzv-backend", ON_LOOPBACK, "--nproc-per-node", "4"]
     world = World(8, 2, 1, "node0", 1234)
     assert world.size == 16
     options = "--nnodes 2 --node-rank 1 --nproc-per-node 8 --master-addr node0 --master-port 1234"

@@ -33,10 +33,18 @@ others("here")
 introductions = [(folder / f"{r}.here").read_text() for r in range(size)]
 if how == "impatient":
     hangs.PATIENCE_S = 0.1
+def a_further_step():
+    with PULSE.phase("update, step 4"):
+        (folder / f"{rank}.went").touch()
 def lost_in_thought():
     (folder / f"{rank}.lost").touch()
     if how == "stopped":
         os.kill(os.getpid(), signal.SIGSTOP)
+        a_further_step()
+    if how == "waking":
+        while not PULSE.is_held():
+            time.sleep(0.01)
+        a_further_step()
     if how == "holding":
         ctypes.PyDLL(None).sleep(600)
     if how == "dead":
@@ -57,9 +65,15 @@ DEADLINE_S = 120
 class Hang:
     """What came of it."""
 
-    code: int
+    codes: list[int | None]
+    """Of those that end by themselves; None of the others."""
     said: list[str]
     folder: Path
+
+    @property
+    def code(self) -> int | None:
+        """Of the one that asks."""
+        return self.codes[0]
 
     @property
     def file(self) -> str:
@@ -68,7 +82,7 @@ class Hang:
 
 
 def hang(folder: Path, *ranks: str) -> Hang:
-    """Start the ranks and wait until the first, which asks, has ended."""
+    """Start the ranks and wait until the first, which asks, has ended, and who would go on."""
     command = [sys.executable, "-P", "-c", RANK, str(folder)]
     processes = [
         subprocess.Popen([*command, str(rank), str(len(ranks)), how], stderr=subprocess.PIPE, text=True)
@@ -76,17 +90,21 @@ def hang(folder: Path, *ranks: str) -> Hang:
     ]
     try:
         _, said = processes[0].communicate(timeout=DEADLINE_S)
+        for process, how in zip(processes, ranks, strict=True):
+            if how in ("stopped", "waking"):
+                process.wait(DEADLINE_S)
+        codes = [process.poll() for process in processes]
     finally:
         for process in processes:
             process.kill()
             process.communicate()
-    return Hang(processes[0].returncode, said.splitlines(), folder)
+    return Hang(codes, said.splitlines(), folder)
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Hang:
     """The hang of four ranks: one that asks, one that answers, one that is stopped, one that is dead."""
-    return hang(tmp_path_factory.mktemp("run"), "asking", "sleeping", "stopped", "dead")
+    return hang(tmp_path_factory.mktemp("run"), "asking", "waking", "stopped", "dead")
 
 
 def test_the_console_has_a_line_for_each_rank_with_its_phase_and_what_it_awaits(found: Hang) -> None:
@@ -117,6 +135,11 @@ def test_the_run_ends_with_the_cause_as_its_last_line_and_a_code_of_its_own(foun
     assert "rank 1" not in last.partition("; ")[2]  # who answers is not at fault
     (file,) = (found.folder / "hangs").iterdir()
     assert last.endswith(f"all stacks: {file}")
+
+
+def test_neither_who_answers_nor_who_is_run_on_for_its_stacks_takes_a_further_step(found: Hang) -> None:
+    assert found.codes[1:3] == [HangError.exit_code] * 2
+    assert list(found.folder.glob("*.went")) == []
 
 
 def test_a_rank_that_holds_the_interpreter_is_seen_from_outside(tmp_path: Path) -> None:
