@@ -165,12 +165,30 @@ def _staleness_problems(config: Config) -> Iterator[EgrcError]:
     rollout = config.rollout
     causes = [f"mode: {rollout.mode}"] if rollout.mode != "sync" else []
     causes += ["partial_rollouts"] if rollout.partial_rollouts else []
+    if rollout.allow_uncorrected:
+        return
     for stage in config.stages:
         if causes and stage.loss.tis_cap is None:
             yield ConfigError(
                 f"stages.{stage.name}.loss.tis_cap: null, but rollout.{causes[0]} trains on tokens of older weights; "
                 f"set it, for instance to 2"
             )
+
+
+def _asynchrony_problems(config: Config) -> Iterator[EgrcError]:
+    """What has no meaning where servers sample all the time: nothing is aborted, so nothing is carried half done."""
+    rollout = config.rollout
+    if rollout.mode != "async":
+        return
+    if rollout.over_sampling > 1:
+        yield ConfigError(
+            f"rollout.over_sampling: {rollout.over_sampling:g}, but rollout.mode: async waits for no batch and aborts "
+            f"nothing; set it to 1"
+        )
+    if rollout.partial_rollouts:
+        yield ConfigError(
+            "rollout.partial_rollouts: true, but rollout.mode: async aborts nothing that could go on; set it to false"
+        )
 
 
 def _stage_problems(config: Config) -> Iterator[EgrcError]:
@@ -252,6 +270,7 @@ def _config_problems(config: Config) -> Iterator[EgrcError]:
     yield from _evaluation_problems(config)
     yield from server_problems(config)
     yield from _staleness_problems(config)
+    yield from _asynchrony_problems(config)
     yield from _stage_problems(config)
     if config.sync.transport == "ipc" and config.rollout.server != "sglang":
         yield ConfigError(

@@ -107,6 +107,14 @@ class Page:
         rates = ("tokens_per_s", "train_tokens_per_s", "requests_in_flight", "queue", "lost_requests")
         told = [(name, self._newest(name)) for name in rates]
         yield "throughput  " + "  ".join(f"{name} {value:,.0f}" for name, value in told if value is not None)
+        yield from self._staleness()
+
+    def _staleness(self) -> Iterator[str]:
+        """How far sampling is ahead; nothing where every token is from the weights that train on it."""
+        names = ("version_lag_max", "version_lag_mean", "carried_groups", "requeued_groups")
+        told = [(name, self._newest(name) or 0.0) for name in names]
+        if any(value for _name, value in told):
+            yield "staleness   " + "  ".join(f"{name} {value:.3g}" for name, value in told)
 
     def _newest(self, name: str) -> float | None:
         column = self.journal.columns.get(name)

@@ -143,6 +143,7 @@ def _servers(record: dict[str, Any]) -> str:
     for name, key in (
         ("queue", "queue"),
         ("lag", "version_lag_max"),
+        ("requeued", "requeued_groups"),
         ("lost", "lost_requests"),
         ("restarts", "server_restarts"),
     ):

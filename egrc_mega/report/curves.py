@@ -86,6 +86,11 @@ CHARTS = (
         (("groups", "groups"), ("groups_without_signal", "without signal"), ("carried_groups", "carried over")),
     ),
     Chart(
+        "Staleness",
+        "versions between the weights that sampled a token and those that were trained with it",
+        (("version_lag_max", "oldest"), ("version_lag_mean", "mean")),
+    ),
+    Chart(
         "Throughput",
         "tokens per second, of rollouts and of training",
         (("tokens_per_s", "sampled"), ("train_tokens_per_s", "trained")),

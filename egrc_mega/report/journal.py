@@ -14,6 +14,7 @@ ROUTINE = {
     "parts",
     "processes",
     "step",
+    "fates",
     "spans",
     "switch",
     "evaluation",

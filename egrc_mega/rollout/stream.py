@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+from collections import Counter
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -38,6 +39,16 @@ class Refused:
 Outcome = Completion | Refused
 
 
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """A request that is no longer in flight."""
+
+    request: RolloutRequest
+    home: Server
+    outcome: Outcome | Exception | None
+    """None: it was given up."""
+
+
 class Stream:
     """Use as a context manager, from one thread: leaving it cancels what is in flight.
 
@@ -60,9 +71,16 @@ class Stream:
         self.num_open = 0
         """Requests without an outcome yet."""
         self._ticket = Ticket(environment)
-        self._outcomes: SimpleQueue[tuple[Server, Outcome | Exception]] = SimpleQueue()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._outcomes: SimpleQueue[_Ended | None] = SimpleQueue()
+        """None only wakes up who waits."""
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        """By rid."""
+        self._given_up: set[str] = set()
+        """Rids whose outcomes nobody wants any more."""
         self._homes: dict[str, Server] = {}
+        """Of the prompts that have requests in flight."""
+        self._num_of: Counter[str] = Counter()
+        """Requests in flight, by prompt."""
         self._assigned = dict.fromkeys(self.servers, 0)
 
     def add(self, requests: Sequence[RolloutRequest], begun: Mapping[str, Completion] | None = None) -> None:
@@ -81,11 +99,26 @@ class Stream:
 
         async def start() -> None:
             for i in order:
-                task = asyncio.create_task(self._one(requests[i], homes[i], (begun or {}).get(requests[i].rid)))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                request = requests[i]
+                work = self._one(request, homes[i], (begun or {}).get(request.rid))
+                self._tasks[request.rid] = asyncio.create_task(work)
 
         self._run(start())
+
+    def cancel(self, rids: Sequence[str]) -> None:
+        """Give requests up: their servers end them, as their connections are closed, and `take` never names them."""
+
+        async def give_up() -> None:
+            for rid in rids:
+                if task := self._tasks.get(rid):
+                    self._given_up.add(rid)
+                    task.cancel()
+
+        self._run(give_up())
+
+    def wake(self) -> None:
+        """Have `take` return, though nothing may have come; from any thread."""
+        self._outcomes.put(None)
 
     def _check(self, request: RolloutRequest) -> None:
         num_forced, cap = len(request.forced_ids), request.sampling.max_new_tokens
@@ -110,7 +143,16 @@ class Stream:
         if home is None:
             home = self._homes[request.prompt_id] = min(self._assigned, key=self._assigned.__getitem__)
         self._assigned[home] += 1
+        self._num_of[request.prompt_id] += 1
         return home
+
+    def _leave(self, request: RolloutRequest, home: Server) -> None:
+        """It is no longer in flight; a prompt that has none left has no home any more."""
+        self.num_open -= 1
+        self._assigned[home] -= 1
+        self._num_of[request.prompt_id] -= 1
+        if not self._num_of[request.prompt_id]:
+            del self._num_of[request.prompt_id], self._homes[request.prompt_id]
 
     async def _one(self, request: RolloutRequest, home: Server, begun: Completion | None) -> None:
         outcome: Outcome | Exception
@@ -119,14 +161,20 @@ class Stream:
         except RequestRefused as error:
             outcome = Refused(request, str(error))
         except asyncio.CancelledError:
-            self._outcomes.put((home, RolloutError(f"request {request.rid} was cancelled")))
+            is_given_up = request.rid in self._given_up
+            self._end(request, home, None if is_given_up else RolloutError(f"request {request.rid} was cancelled"))
             raise
         except Exception as error:
             outcome = error
-        self._outcomes.put((home, outcome))
+        self._end(request, home, outcome)
+
+    def _end(self, request: RolloutRequest, home: Server, outcome: Outcome | Exception | None) -> None:
+        del self._tasks[request.rid]
+        self._given_up.discard(request.rid)
+        self._outcomes.put(_Ended(request, home, outcome))
 
     def take(self) -> list[Outcome]:
-        """Wait for an outcome; that one, and all others that are there.
+        """Wait for an outcome, or for `wake`; that one, and all others that are there.
 
         Raises:
             RolloutError: a request was lost too often, or a server did not come back.
@@ -138,13 +186,15 @@ class Stream:
                 found.append(self._outcomes.get_nowait())
         except Empty:
             pass
-        self.num_open -= len(found)
+        ended = [one for one in found if one is not None]
+        for one in ended:
+            self._leave(one.request, one.home)
         outcomes: list[Outcome] = []
-        for home, outcome in found:
-            self._assigned[home] -= 1
-            if isinstance(outcome, Exception):
-                raise outcome
-            outcomes.append(outcome)
+        for one in ended:
+            if isinstance(one.outcome, Exception):
+                raise one.outcome
+            if one.outcome is not None:
+                outcomes.append(one.outcome)
         return outcomes
 
     def abort(self) -> list[Completion]:
@@ -194,7 +244,7 @@ class Stream:
         asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
 
     async def _cancel(self) -> None:
-        tasks = list(self._tasks)
+        tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,5 +1,6 @@
 """The names of the weights that servers were given: which of them new tokens may come from, and look back at."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from egrc_mega.sections.rollout import Cache
@@ -18,6 +19,13 @@ class Versions:
         self._names: list[str] = []
         self._num_confirmed = 0
         """How many of them every server had confirmed."""
+        self.listeners: list[Callable[[str], None]] = []
+        """Each gets, in the fleet's loop, the name of weights that every server has; it must not wait."""
+
+    @property
+    def newest(self) -> str | None:
+        """Name of the newest weights that every server has; None before the first ones."""
+        return self._names[self._num_confirmed - 1] if self._num_confirmed else None
 
     def announce(self, name: str) -> None:
         """Servers are about to load these weights."""
@@ -26,6 +34,8 @@ class Versions:
     def confirm(self) -> None:
         """Every server has the weights that were announced last."""
         self._num_confirmed = len(self._names)
+        for listen in self.listeners:
+            listen(self._names[-1])
 
     @property
     def keeps_cache(self) -> bool:
@@ -41,7 +51,7 @@ class Versions:
         """
         if self.cache == "recompute":
             return None
-        return self._names[self._num_confirmed - 1] if self._num_confirmed else ""
+        return self.newest or ""
 
     def since_now(self) -> int:
         """A mark to hand to `stale`: what is sampled from here on comes from the current weights or later ones."""

@@ -54,14 +54,16 @@ class RolloutSection(Section):
     """Where a stage drops groups: new prompts per prompt trained, at most; then the run stops."""
     partial_rollouts: bool = False
     """Go on with aborted responses in the next step instead of starting them again."""
-    mode: Literal["sync", "ahead"] = "sync"
-    """`sync`: sample a batch, then train on it. `ahead`: sample the next step's batch while this one trains; within a
-    stage."""
+    mode: Literal["sync", "ahead", "async"] = "sync"
+    """`sync`: sample a batch, then train on it. `ahead`: sample the next step's batch while this one trains. `async`:
+    sample all the time, as far ahead as `max_staleness` allows. Both within a stage."""
     colocated: bool = False
     """Servers stand on the trainer's GPUs: they free their memory while the policy trains, and take it back after."""
     max_staleness: PositiveInt = 2
     """Versions (one for each step) that a token's weights may be older than those that a step trains; what would be
     older is sampled again."""
+    allow_uncorrected: bool = False
+    """Train on tokens of older weights also where a stage's loss does not weigh them: to measure what that costs."""
     max_carried_steps: PositiveInt = 2
     """A prompt that so many steps have carried is waited for, the oldest first. With `over_sampling` up to 2 none is
     carried through more steps; above, through ceil(over_sampling) - 2 more, for then more may be due than a step

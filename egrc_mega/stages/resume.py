@@ -49,6 +49,7 @@ MAY_CHANGE = (
     "rollout.port",
     "rollout.colocated",
     "rollout.max_refused",
+    "rollout.max_staleness",
     "rollout.max_batch_size",
     "rollout.max_attempts",
     "rollout.max_restarts",

@@ -2,9 +2,8 @@
 
 import random
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -97,10 +96,10 @@ class Servers:
     finished: set[str] = field(default_factory=set)
     num_aborted: int = 0
 
-    def stream(self, _environment: None) -> "AbstractContextManager[FakeStream]":
+    def stream(self, _environment: None) -> "FakeStream":
         """The notes are of the newest one."""
         self.sent, self.begun, self.finished, self.num_aborted = [], {}, set(), 0
-        return nullcontext(FakeStream(self))
+        return FakeStream(self)
 
 
 class FakeStream:
@@ -109,23 +108,42 @@ class FakeStream:
     def __init__(self, servers: Servers) -> None:
         self.servers, self.rng = servers, servers.rng
         self.open: list[RolloutRequest] = []
+        self.first_versions: dict[str, str] = {}
+        """Of the weights that each request came to, by rid; others may take their place before it is answered."""
 
     @property
     def num_open(self) -> int:
         return len(self.open)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.open = []
+
     def add(self, requests: Sequence[RolloutRequest], begun: Mapping[str, Completion] | None = None) -> None:
         self.open += requests
         self.servers.sent += requests
+        self.first_versions |= dict.fromkeys((request.rid for request in requests), self.servers.version)
         assert len(self.servers.sent) < MOST_REQUESTS, "a step asks without end"
         self.servers.begun |= begun or {}
 
     def take(self) -> list[Outcome]:
         """Some of what is open."""
+        if not self.open:
+            return []
         quick = [r for r in self.open if int(r.prompt_ids[1]) not in self.servers.slow] or self.open
         chosen = self.rng.sample(quick, self.rng.randint(1, len(quick)))
         self.open = [request for request in self.open if request not in chosen]
         return [self.outcome(request) for request in chosen]
+
+    def cancel(self, rids: Sequence[str]) -> None:
+        """Nothing comes of these any more."""
+        self.servers.num_aborted += len(rids)
+        self.open = [request for request in self.open if request.rid not in rids]
+
+    def wake(self) -> None:
+        """Do nothing, for nobody waits here."""
 
     def outcome(self, request: RolloutRequest) -> Outcome:
         """A whole response, or a refusal."""
@@ -146,14 +164,22 @@ class FakeStream:
         if start == size:
             return replace(before, finish_reason=finish)
         ids = [*before.output_ids.tolist(), *[5] * (size - start - 1), last]
-        own = VersionSpan(version=self.servers.version, start=start, end=size)
+        middle = (start + size) // 2
+        own = [
+            VersionSpan(version=version, start=first, end=end)
+            for version, first, end in (
+                (self.first_versions[request.rid], start, middle),
+                (self.servers.version, middle, size),
+            )
+            if end > first
+        ]
         return Completion(
             rid=request.rid,
             output_ids=token_array(ids),
             logprobs=np.full(size, -1.0, np.float32),
             sampled=np.ones(size, bool),
             finish_reason=finish,
-            weight_versions=(*before.weight_versions, own),
+            weight_versions=(*before.weight_versions, *own),
         )
 
     def abort(self) -> list[Completion]:

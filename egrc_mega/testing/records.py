@@ -65,5 +65,6 @@ def make_record(step: int, *, total: int = 6, stage: str = "compress", **changes
         "refused_groups": 0,
         "aborted_requests": 3,
         "carried_groups": 1,
+        "requeued_groups": 0,
     }
     return record | changes

@@ -24,6 +24,7 @@ from egrc_mega.rollout.stream import Outcome, Refused, Stream
 from egrc_mega.sections.rollout import RolloutSection
 from egrc_mega.seeds import derive_seed
 from egrc_mega.stages.state import Carried, Position
+from egrc_mega.training.fates import ABORTED, OTHER_PLAN, OTHER_STAGE, RESUMED, Fates, Requeued
 from egrc_mega.training.staleness import oldest_lag
 from egrc_mega.training.turn import Turn
 from egrc_mega.types import (
@@ -80,6 +81,8 @@ class StepGroups:
     """Fields of the step's record."""
     length_sampled: float | None = None
     """Mean length of every response that ended in the step, in dropped and carried groups too; None: none did."""
+    fates: Fates | None = None
+    """What has become of the problems; None: nobody knows, in a replay of an earlier version's rollouts."""
 
 
 class Planner:
@@ -93,30 +96,44 @@ class Planner:
 
     def plan(self, place: int, number: int, turn: Turn, age: int = 0) -> OpenGroup:
         """The requests of one problem, the `number`-th of its step; carried problems have negative numbers."""
+        name = f"step{turn.step:06d}-prompt{number:05d}"
+        return self._planned(place, name, (turn.step, number), turn, age)
+
+    def plan_alone(self, place: int, attempt: int, turn: Turn, age: int = 0) -> OpenGroup:
+        """The requests of one problem where no step asks for it: its place and the stage decide on ids and seeds.
+
+        `attempt` counts how often it was begun.
+        """
+        start = turn.step - turn.step_in_stage
+        name = f"stage{start:06d}-problem{place:06d}-attempt{attempt:02d}"
+        return self._planned(place, name, ("stage", start, place, attempt), turn, age)
+
+    def _planned(self, place: int, name: str, key: tuple[int | str, ...], turn: Turn, age: int) -> OpenGroup:
         problem = self.problems.take(place)
         asks = turn.method.plan(problem, turn.view)
-        requests = [self._request(problem, ask, (place, number, n), turn) for n, ask in enumerate(asks)]
+        requests = [
+            RolloutRequest(
+                rid=f"{name}-sample{n:04d}",
+                prompt_id=f"problem{place}",
+                prompt_ids=self.renderer.prompt_ids(problem, ask),
+                forced_ids=self.renderer.forced_ids(ask),
+                sampling=self._sampling(ask, turn),
+                seed=derive_seed(self.run_seed, "rollout", *key, n),
+            )
+            for n, ask in enumerate(asks)
+        ]
         return OpenGroup(place, problem, asks, requests, age)
 
     def is_current(self, group: OpenGroup, turn: Turn) -> bool:
         """Whether the method would still ask for the same."""
         return list(turn.method.plan(group.problem, turn.view)) == list(group.asks)
 
-    def _request(self, problem: Problem, ask: Ask, where: tuple[int, int, int], turn: Turn) -> RolloutRequest:
-        place, number, n = where
-        sampling = Sampling(
+    def _sampling(self, ask: Ask, turn: Turn) -> Sampling:
+        return Sampling(
             temperature=turn.stage.rollout.temperature,
             top_p=turn.stage.rollout.top_p,
             max_new_tokens=ask.max_new_tokens or turn.method.longest,
             stop_token_ids=self.stop_token_ids,
-        )
-        return RolloutRequest(
-            rid=f"step{turn.step:06d}-prompt{number:05d}-sample{n:04d}",
-            prompt_id=f"problem{place}",
-            prompt_ids=self.renderer.prompt_ids(problem, ask),
-            forced_ids=self.renderer.forced_ids(ask),
-            sampling=sampling,
-            seed=derive_seed(self.run_seed, "rollout", turn.step, number, n),
         )
 
 
@@ -124,11 +141,18 @@ class Collector:
     """Asks the fleet for groups and the graders for verdicts. One step at a time, from any thread."""
 
     def __init__(
-        self, section: RolloutSection, planner: Planner, fleet: Fleet, environment: Environment | None, judge: Judge
+        self,
+        section: RolloutSection,
+        planner: Planner,
+        fleet: Fleet,
+        environment: Environment | None,
+        judge: Judge,
+        num_refused: int = 0,
     ) -> None:
+        """`num_refused`: prompts that the run has lost to refusals before."""
         self.section, self.planner, self.fleet = section, planner, fleet
         self.environment, self.judge = environment, judge
-        self.num_refused = 0
+        self.num_refused = num_refused
         self.waiting: dict[int, OpenGroup] = {}
         """Groups that the last step left, by their place."""
 
@@ -138,23 +162,39 @@ class Collector:
         Raises:
             RolloutError: too many requests were lost or refused, or too few groups have a signal.
         """
-        carried = self._carried(turn, position)
+        carried, requeued = self._carried(turn, position)
         with span("rollout"), self.fleet.stream(self.environment) as stream:
             collection = _Collection(self, turn, position.cursor, stream)
-            found = collection.run(carried)
+            found = collection.run(carried, requeued)
         self.waiting = {group.place: group for group in collection.open}
         return found
 
-    def _carried(self, turn: Turn, position: Position) -> list[OpenGroup]:
-        """The groups that an earlier step left; from the start after a restart, or where the plan has changed."""
+    def _carried(self, turn: Turn, position: Position) -> tuple[list[OpenGroup], tuple[Requeued, ...]]:
+        """The groups that an earlier step left, and which of them begin anew.
+
+        They are planned anew after a restart, or where the plan has changed.
+        """
         waiting, self.waiting = self.waiting, {}
-        groups = []
+        groups, requeued = [], []
         for number, carried in enumerate(position.carried):
             group = waiting.get(carried.place)
-            if group is None or turn.opens_stage or not self.planner.is_current(group, turn):
+            reason = self._why_anew(group, turn)
+            if group is None or reason in (OTHER_STAGE, OTHER_PLAN):
                 group = self.planner.plan(carried.place, -1 - number, turn, carried.age)
+            if reason:
+                requeued.append(Requeued(place=carried.place, reason=reason))
             groups.append(group)
-        return groups
+        return groups, tuple(requeued)
+
+    def _why_anew(self, group: OpenGroup | None, turn: Turn) -> str | None:
+        """Why nothing is left of what an earlier step had of a group; None: something is."""
+        if group is None:
+            return RESUMED
+        if turn.opens_stage:
+            return OTHER_STAGE
+        if not self.planner.is_current(group, turn):
+            return OTHER_PLAN
+        return None if group.done or group.begun else ABORTED
 
 
 class _Collection:
@@ -173,6 +213,9 @@ class _Collection:
         self.group_of: dict[str, OpenGroup] = {}
         """By rid."""
         self.kept: list[tuple[int, Group]] = []
+        self.dropped: list[int] = []
+        self.refused: list[int] = []
+        """Places, as `Fates` has them."""
         self.last_refusal = ""
         self.lengths: list[int] = []
         """Of every response that has ended, whatever becomes of its group."""
@@ -180,8 +223,9 @@ class _Collection:
             ("sampled_groups", "groups_without_signal", "refused_groups", "aborted_requests", "carried_groups"), 0
         )
 
-    def run(self, carried: list[OpenGroup]) -> StepGroups:
+    def run(self, carried: list[OpenGroup], requeued: tuple[Requeued, ...]) -> StepGroups:
         """Ask, take, judge, until there are enough groups."""
+        self.counts["requeued_groups"] = len(requeued)
         self.due_age = self._due_age(carried)
         self._send(carried)
         self._ask(math.ceil(self.wanted * self.section.over_sampling) - len(self.open))
@@ -203,6 +247,12 @@ class _Collection:
             position=Position(cursor=self.cursor, carried=left),
             counts=self.counts,
             length_sampled=fmean(self.lengths) if self.lengths else None,
+            fates=Fates(
+                trained=tuple(place for place, _group in self.kept),
+                dropped=tuple(self.dropped),
+                refused=tuple(self.refused),
+                requeued=requeued,
+            ),
         )
 
     def _due_age(self, carried: Sequence[OpenGroup]) -> int:
@@ -255,6 +305,7 @@ class _Collection:
         if not group.is_refused:
             group.is_refused = True
             self.counts["refused_groups"] += 1
+            self.refused.append(group.place)
             self.collector.num_refused += 1
         if self.collector.num_refused > self.section.max_refused:
             raise RolloutError(
@@ -284,6 +335,7 @@ class _Collection:
     def _keep(self, place: int, group: Group) -> None:
         if self.drops and not self.turn.method.keep(group, self.turn.view):
             self.counts["groups_without_signal"] += 1
+            self.dropped.append(place)
         else:
             self.kept.append((place, group))
 

@@ -46,6 +46,7 @@ from egrc_mega.training.live import Live, kept_in_a_file, metrics_endpoint
 from egrc_mega.training.measuring import MeasuringLead
 from egrc_mega.training.record import step_record
 from egrc_mega.training.replay import Replay, Unserved, collected_as
+from egrc_mega.training.sampler import Sampler
 from egrc_mega.training.serving import Serving, open_renderer
 from egrc_mega.training.spare import Spare
 from egrc_mega.training.stored import stored_groups
@@ -87,7 +88,7 @@ class Lead(MeasuringLead):
         self.printer = stack.enter_context(StepPrinter(total_steps, log=log, is_verbose=config.observe.verbose))
         renderer = open_renderer(config)
         self.serving: Serving
-        self.ahead: Ahead | Replay
+        self.ahead: Ahead | Sampler | Replay
         if config.run.replay_rollouts is not None:
             self.printer.note(f"run folder {folder.path}; replaying {config.run.replay_rollouts}: nothing is evaluated")
             self.ahead = Replay(config, config.run.replay_rollouts, renderer)
@@ -124,15 +125,19 @@ class Lead(MeasuringLead):
         serving = Serving(config, renderer, self.folder, stack, self.printer.note, self.printer.bar)
         source = ProblemSource(problems, shuffle=config.data.shuffle, seed=config.run.seed)
         planner = Planner(source, renderer, config.run.seed, serving.stop_token_ids)
-        collector = Collector(config.rollout, planner, serving.fleet, serving.environment, serving.judge)
         serving.fleet.restarts.recall(spent.restarts)
         if config.evaluation.spare:
             self.printer.note("starting spare servers, which evaluate beside training")
             own = self.folder.path, self.folder.logs / "spare", spent.spare_restarts
             spare = Spare(config, serving, *own, self.note_evaluation, self.printer.note)
             self.spare = stack.enter_context(spare)
-        collector.num_refused = spent.refused
-        self.serving, self.ahead = serving, Ahead(collector)
+        parts = config.rollout, planner, serving.fleet, serving.environment, serving.judge, spent.refused
+        self.serving = serving
+        if config.rollout.mode == "async":
+            self.ahead = sampler = Sampler(*parts)
+            stack.callback(sampler.close)
+        else:
+            self.ahead = Ahead(Collector(*parts))
 
     def _open_records(self, stack: ExitStack, *, resume: bool) -> None:
         """What is kept of the run and shown of it; from here on the folder holds a run."""
@@ -203,6 +208,8 @@ class Lead(MeasuringLead):
         costs["length_sampled"] = self.collected.length_sampled
         record = step_record(turn, self.lesson.groups, self.lesson.credits, update, costs, total_steps)
         self.events.write("step", **record)
+        if self.collected.fates:
+            self.events.write("fates", step=turn.step + 1, **self.collected.fates.model_dump())
         stored = stored_groups(self.lesson.groups, self.lesson.credits)
         state = turn.view.state.model_dump(mode="json")
         how = collected_as(self.collected, turn)

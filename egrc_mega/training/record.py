@@ -9,7 +9,7 @@ from typing import Any
 from egrc_mega.grading.verdicts import NO_ANSWER, Reason
 from egrc_mega.methods.method import is_graded
 from egrc_mega.methods.records import Credit
-from egrc_mega.training.staleness import mean_lag, oldest_lag, version_number
+from egrc_mega.training.staleness import mean_lag, oldest_lag, staleness_histogram, version_number
 from egrc_mega.training.turn import Turn
 from egrc_mega.training.update import UpdateMetrics
 from egrc_mega.types import Group, Sample
@@ -51,6 +51,7 @@ def step_record(
         "groups": len(groups),
         "version_lag_max": oldest_lag(completions, current),
         "version_lag_mean": mean_lag(completions, current),
+        "groups_by_staleness": staleness_histogram(groups, current),
         "tokens": num_output_tokens,
         "tokens_per_s": num_output_tokens / costs["time_step_s"],
         **costs,

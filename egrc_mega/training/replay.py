@@ -25,6 +25,7 @@ from egrc_mega.rollout.start.process import first_version
 from egrc_mega.rollout.weights import FolderWeights
 from egrc_mega.stages.state import Position
 from egrc_mega.training.collection import StepGroups
+from egrc_mega.training.fates import Fates
 from egrc_mega.training.recorded_batch import recorded_group
 from egrc_mega.training.serving import Serving
 from egrc_mega.training.turn import Turn
@@ -90,6 +91,7 @@ class Replay:
                 position=Position.model_validate(how["position"]),
                 counts=dict(how["counts"]),
                 length_sampled=how["length_sampled"],
+                fates=Fates.model_validate(how["fates"]) if how.get("fates") else None,
             )
 
     def _require(self, wanted: Any) -> None:
@@ -167,5 +169,6 @@ def collected_as(collected: StepGroups, turn: Turn) -> Mapping[str, Any]:
         "position": collected.position.model_dump(mode="json"),
         "counts": collected.counts,
         "length_sampled": collected.length_sampled,
+        "fates": collected.fates.model_dump(mode="json") if collected.fates else None,
         "sampled_with": sampled_with(turn),
     }

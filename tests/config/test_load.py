@@ -172,12 +172,30 @@ def checked(loaded: LoadedConfig, world_size: int = 1) -> EgrcError:
             ConfigError,
             "stages.compress.loss.tis_cap: null, but rollout.mode: ahead trains on tokens of older",
         ),
-        (["rollout.partial_rollouts=true"], 1, ConfigError, "but rollout.partial_rollouts trains on tokens of older"),
         (
-            ["rollout.mode=ahead", "rollout.colocated=true"],
+            ["rollout.mode=async"],
             1,
             ConfigError,
-            "rollout.mode: ahead, but colocated servers cannot sample while the policy trains",
+            "tis_cap: null, but rollout.mode: async trains on",
+        ),
+        (
+            ["rollout.mode=async", "rollout.over_sampling=1.5"],
+            1,
+            ConfigError,
+            "rollout.over_sampling: 1.5, but rollout.mode: async waits for no batch",
+        ),
+        (
+            ["rollout.mode=async", "rollout.partial_rollouts=true"],
+            1,
+            ConfigError,
+            "rollout.partial_rollouts: true, but rollout.mode: async aborts nothing",
+        ),
+        (["rollout.partial_rollouts=true"], 1, ConfigError, "but rollout.partial_rollouts trains on tokens of older"),
+        (
+            ["rollout.mode=async", "rollout.colocated=true"],
+            1,
+            ConfigError,
+            "rollout.mode: async, but colocated servers cannot sample while the policy trains",
         ),
         (
             ["rollout.colocated=true"],
@@ -255,6 +273,11 @@ def test_contradictions_are_found_before_anything_starts(
     error = checked(load_config(quickstart, overrides), world_size)
     assert type(error) is kind
     assert expected in str(error)
+
+
+def test_old_tokens_may_be_trained_on_unweighed_where_that_is_said(quickstart: Path) -> None:
+    asked = ["rollout.mode=async", "rollout.allow_uncorrected=true"]
+    preflight(load_config(quickstart, asked).config, world_size=1, local_world_size=1)
 
 
 def test_every_field_is_described() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from egrc_mega.rollout.fleet import Fleet
+from egrc_mega.rollout.stream import Outcome, Stream, complete
 from egrc_mega.sections.rollout import RolloutSection
 from egrc_mega.testing.fake_server import FakeServer
 from egrc_mega.testing.samples import PROMPT_IDS
@@ -63,3 +64,29 @@ def test_of_a_stream_that_is_left_nothing_goes_on(tmp_path: Path) -> None:
         while fleet.run(under_way()):
             assert time.monotonic() < deadline, "somebody still watches servers that nobody asks"
             time.sleep(0.01)
+
+
+def test_requests_that_are_given_up_end_on_their_server_and_are_never_named(tmp_path: Path) -> None:
+    with FakeServer() as fake, attach([fake], tmp_path) as fleet, fleet.stream() as stream:
+        fake.holds = lambda body: body["rid"] != "r2"
+        stream.add(requests(3))
+        wait_until_asked([fake], 3)
+        stream.cancel(["r0", "r1", "nobody"])
+        answered = [completion.rid for completion in complete(take_all(stream))]
+        assert answered == ["r2"]
+        assert fleet.stats.num_in_flight == fleet.servers[0].in_flight == 0
+        assert fleet.take_stats()["lost_requests"] == 0
+        assert not stream._homes and not stream._tasks, "a stream of a whole stage must not grow with it"
+
+
+def take_all(stream: Stream) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    while stream.num_open:
+        outcomes += stream.take()
+    return outcomes
+
+
+def test_whoever_waits_for_an_outcome_can_be_woken_up_without_one(tmp_path: Path) -> None:
+    with FakeServer() as fake, attach([fake], tmp_path) as fleet, fleet.stream() as stream:
+        stream.wake()
+        assert stream.take() == []

@@ -98,3 +98,14 @@ def test_nothing_new_is_never_stale() -> None:
         known.confirm()
     # aborted where it was begun: not a token more
     assert known.stale(completion(("v0", 0, 4)), 4, known.since_now()) is None
+
+
+def test_whoever_listens_hears_of_weights_once_every_server_has_them(versions: Versions) -> None:
+    heard: list[str] = []
+    versions.listeners.append(heard.append)
+    before = versions.newest
+    versions.announce("v9")
+    assert versions.newest == before and not heard
+    versions.confirm()
+    assert versions.newest == "v9" and heard == ["v9"]
+    assert Versions().newest is None

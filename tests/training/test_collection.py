@@ -135,6 +135,7 @@ def test_a_plain_step_takes_its_prompts_in_order_and_leaves_nothing(collector: C
         "refused_groups": 0,
         "aborted_requests": 0,
         "carried_groups": 0,
+        "requeued_groups": 0,
     }
 
 

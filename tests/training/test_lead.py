@@ -244,16 +244,16 @@ def test_a_run_begins_with_what_was_spent_of_its_budgets_and_adds_each_steps_ref
 ) -> None:
     for name in ("check_transport", "special_tokens", "read_problems", "training_profile", "prove_asks", "Planner"):
         monkeypatch.setattr(lead_module, name, MagicMock())
-    serving, collector = MagicMock(), SimpleNamespace(num_refused=0)
+    serving, collectors = MagicMock(), []
     serving.fleet.restarts = RestartBudget(3, 3600.0)
     monkeypatch.setattr(lead_module, "Serving", lambda *_: serving)
     monkeypatch.setattr(lead_module, "ProblemSource", lambda *_, **__: None)
-    monkeypatch.setattr(lead_module, "Collector", lambda *_: collector)
+    monkeypatch.setattr(lead_module, "Collector", lambda *parts: collectors.append(parts))
     lead = object.__new__(Lead)
     lead.config, lead.folder, lead.printer = MagicMock(), MagicMock(), MagicMock()
     lead.config.evaluation.spare = None
     lead._open_servers(MagicMock(), MagicMock(), Spent(refused=5, restarts=(60.0, 10.0)))
-    assert collector.num_refused == 5
+    assert collectors[0][-1] == 5
     assert serving.fleet.restarts.take() and not serving.fleet.restarts.take()
     lead.collected = StepGroups([], Position(), {"refused_groups": 2}, 0.0)
     after = lead.spent(Spent(refused=5, restarts=(60.0, 10.0)))

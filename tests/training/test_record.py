@@ -134,6 +134,8 @@ def test_what_is_measured_on_the_samples_is_what_a_second_reader_finds() -> None
     found = record()
     expected = reread()
     assert {name: found[name] for name in expected} == pytest.approx(expected)
+    oldest = [max(11 - int(p.version[1:]) for s in g.samples for p in s.completion.weight_versions) for g in GROUPS]
+    assert found["groups_by_staleness"] == [oldest.count(lag) for lag in range(max(oldest) + 1)]
 
 
 def test_the_record_says_where_the_run_stands() -> None:
@@ -177,7 +179,7 @@ def test_what_the_method_measures_stands_under_its_name() -> None:
 def test_nothing_stands_in_the_record_that_nobody_has_recomputed() -> None:
     known = {*reread(), *COSTS, *(field.name for field in fields(UpdateMetrics) if field.name != "work")}
     known |= {"step", "total_steps", "stage", "method", "step_in_stage", "temperature", "weight_version", "groups"}
-    known |= {"updated", "method_groups", "method_credits", "method_step"}
+    known |= {"groups_by_staleness", "updated", "method_groups", "method_credits", "method_step"}
     assert set(record()) == known
 
 
@@ -206,6 +208,7 @@ COUNTS = {
     "refused_groups": 13,
     "aborted_requests": 14,
     "carried_groups": 15,
+    "requeued_groups": 16,
 }
 SECONDS = {"rollout": 3.0, "grade": 0.5, "credit": 0.25, "train": 2.0, "sync": 1.25}
 OF_SERVERS = {

@@ -1,0 +1,129 @@
+"""Asynchronous sampling in its thread, against a fake server: what the trainer gets, and what ends with what."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from egrc_mega.errors import RolloutError
+from egrc_mega.rollout.fleet import Fleet
+from egrc_mega.rollout.weights import FolderWeights
+from egrc_mega.sections.rollout import RolloutSection
+from egrc_mega.stages.state import Position
+from egrc_mega.testing.fake_server import FakeServer
+from egrc_mega.testing.fake_stream import SECTION, N, Problems, Words, judge, turn_of
+from egrc_mega.training.collection import Planner, StepGroups
+from egrc_mega.training.sampler import SAMPLER, Sampler
+from egrc_mega.training.staleness import oldest_lag
+from egrc_mega.training.turn import Turn
+
+SIZE = 2
+STAGE = SECTION.model_copy(update={"steps": 4})
+
+
+def turn_at(step: int, first: int = 0) -> Turn:
+    return replace(turn_of(step, STAGE), step_in_stage=step - first)
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeServer]:
+    with FakeServer() as server:
+        yield server
+
+
+@pytest.fixture
+def sampler(fake: FakeServer, tmp_path: Path) -> Iterator[Sampler]:
+    section = RolloutSection(
+        server="external", urls=(fake.url,), prompts_per_step=SIZE, mode="async", max_staleness=1, max_refused=0
+    )
+    planner = Planner(Problems(), Words(), 1, (2, 3))  # type: ignore[arg-type]
+    with Fleet.start(section, tmp_path, "v0", tmp_path) as fleet:
+        fleet.update_weights(FolderWeights(tmp_path, "v0"))
+        sampler = Sampler(section, planner, fleet, None, judge)
+        yield sampler
+        sampler.close()
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def places(fake: FakeServer) -> set[int]:
+    return {body["input_ids"][1] for body in fake.bodies}
+
+
+def until_asked(fake: FakeServer, num_steps: int) -> None:
+    """For the groups of so many steps, or all of the stage's."""
+    until(lambda: places(fake) == set(range(min(num_steps, STAGE.steps) * SIZE)))
+
+
+def collect(sampler: Sampler, step: int, position: Position, first: int = 0) -> StepGroups:
+    found = sampler.collect(turn_at(step, first), position)
+    lags = [oldest_lag([sample.completion for sample in group.samples], step) for group in found.groups]
+    assert len(found.groups) == SIZE and max(lags) <= 1
+    return found
+
+
+def test_a_stage_is_sampled_beside_its_steps_and_new_weights_let_it_go_on_by_themselves(
+    sampler: Sampler, fake: FakeServer, tmp_path: Path
+) -> None:
+    position, trained = Position(), set[str]()
+    for step in range(4):
+        found = collect(sampler, step, position)
+        position = found.position
+        trained |= {group.problem.key for group in found.groups}
+        sampler.begin(turn_at(min(step + 1, 3)), position)
+        # as far ahead as the bound allows, and no further: nobody has asked for these groups yet
+        until_asked(fake, step + 2)
+        sampler.fleet.update_weights(FolderWeights(tmp_path, f"v{step + 1}"))
+        until_asked(fake, step + 3)
+    assert trained == {str(place) for place in range(4 * SIZE)}
+    assert position == Position(cursor=4 * SIZE)
+    assert fake.num_requests == 4 * SIZE * N and fake.num_aborts == 0
+
+
+def test_a_stage_that_ends_early_takes_its_requests_with_it_and_the_next_begins_with_their_problems(
+    sampler: Sampler, fake: FakeServer, tmp_path: Path
+) -> None:
+    fake.holds = lambda body: body["input_ids"][1] >= SIZE  # whoever is not told never answers
+    position = collect(sampler, 0, Position()).position
+    assert [carried.place for carried in position.carried] == [2, 3]
+    until(lambda: fake.num_requests == 2 * SIZE * N)
+    sampler.fleet.update_weights(FolderWeights(tmp_path, "v1"))
+    until(lambda: fake.num_requests == 3 * SIZE * N)
+    fake.holds = lambda body: False
+    fake.bodies.clear()
+    found = collect(sampler, 1, position, first=1)
+    assert sampler.fleet.stats.num_lost_requests == 0
+    assert [group.problem.key for group in found.groups] == ["2", "3"]
+    assert [body["input_ids"][1] for body in fake.bodies[: 2 * N]] == [2] * N + [3] * N
+    assert [thread.name for thread in threading.enumerate()].count(SAMPLER) == 1
+
+
+def test_whoever_ends_the_run_waits_for_nobody_and_nothing_goes_on(sampler: Sampler, fake: FakeServer) -> None:
+    fake.holds = lambda body: body["input_ids"][1] >= SIZE
+    collect(sampler, 0, Position())
+    thread = sampler._thread
+    assert thread is not None and thread.daemon and thread.is_alive()
+    sampler.close()
+    thread.join(60)
+    assert not thread.is_alive()
+    until(lambda: sampler.fleet.stats.num_in_flight == 0)
+
+
+def test_what_ends_the_thread_is_told_where_the_trainer_waits_and_ever_after(
+    sampler: Sampler, fake: FakeServer
+) -> None:
+    fake.faults = [lambda reply: web.Response(status=400, text="too long")]
+    refused = pytest.raises(RolloutError, match=r"too long; rollout.max_refused = 0 prompts of a run is used up")
+    with refused:
+        sampler.collect(turn_at(0), Position())
+    with refused:
+        sampler.collect(turn_at(1), Position())
