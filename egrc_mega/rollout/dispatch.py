@@ -78,6 +78,7 @@ class Dispatcher:
                 self.stats.num_busy_replies += 1
                 await asyncio.sleep(BUSY_PAUSE_S)
             except ServerLost as error:
+                self.recovery.check()
                 self.stats.num_lost_requests += 1
                 patience.note_loss(error)
         return begun or segments.unsampled(request)

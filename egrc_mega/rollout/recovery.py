@@ -49,8 +49,10 @@ class Recovery:
             raise self.failure
 
     def fail(self, error: RolloutError) -> None:
-        """The fleet can be used no longer: whoever waits for a server hears of it."""
+        """The fleet can be used no longer: whoever waits for a server, or for its reply, hears of it."""
         self.failure = error
+        for server in self.servers:
+            server.client.hang_up()
         self.changed.set()
 
     def fence(self, server: Server, cause: RolloutError, cure: Coroutine[Any, Any, None] | None = None) -> None:

@@ -4,7 +4,7 @@ Until the last bucket is in, a server calls its weights `<version>-incomplete`: 
 interrupted from what is whole. Between `begin` and `end` SGLang keeps its weights in loadable form (from 0.5.21 on).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -81,3 +81,10 @@ class StreamSync:
             self.spool.fill(tensors, dtype)
 
         self.servers.update_weights(StreamedWeights(self.spool, self.carrier, version), fill, self.spool.clear)
+
+    def stage(
+        self, tensors: Iterable[tuple[str, torch.Tensor]], architecture: Architecture, dtype: torch.dtype, version: str
+    ) -> Callable[[], None]:
+        """`publish`, after which nothing is left to do: servers load what is gathered while it is gathered."""
+        self.publish(tensors, architecture, dtype, version)
+        return lambda: None

@@ -37,9 +37,22 @@ class DiskSync:
         self, tensors: Iterable[tuple[str, torch.Tensor]], architecture: Architecture, dtype: torch.dtype, version: str
     ) -> None:
         """Write `tensors` and move every server to `version`; returns when all of them have confirmed it."""
+        self.stage(tensors, architecture, dtype, version)()
+
+    def stage(
+        self, tensors: Iterable[tuple[str, torch.Tensor]], architecture: Architecture, dtype: torch.dtype, version: str
+    ) -> Callable[[], None]:
+        """Write `tensors`; what is returned does the rest of `publish`, in any thread."""
         path = self.folder / version
         write_folder(path, tensors, architecture=architecture, source=self.model_path, dtype=dtype)
-        self.servers.update_weights(FolderWeights(path, version))
+
+        def deliver() -> None:
+            self.servers.update_weights(FolderWeights(path, version))
+            self._remove_all_but(path)
+
+        return deliver
+
+    def _remove_all_but(self, path: Path) -> None:
         for old in self.folder.iterdir():
             if old != path and VERSION.fullmatch(old.name) and not old.is_symlink():
                 # NFS keeps files that a server has open under other names: they go with the next version

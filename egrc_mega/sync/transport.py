@@ -1,5 +1,6 @@
 """The transport that a configuration names."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -26,6 +27,11 @@ class Transport(Protocol):
 
     def publish(self, tensors: HfTensors, architecture: Architecture, dtype: torch.dtype, version: str) -> None:
         """Move every server to `version`; returns when all of them have confirmed it."""
+
+    def stage(
+        self, tensors: HfTensors, architecture: Architecture, dtype: torch.dtype, version: str
+    ) -> Callable[[], None]:
+        """The part of `publish` that needs the tensors as they are; what is returned does the rest, in any thread."""
 
 
 def check_transport(config: Config) -> None:
@@ -67,12 +73,25 @@ class Verified:
         Raises:
             RolloutError: naming the server and the first parameter that differs, or that it knows no checksums.
         """
+        self.stage(tensors, architecture, dtype, version)()
+
+    def stage(
+        self, tensors: HfTensors, architecture: Architecture, dtype: torch.dtype, version: str
+    ) -> Callable[[], None]:
+        """As the transport does, and we hash what passes; servers are compared with that after they have it all."""
         self.num_updates += 1
         if self.num_updates % self.every:
-            self.transport.publish(tensors, architecture, dtype, version)
-            return
+            return self.transport.stage(tensors, architecture, dtype, version)
         expected = Checksums(architecture, dtype, self.fleet.num_ranks(), self.device)
-        self.transport.publish(expected.watch(tensors), architecture, dtype, version)
+        deliver = self.transport.stage(expected.watch(tensors), architecture, dtype, version)
+
+        def deliver_and_compare() -> None:
+            deliver()
+            self._compare(expected, version)
+
+        return deliver_and_compare
+
+    def _compare(self, expected: Checksums, version: str) -> None:
         for url, served in self._served().items():
             difference = expected.difference(served)
             if difference:

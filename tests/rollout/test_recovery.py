@@ -31,7 +31,7 @@ class Server:
         self.lives, self.is_well = True, True
         self.at_resume: Callable[[], None] = lambda: None
         self.refuses_to_resume = False
-        self.client: Any = SimpleNamespace(url=f"http://{number}", resume=self._resume)
+        self.client: Any = SimpleNamespace(url=f"http://{number}", resume=self._resume, hang_up=lambda: None)
 
     async def _resume(self) -> None:
         self.done.append("resume")

@@ -257,7 +257,23 @@ def test_requests_that_wait_for_weights_which_a_server_refuses_to_all_hear_of_it
             stream.take()
 
 
-def test_what_is_lost_after_the_fleet_has_failed_ends_with_why_it_failed(tmp_path: Path) -> None:
+def test_requests_in_flight_when_weights_do_not_reach_every_server_hear_of_it_at_once(tmp_path: Path) -> None:
+    class Locked(FolderWeights):
+        async def load_into(self, clients: object, timeout_s: float, *, keeps_cache: bool) -> None:
+            raise RolloutError("refused weights with 401")
+
+    with FakeServer() as fake, attach(fake, tmp_path, max_attempts=1) as fleet, fleet.stream() as stream:
+        fake.hangs = 1
+        stream.add([REQUEST])
+        while fake.num_requests < 1:
+            time.sleep(0.01)
+        with pytest.raises(RolloutError, match="refused weights with 401"):
+            fleet.update_weights(Locked(tmp_path, "v1"))
+        with pytest.raises(RolloutError, match=r"^weights 'v1' did not reach every server: refused weights with 401"):
+            stream.take()
+
+
+def test_what_is_in_flight_when_the_fleet_fails_ends_with_why_it_failed(tmp_path: Path) -> None:
     fields = {"max_restarts": 1, "start_timeout_s": 0.2}
     with FakeServer() as fake, attach(fake, tmp_path, **fields) as fleet, fleet.stream() as stream:
         fake.hangs = 1
@@ -266,10 +282,9 @@ def test_what_is_lost_after_the_fleet_has_failed_ends_with_why_it_failed(tmp_pat
             time.sleep(0.01)
         fake.is_ill, fake.faults = True, [GARBAGE["nothing"]]
         stream.add([replace(REQUEST, rid="other")])
-        for _ in range(2):
+        while stream.num_open:
             with pytest.raises(RolloutError, match=r"did not come back within rollout\.start_timeout_s = 0\.2 s"):
                 stream.take()
-            fleet.loop.call_soon_threadsafe(fleet.servers[0].client.hang_up)
 
 
 def test_when_one_of_several_calls_fails_the_others_are_still_waited_for() -> None:
