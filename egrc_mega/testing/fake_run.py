@@ -23,6 +23,7 @@ from egrc_mega.sections.evaluation import BestSection
 from egrc_mega.stages.best import Best, Score
 from egrc_mega.stages.state import Carried, Position
 from egrc_mega.stop_signal import StopSignal
+from egrc_mega.sync.publisher import Publisher
 from egrc_mega.testing.points import make_point, make_protocol
 from egrc_mega.testing.samples import make_group, make_sample
 from egrc_mega.training.collection import StepGroups
@@ -131,6 +132,24 @@ class FakeSpare:
         return []
 
 
+class FakeTransport:
+    """Notes each version and its weight."""
+
+    def __init__(self, notes: Notes) -> None:
+        self.notes = notes
+        self.load: Callable[[str], None] = lambda version: None
+        """What servers do with a version."""
+
+    def publish(self, tensors: HfTensors, architecture: Any, dtype: torch.dtype, version: str) -> None:
+        """Stage it, and load it at once."""
+        self.stage(tensors, architecture, dtype, version)()
+
+    def stage(self, tensors: HfTensors, _architecture: Any, _dtype: Any, version: str) -> Callable[[], None]:
+        """Note it; the rest is to load it."""
+        self.notes.append(("publish", version, float(dict(tensors)["weight"])))
+        return lambda: self.load(version)
+
+
 class FakeLead(Lead):
     """The true one, between parts that take notes."""
 
@@ -164,6 +183,8 @@ class FakeLead(Lead):
 
         self.serving: Any = SimpleNamespace(fleet=fleet, evaluator=SimpleNamespace(evaluate=evaluate))
         self.spare: Any = FakeSpare(notes, evaluate, self.note_evaluation) if config.evaluation.spare else None
+        self.transport = FakeTransport(notes)
+        self.publisher = Publisher(self.transport)
 
     @property
     def kept_weights(self) -> Any:
@@ -180,10 +201,6 @@ class FakeLead(Lead):
         """As if servers that sample had loaded them."""
         self.notes.append(("load", subject.step))
         return self.evaluate(subject)
-
-    def publish(self, tensors: HfTensors, policy: Any, version: str) -> None:
-        """Note the version and the weight."""
-        self.notes.append(("publish", version, float(dict(tensors)["weight"])))
 
     def note_best(self, by: BestSection, score: Score) -> None:
         """Note the step and its figure."""

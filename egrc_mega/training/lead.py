@@ -33,6 +33,7 @@ from egrc_mega.stages.best import Best
 from egrc_mega.stages.health import Alarm
 from egrc_mega.stages.progress import Switch
 from egrc_mega.stages.state import Position, Spent
+from egrc_mega.sync.publisher import Publisher
 from egrc_mega.sync.transport import build_transport, check_transport
 from egrc_mega.trackers.children import Trackers
 from egrc_mega.training.ahead import Ahead
@@ -98,7 +99,8 @@ class Lead(MeasuringLead):
         self._open_records(stack, resume=resume)
         template = renderer.template
         self.events.write("template", **asdict(template.proof), date=template.today.isoformat())
-        self.sync = build_transport(config, self.folder.weights, self.serving.fleet)
+        self.publisher = Publisher(build_transport(config, self.folder.weights, self.serving.fleet))
+        stack.callback(self.publisher.close)
         dtype = torch.bfloat16 if config.megatron.bf16 else torch.float32
         self.gate_watch = GateWatch(config.policy, dtype)
         self.collected: StepGroups
@@ -282,8 +284,8 @@ class Lead(MeasuringLead):
         raise HealthError(f"health.stop ends the run {place}: {'; '.join(reasons)}; --resume goes on from there")
 
     def publish(self, tensors: HfTensors, policy: Policy, version: str) -> None:
-        """Move every server to these weights."""
-        self.sync.publish(tensors, policy.architecture, policy.dtype, version)
+        """Move every server to these weights, or begin to: see `Publisher`."""
+        self.publisher.publish(tensors, policy.architecture, policy.dtype, version)
 
     def export(self, tensors: HfTensors, policy: Policy) -> None:
         """Write the Hugging Face folder, in the dtype in which it was served and measured; config.json then says so."""

@@ -142,8 +142,19 @@ class Run:
         return any(stage.loss.needs_reference for stage in stages) or bool(measured & OF_THE_REFERENCE)
 
     def on_lead(self, compute: Callable[[Lead], bytes | None]) -> bytes:
-        """Run `compute` on rank 0 and hand its bytes to every rank; they wait as long as `run.lead_timeout_s`."""
+        """Run `compute` on rank 0 and hand its bytes to every rank; they wait as long as `run.lead_timeout_s`.
 
+        Raises:
+            RolloutError: weights that were on their way did not reach every server, whatever was to be computed.
+        """
+
+        def unless_weights_are_lost(lead: Lead) -> bytes | None:
+            lead.publisher.check()
+            return compute(lead)
+
+        return self._with_lead(unless_weights_are_lost)
+
+    def _with_lead(self, compute: Callable[[Lead], bytes | None]) -> bytes:
         def with_lead() -> bytes | None:
             assert self.lead is not None
             with self.watch.reporting_waits():
@@ -265,12 +276,18 @@ class Run:
             return run_updates(self.policy, batch, turn.stage, self.config.policy, turn.step_in_stage)
 
     def publish_weights(self, turn: Turn | None = None) -> None:
-        """Move every server to the current weights, named after the number of steps they have seen."""
+        """Move every server to the current weights, named after the number of steps they have seen.
+
+        In async mode they load while the run goes on, but for its first weights: from what servers had before them
+        nothing is sampled.
+        """
         if self.config.run.replay_rollouts is not None:
             return
         version = f"v{turn.step + 1}" if turn else self.state.version
         with self.accounting.phase("sync"):
             self.hand_out_weights(lambda lead, tensors: lead.publish(tensors, self.policy, version))
+            if turn is None:
+                self.on_lead(lambda lead: lead.publisher.settle())
 
     def record(self, turn: Turn, update: UpdateMetrics) -> None:
         """Write the step down and show it; then the stage's rules decide whether it goes on."""
@@ -329,11 +346,15 @@ class Run:
         self.on_lead(lambda lead: lead.end(self.state.progress.step, self.policy, self.state.best))
 
     def hand_out_weights(self, take: Callable[[Lead, HfTensors], None]) -> None:
-        """Give rank 0's `take` the whole tensors; the other ranks join the gathering, then learn how it ended."""
+        """Give rank 0's `take` the whole tensors; the other ranks join the gathering, then learn how it ended.
+
+        Whoever wants them does so when servers have the version before: nothing is on its way then.
+        """
         tensors = self.policy.export_hf()
 
         def take_all(lead: Lead) -> None:
             try:
+                lead.publisher.settle()
                 take(lead, tensors)
             except Exception:
                 # the others are still gathering: they hear of it once they are through
@@ -344,4 +365,4 @@ class Run:
         if self.lead is None:
             for _name, _tensor in tensors:
                 pass
-        self.on_lead(take_all)
+        self._with_lead(take_all)

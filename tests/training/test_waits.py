@@ -9,6 +9,7 @@ import pytest
 from egrc_mega.config.config import Config
 from egrc_mega.errors import RolloutError
 from egrc_mega.observe.hangs import FOLDER, HangWatch, introduction
+from egrc_mega.sync.publisher import Publisher
 from egrc_mega.testing.fake_run import FakeRun, Notes
 from egrc_mega.training import run as run_module
 
@@ -32,7 +33,7 @@ def test_servers_that_keep_a_run_waiting_beyond_their_limit_are_reported(
     )
     monkeypatch.setattr(run_module, "Lead", no_server_comes)
     run = FakeRun(config, Notes())
-    store: Any = SimpleNamespace(close=lambda: None)
+    store: Any = SimpleNamespace(close=lambda: None, publisher=Publisher(no_server_comes))
     run.store, run.lead = store, store
     watch = HangWatch(tmp_path, 0, [introduction()], 600.0, "policy.distributed_timeout_s")
     with watch as run.watch, run.stack, pytest.raises(RolloutError, match="no server comes up"):
