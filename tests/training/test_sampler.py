@@ -46,6 +46,8 @@ def sampler(fake: FakeServer, tmp_path: Path) -> Iterator[Sampler]:
         sampler = Sampler(section, planner, fleet, None, judge)
         yield sampler
         sampler.close()
+        if sampler._thread is not None:
+            sampler._thread.join(60)
 
 
 def until(holds: Callable[[], bool]) -> None:

@@ -270,7 +270,8 @@ def test_top_shows_ranks_and_servers_of_a_run_that_hangs(runs: dict[str, Path]) 
     assert text.startswith(f"{runs['hung']}: running\nstep 1/6, stage compress, its step 1, ETA ")
     assert len(re.findall(r"^ +[01]  process \d+ on \S+: \w+, (step [12]|after step 1)", text, re.M)) == 2, text
     assert re.search(r"^SERVERS  \d+ requests in flight, queue \d+$", text, re.M)
-    assert re.search(r"^ +0  (serving|loading) +\d+ in flight +\d+ waiting +(-|[\d,]+) tok/s  http://127", text, re.M), text
+    server = r"^ +0  (serving|loading) +\d+ in flight +\d+ waiting +(-|[\d,]+) tok/s  http://127"
+    assert re.search(server, text, re.M), text
     assert not (runs["undisturbed"] / "live.json").exists()
 
 
