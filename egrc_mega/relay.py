@@ -39,6 +39,12 @@ def raise_reported(file: Path) -> None:
             raise RelayedError(**json.loads(found.read_text()))
 
 
+def has_report() -> bool:
+    """Whether a rank of this node has left an error, or what rank 0 has told it of one, for the launcher."""
+    file = os.environ.get(VARIABLE)
+    return file is not None and any(found.exists() for found in (Path(file), _relayed(Path(file))))
+
+
 def _leave(error: EgrcError, file: Path) -> None:
     """Whole or not at all, and the first alone: what other ranks leave after it is what they have suffered by it."""
     partial = file.with_name(f"{file.name}.{os.getpid()}")

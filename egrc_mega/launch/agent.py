@@ -1,77 +1,71 @@
 """Runs torchrun in a process that its ranks know by number: `python -m egrc_mega.launch.agent` and its arguments.
 
-The ranks of one machine meet in a store on loopback. Where torchrun makes it by itself (`--standalone`), it listens on
-every address of the machine, and torchrun unpickles what anybody has put into it: code of any machine would be run
-(torch 2.13, elastic/rendezvous/dynamic_rendezvous.py).
+What a rank has said of its own end is all that there is to say: torchrun's report of it, sixty lines with a traceback
+of torchrun itself, would bury it. A rank that has ended without a word is told in one line, and so is one that was
+killed, for what the others say then is a consequence.
 """
 
+import logging
 import os
+import signal
+import sys
 
-from torch.distributed import PrefixStore, TCPStore
-from torch.distributed.elastic.rendezvous import (
-    RendezvousHandler,
-    RendezvousInfo,
-    RendezvousParameters,
-    RendezvousStoreInfo,
-    rendezvous_handler_registry,
-)
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.run import main as torchrun
 
+from egrc_mega.launch import loopback
 from egrc_mega.parent import LAUNCHER
-from egrc_mega.sync.group import open_store
+from egrc_mega.relay import has_report
 
-LOOPBACK = "127.0.0.1"
-ON_LOOPBACK = "egrc-loopback"
-"""What torchrun is told as `--rdzv-backend`."""
+AT_ONCE_S = 5
+"""Within so long of the first failure nobody was killed by torchrun, which asks the other ranks first, for 30 s."""
+
+WRITTEN = "; what it wrote before stands above, if anything"
 
 
-class LoopbackRendezvous(RendezvousHandler):
-    """Of one machine's ranks: there is nobody to wait for. Nothing that stands in the store is unpickled."""
+class _Unreported(logging.Filter):
+    """Lets torchrun's lines pass as long as no rank has said why it ends."""
 
-    def __init__(self, parameters: RendezvousParameters) -> None:
-        self._run_id = parameters.run_id
-        self._store: TCPStore | None = None
-
-    def get_backend(self) -> str:
-        """How torchrun calls it."""
-        return ON_LOOPBACK
-
-    @property
-    def use_agent_store(self) -> bool:
-        """The ranks meet in this process's store."""
-        return True
-
-    def next_rendezvous(self) -> RendezvousInfo:
-        """One node of one."""
-        self._store = self._store or open_store(LOOPBACK)
-        place = RendezvousStoreInfo(LOOPBACK, self._store.port)
-        return RendezvousInfo(PrefixStore("agent", self._store), 0, 1, place)
-
-    def is_closed(self) -> bool:
-        """There is nobody who would close it."""
-        return False
-
-    def set_closed(self) -> None:
-        """There is nobody to tell."""
-
-    def num_nodes_waiting(self) -> int:
-        """No other node may come."""
-        return 0
-
-    def get_run_id(self) -> str:
-        """What torchrun was given."""
-        return self._run_id
-
-    def shutdown(self) -> bool:
-        """The store ends with this process."""
-        return True
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.name.startswith("torch.distributed.elastic") and has_report())
 
 
 def main() -> None:
-    """Start the ranks of this node and wait for them."""
+    """Start the ranks of this node and wait for them; exits with 1 when one has failed."""
     os.environ[LAUNCHER] = str(os.getpid())
-    rendezvous_handler_registry.register(ON_LOOPBACK, LoopbackRendezvous)
-    torchrun()
+    loopback.register()
+    for handler in torch_handlers():
+        handler.addFilter(_Unreported())
+    try:
+        torchrun()
+    except ChildFailedError as error:
+        if said := last_words(error, has_report=has_report()):
+            print(f"egrc: error: {said}", file=sys.stderr, flush=True)
+        sys.exit(1)
+
+
+def torch_handlers() -> set[logging.Handler]:
+    """Whatever writes the log lines of torch and its parts."""
+    loggers = [each for each in logging.root.manager.loggerDict.values() if isinstance(each, logging.Logger)]
+    return {handler for logger in loggers if logger.name.startswith("torch") for handler in logger.handlers}
+
+
+def last_words(error: ChildFailedError, *, has_report: bool) -> str | None:
+    """What is known of the rank that was killed, or, where none has said why it ends, of the first that has failed."""
+    first, failure = error.get_first_failure()
+    for rank, each in error.failures.items():
+        if _was_killed(each) and each.timestamp <= failure.timestamp + AT_ONCE_S:
+            return f"{_name(rank, each)} was killed by {each.signal_name()}{WRITTEN}"
+    return None if has_report else f"{_name(first, failure)} ended with exit code {failure.exitcode}{WRITTEN}"
+
+
+def _was_killed(failure: ProcessFailure) -> bool:
+    """By a signal that torchrun does not send to those that it asks to end."""
+    return failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM
+
+
+def _name(rank: int, failure: ProcessFailure) -> str:
+    return f"rank {rank} (process {failure.pid} of this node)"
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,8 +17,8 @@ import psutil
 
 from egrc_mega import relay
 from egrc_mega.config.load import LoadedConfig, load_config
-from egrc_mega.errors import Stopped
-from egrc_mega.launch.agent import ON_LOOPBACK
+from egrc_mega.errors import PolicyError, Stopped
+from egrc_mega.launch.loopback import ON_LOOPBACK
 from egrc_mega.launch.supervisor import Supervisor
 from egrc_mega.lock import holder_of, local_holder
 from egrc_mega.observe.streams import bear_lost_streams
@@ -26,6 +28,8 @@ from egrc_mega.run_folder import check as check_folder
 from egrc_mega.training.preflight import preflight
 
 POLL_S = 1.0
+MEETING_S = 900.0
+"""Longest that another node waits for node 0, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +132,8 @@ def _arguments(config_files: Sequence[Path], overrides: Sequence[str]) -> list[s
 
 
 def _run_torchrun(arguments: Sequence[str], run_dir: Path, resume: bool | None, world: World) -> int:
+    if world.node_rank:
+        meet_node_0(world)
     # -P and an absolute path: the working directory must not shadow installed packages
     command = [sys.executable, "-P", "-m", "egrc_mega.launch.agent", "--max-restarts", "0", *world.options()]
     command += ["-m", "egrc_mega.train", *arguments]
@@ -149,6 +155,29 @@ def _run_torchrun(arguments: Sequence[str], run_dir: Path, resume: bool | None, 
         print(f"egrc: torchrun was killed by signal {-exit_code}", file=sys.stderr, flush=True)
         return 128 - exit_code
     return exit_code
+
+
+def meet_node_0(world: World) -> None:
+    """Wait until node 0 listens; torchrun would wait as long in silence, and end with the frames of its C++.
+
+    Raises:
+        PolicyError: it does not within `MEETING_S`.
+    """
+    place, deadline = f"{world.master_addr}:{world.master_port}", time.monotonic() + MEETING_S
+    who = f"node {world.node_rank} of {world.num_nodes}"
+    print(f"{who} waits for node 0 at {place}, for {MEETING_S:g} s at most", flush=True)
+    while True:
+        try:
+            socket.create_connection((world.master_addr, world.master_port), timeout=POLL_S).close()
+            return
+        except OSError as error:
+            problem = error.strerror or str(error)
+        if time.monotonic() > deadline:
+            raise PolicyError(
+                f"{who} has not met node 0 at {place} within {MEETING_S:g} s ({problem}); start the command on node 0, "
+                f"too, and let --master-addr and --master-port lead there"
+            )
+        time.sleep(POLL_S)
 
 
 def _wait(process: "subprocess.Popen[bytes]") -> int:

@@ -6,7 +6,7 @@ from egrc_mega.soak.schedule import Fault
 
 FENCED = r"^ *server \d is fenced: "
 CAUSES = {
-    "kill rank": r"exitcode *: *-9\b",
+    "kill rank": r"^egrc: error: rank \d+ \(process \d+ of this node\) was killed by SIGKILL;",
     "stop rank": r"^egrc: the run hangs: ",
     "kill launcher": r"^egrc: torchrun was killed by signal 9$",
     "kill command": r"^egrc: the run has died \(signal 9 ",

@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from egrc_mega.errors import ConfigError
+from egrc_mega.errors import ConfigError, PolicyError
 from egrc_mega.launch import train
-from egrc_mega.launch.agent import ON_LOOPBACK
+from egrc_mega.launch.loopback import ON_LOOPBACK
 from egrc_mega.launch.train import World, launch, supervise
 from egrc_mega.lock import Lock, local_holder
 from egrc_mega.parent import end_stopped_children
@@ -171,6 +171,21 @@ def test_torchrun_stands_alone_on_one_machine_and_meets_node_0_on_several() -> N
     assert world.size == 16
     options = "--nnodes 2 --node-rank 1 --nproc-per-node 8 --master-addr node0 --master-port 1234"
     assert world.options() == options.split()
+
+
+def test_a_node_says_whom_it_waits_for_and_ends_with_one_line_when_nobody_comes(
+    free_port: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = World(8, 2, 1, "127.0.0.1", free_port)
+    monkeypatch.setattr(train, "MEETING_S", 0.02)
+    monkeypatch.setattr(train, "POLL_S", 0.01)
+    with pytest.raises(
+        PolicyError, match=r"node 1 of 2 has not met node 0 at 127.0.0.1:\d+ within 0.02 s \(Connection"
+    ):
+        train.meet_node_0(world)
+    assert f"node 1 of 2 waits for node 0 at 127.0.0.1:{free_port}, for 0.02 s at most" in capsys.readouterr().out
+    with socket.create_server(("127.0.0.1", free_port)):
+        train.meet_node_0(world)
 
 
 @pytest.mark.parametrize("start", [launch, supervise])

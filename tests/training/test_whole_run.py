@@ -120,6 +120,7 @@ def stop_after_a_step(run: "subprocess.Popen[str]", folder: Path) -> str:
 def test_a_killed_and_resumed_run_ends_with_bitwise_equal_weights(runs: dict[str, Path]) -> None:
     assert [event["step"] for event in events(runs["killed"], "step")] == [1, 2, 3, 4, 4, 5, 6]
     assert len(events(runs["killed"], "resume")) == 1
+    assert "resuming from step 3: checkpoints/step_000003" in (runs["killed"] / "run.log").read_text()
     require_same_weights(runs["killed"], runs["undisturbed"])
 
 
@@ -128,6 +129,12 @@ def test_a_run_stopped_within_a_step_has_committed_and_ends_with_bitwise_equal_w
     assert steps == [1, 2, 3, 4, 5, 6]  # what was recorded was committed, and is not done again
     assert len(events(runs["stopped"], "resume")) == 1
     require_same_weights(runs["stopped"], runs["undisturbed"])
+
+
+def test_of_two_ranks_that_end_by_an_error_torchrun_says_nothing(runs: dict[str, Path]) -> None:
+    said = runs["hung"].with_suffix(".log").read_text()
+    assert "egrc: error: " in said
+    assert [word for word in ("Traceback", "torch/distributed/elastic", "Root Cause") if word in said] == []
 
 
 def test_two_ranks_stop_together_and_go_on_with_the_next_step(runs: dict[str, Path]) -> None:
