@@ -47,8 +47,9 @@ ORIGINS = "config_origins.json"
 class RunFolder:
     """A claimed folder. Use as a context manager: leaving it, or dying, gives the claim back."""
 
-    def __init__(self, path: Path, lock: Lock) -> None:
+    def __init__(self, path: Path, lock: Lock, *, is_new: bool = False) -> None:
         self.path = path
+        self._is_new = is_new
         self._lock = lock
         self.metrics = path / "metrics.jsonl"
         self.quarantine = path / "quarantine.jsonl"
@@ -65,13 +66,14 @@ class RunFolder:
             RunError: another process holds it; it holds a run and `resume` is off; or there is nothing to resume.
         """
         check(path, resume=resume)
+        is_new = not path.exists()
         path.mkdir(parents=True, exist_ok=True)
         lock = Lock.take(path / LOCK)
         if lock is None:
             raise _held(path)
         if SUPERVISED not in os.environ:
             forget_stop(path)
-        return cls(path, lock)
+        return cls(path, lock, is_new=is_new)
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Keep the resolved configuration and what it runs on."""
@@ -96,6 +98,10 @@ class RunFolder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._is_new and os.listdir(self.path) == [LOCK]:
+            # nothing has come of it: it was refused for its data, say
+            (self.path / LOCK).unlink()
+            self.path.rmdir()
         self._lock.release()
 
 

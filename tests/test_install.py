@@ -1,7 +1,11 @@
-"""What scripts/torch.sh installs: the CPU build, or nothing where pip would bring CUDA and nobody has allowed it."""
+"""What the scripts install and run: no CUDA that nobody has allowed, no linters where a file of tests is named."""
 
+import ast
 import os
+import re
 import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -65,3 +69,54 @@ def test_an_index_that_is_not_reached_is_no_build_with_cuda(root: Path, tmp_path
 def test_the_version_is_that_of_the_pins(root: Path) -> None:
     assert 'torch_version="2.13.0"' in (root / "scripts/torch.sh").read_text()
     assert "torch==2.13.0\n" in (root / "scripts/constraints.txt").read_text()
+
+
+TOOL = '#!/usr/bin/env bash\necho "$(basename "$0") $*"\n'
+
+
+@pytest.mark.parametrize(
+    ("arguments", "tools"),
+    [
+        ([], ["ruff check", "ruff format", "mypy ", "python -P"]),
+        (["--full"], ["ruff check", "ruff format", "mypy ", "python -P"]),
+        (["tests/x.py", "-k", "one"], ["python -P"]),
+    ],
+)
+def test_a_file_of_tests_is_run_without_the_linters(
+    root: Path, tmp_path: Path, arguments: list[str], tools: list[str]
+) -> None:
+    """scripts/test.sh, in a repository whose environment has stand-ins for the tools."""
+    for name in ("test.sh", "environment.sh", "torch.sh", "constraints.txt"):
+        (tmp_path / "scripts").mkdir(exist_ok=True)
+        (tmp_path / "scripts" / name).write_bytes((root / "scripts" / name).read_bytes())
+    for name in ("setup.py", "pyproject.toml"):
+        (tmp_path / name).touch()
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    for name in ("ruff", "mypy", "python"):
+        (tmp_path / ".venv/bin" / name).write_text(TOOL)
+        (tmp_path / ".venv/bin" / name).chmod(0o755)
+    stamp = 'cat "$root"/scripts/{constraints.txt,environment.sh,torch.sh} "$root"/{setup.py,pyproject.toml} | cksum'
+    stamp = f'root="{tmp_path}"; printf "%s %s\\n" "$({stamp})" "$root" >"$root/.venv/.installed"'
+    subprocess.run(["bash", "-c", stamp], check=True)
+    done = subprocess.run(
+        ["bash", str(tmp_path / "scripts/test.sh"), *arguments], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stdout.splitlines() if line and not line.startswith("==")]
+    assert [line for line, tool in zip(said, tools, strict=True) if not line.startswith(tool)] == []
+    assert said[-1].endswith(" ".join(["not program", *arguments]))
+
+
+def test_the_kernels_are_a_package_of_their_own_that_names_all_they_need(root: Path) -> None:
+    project = tomllib.loads((root / "kernels/pyproject.toml").read_text())["project"]
+    named = {re.match(r"\w+", line)[0] for line in project["dependencies"]}  # type: ignore[index]
+    files = (root / "kernels").rglob("*.py")
+    imported = {name.partition(".")[0] for file in files for name in imports_of(file)}
+    assert imported - set(sys.stdlib_module_names) - {"egrc_kernels"} == named == {"torch", "triton"}
+
+
+def imports_of(file: Path) -> set[str]:
+    tree = ast.walk(ast.parse(file.read_text()))
+    plain = {alias.name for node in tree if isinstance(node, ast.Import) for alias in node.names}
+    tree = ast.walk(ast.parse(file.read_text()))
+    return plain | {node.module for node in tree if isinstance(node, ast.ImportFrom) and node.module}

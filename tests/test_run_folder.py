@@ -54,6 +54,17 @@ def test_a_folder_that_another_run_holds_is_refused_with_its_process(tmp_path: P
     assert not is_held(run)
 
 
+def test_a_folder_of_which_nothing_has_come_is_not_left_behind(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="refused"), RunFolder.claim(tmp_path / "new", resume=False):
+        raise RunError("refused")
+    (tmp_path / "old").mkdir()
+    for name, file in (("old", None), ("kept", "run.log")):
+        with RunFolder.claim(tmp_path / name, resume=False) as folder:
+            if file:
+                (folder.path / file).touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "old"]
+
+
 def test_a_child_that_a_holder_has_forked_does_not_hold_the_folder_after_its_death(tmp_path: Path) -> None:
     run = tmp_path / "run"
     holder = hold(run, HOLDER_WITH_A_FORK)

@@ -49,7 +49,7 @@ def hf_to_megatron(
     layout = _layout(tp, pp, ep, first_stage_layers, last_stage_layers)
     wanted, limit = conversion.parse_dtype(dtype), conversion.parse_size(shard_size)
     opened = open_source(source)
-    with byte_progress(conversion.total_bytes(opened, wanted), "hf-to-megatron") as advance:
+    with byte_progress(conversion.total_bytes(opened, wanted), "hf-to-megatron", target) as advance:
         conversion.hf_to_megatron(
             opened, target, parallel=layout, dtype=wanted, max_shard_bytes=limit, advance=advance, note=_note
         )
@@ -66,7 +66,7 @@ def megatron_to_hf(
 
     wanted, limit = conversion.parse_dtype(dtype), conversion.parse_size(shard_size)
     opened = open_source(source, model)
-    with byte_progress(conversion.total_bytes(opened, wanted), "megatron-to-hf") as advance:
+    with byte_progress(conversion.total_bytes(opened, wanted), "megatron-to-hf", target) as advance:
         conversion.megatron_to_hf(opened, target, dtype=wanted, max_shard_bytes=limit, advance=advance, note=_note)
 
 

@@ -42,12 +42,15 @@ def train(
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="A second line a step, with all the rest.")] = False,
 ) -> None:
     """Train: compress, explore, evaluate, export, report."""
+    from egrc_mega.config.load import load_config
     from egrc_mega.errors import ConfigError
-    from egrc_mega.launch.dry_run import dry_run as plan
-    from egrc_mega.launch.train import World, launch, sample_only, supervise
 
     chosen = [*(overrides or []), *(["observe.verbose=true"] if verbose else [])]
     chosen += [f"run.replay_rollouts={replay}"] if replay else []
+    load_config(config, chosen)  # a mistake in it is told at once: what follows imports torch
+    from egrc_mega.launch.dry_run import dry_run as plan
+    from egrc_mega.launch.train import World, launch, sample_only, supervise
+
     if dry_run:
         print(plan(config, chosen, num_nodes=nnodes, num_processes=nproc_per_node))
         raise typer.Exit

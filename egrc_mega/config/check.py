@@ -37,7 +37,7 @@ def _data_problems(config: Config) -> Iterator[EgrcError]:
         return
     for name, path in data_files(config).items():
         if not path.is_file():
-            yield DataError(f"{name}: {path} does not exist")
+            yield DataError(f"{name}: {path} {'is a folder; give a file of it' if path.is_dir() else 'does not exist'}")
 
 
 def _layout_problems(config: Config, world_size: int) -> Iterator[EgrcError]:

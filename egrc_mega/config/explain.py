@@ -46,7 +46,8 @@ def _line(item: Any, root: type[Section]) -> str:
         tag, found = item["ctx"]["discriminator"].strip("'"), item["ctx"]["tag"]
         known = [known.strip("' ") for known in item["ctx"]["expected_tags"].split(",")]
         return f"{name}.{tag}: there is no {tag} {found!r}; {_hint(found, known)} (there are {', '.join(known)})"
-    return f"{name}: {item['input']!r:.80} is not usable: {item['msg'][0].lower()}{item['msg'][1:]}"
+    problem = "input should be a list" if item["type"] == "tuple_type" else f"{item['msg'][0].lower()}{item['msg'][1:]}"
+    return f"{name}: {item['input']!r:.80} is not usable: {problem}"
 
 
 def _hint(found: str, known: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """Loads a configuration: YAML files, later over earlier ones, then `--set`, then validation of everything at once."""
 
 import copy
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,15 @@ def validated(raw: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError("\n".join(explain(error))) from error
+        raise ConfigError("\n".join(_with_names(line, raw) for line in explain(error))) from error
+
+
+def _with_names(line: str, raw: dict[str, Any]) -> str:
+    """A problem's line with the stage by its name, as `--set` takes it, where it has one to itself."""
+    found = re.match(r"stages\.(\d+)\.(?!method:)", line)
+    names = _stage_names(raw)
+    name = names[int(found[1])] if found and int(found[1]) < len(names) else None
+    return f"stages.{name}.{line[found.end() :]}" if found and name and names.count(name) == 1 else line
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -184,15 +193,20 @@ def _resolved_value(keys: Sequence[str | int], value: Any) -> Any:
     return value
 
 
-def _stage_index(key: str, raw: dict[str, Any], override: str) -> int:
+def _stage_names(raw: dict[str, Any]) -> list[str | None]:
+    """Label or method of each stage in plain values; None for one that says neither, or is no section."""
     stages = raw.get("stages")
-    stages = stages if isinstance(stages, list) else []
-    names = [stage.get("label") or stage.get("method") for stage in stages if isinstance(stage, dict)]
+    found = [stage if isinstance(stage, dict) else {} for stage in (stages if isinstance(stages, list) else [])]
+    return [stage.get("label") or stage.get("method") for stage in found]
+
+
+def _stage_index(key: str, raw: dict[str, Any], override: str) -> int:
+    names = _stage_names(raw)
     if names.count(key) > 1:
         raise ConfigError(f"--set {override}: stages {names} have two of that name; give them labels")
     if key in names:
         return names.index(key)
-    if key.isdecimal() and int(key) < len(stages):
+    if key.isdecimal() and int(key) < len(names):
         return int(key)
     raise ConfigError(f"--set {override}: there is no stage {key!r}, stages are {names}")
 

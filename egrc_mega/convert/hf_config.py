@@ -42,7 +42,8 @@ class HfConfig:
         try:
             return cls(read_object(path), path)
         except (OSError, ValueError) as error:
-            raise ModelError(f"model.path: cannot read {path}: {error}; give a Hugging Face model folder") from error
+            problem = getattr(error, "strerror", None) or error
+            raise ModelError(f"model.path: cannot read {path}: {problem}; give a Hugging Face model folder") from error
 
     def note(self, name: str, value: Any, origin: str) -> Any:
         """Put a value on the record; returns it."""

@@ -13,7 +13,9 @@ def hf_logits(folder: Path, sequences: Sequence[Sequence[int]], dtype: torch.dty
         dtype: to compute in; None: the folder's own. The result is float64 for float64, else float32.
     """
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # a bar for each folder's weights stands in the way of what is found
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or "auto", trust_remote_code=False).eval()
     if hasattr(model.config, "num_experts"):
         model.set_experts_implementation("eager")  # the faster products know no float64

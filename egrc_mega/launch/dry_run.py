@@ -23,7 +23,8 @@ from egrc_mega.training.lengths import length_problems
 from egrc_mega.training.preflight import preflight
 from egrc_mega.training.serving import open_renderer
 
-SCRIPT = "scripts/launch/torchrun_7b.sh"
+SCRIPT = Path(__file__).parents[2] / "scripts/launch/torchrun_7b.sh"
+"""Only in a repository: an installed package has none."""
 
 
 def dry_run(config_files: Sequence[Path], overrides: Sequence[str], *, num_nodes: int, num_processes: int) -> str:
@@ -129,8 +130,22 @@ def _commands(
     config_files: Sequence[Path], overrides: Sequence[str], num_nodes: int, num_processes: int
 ) -> Iterator[str]:
     arguments = shlex.join([part for override in overrides for part in ("--set", override)])
-    config = shlex.quote(" ".join(map(str, config_files)))
     for node in range(num_nodes):
-        variables = f"NNODES={num_nodes} NODE_RANK={node} NPROC_PER_NODE={num_processes} CONFIG={config}"
-        address = "MASTER_ADDR=<address of node 0> " if num_nodes > 1 else ""
-        yield f"node {node}: {address}{variables} bash {SCRIPT} {arguments}".rstrip()
+        if SCRIPT.is_file():
+            config = shlex.quote(" ".join(map(str, config_files)))
+            variables = f"NNODES={num_nodes} NODE_RANK={node} NPROC_PER_NODE={num_processes} CONFIG={config}"
+            address = "MASTER_ADDR=<address of node 0> " if num_nodes > 1 else ""
+            command = f"{address}{variables} bash {_script()}"
+        else:
+            files = shlex.join([part for file in config_files for part in ("--config", str(file))])
+            address = (
+                f" --nnodes {num_nodes} --node-rank {node} --master-addr <address of node 0>" if num_nodes > 1 else ""
+            )
+            command = f"egrc train {files} --supervise --nproc-per-node {num_processes}{address}"
+        yield f"node {node}: {command} {arguments}".rstrip()
+
+
+def _script() -> str:
+    """From where this command was given, like the paths in its arguments."""
+    here = Path.cwd()
+    return shlex.quote(str(SCRIPT.relative_to(here) if SCRIPT.is_relative_to(here) else SCRIPT))

@@ -40,7 +40,7 @@ def serve(config_files: Sequence[Path], overrides: Sequence[str]) -> None:
     with Fleet.start(config.rollout, config.model.path, first_version(), log_dir, note=_say) as fleet:
         urls = [announced_address(server.client.url, config.rollout.host) for server in fleet.servers]
         with announced(urls, config.rollout.announce_dir):
-            print(f"rollout.urls=[{','.join(urls)}]", flush=True)
+            print(f"rollout.urls=[{','.join(urls)}]  # logs: {log_dir}; Ctrl-C or SIGTERM ends them", flush=True)
             _watch(fleet)
 
 

@@ -25,7 +25,7 @@ from egrc_mega.observe.streams import bear_lost_streams
 from egrc_mega.parent import die_with_parent
 from egrc_mega.run_folder import LOCK, has_begun, move_aside
 from egrc_mega.run_folder import check as check_folder
-from egrc_mega.training.preflight import preflight
+from egrc_mega.training.preflight import preflight, preflight_start
 
 POLL_S = 1.0
 MEETING_S = 900.0
@@ -119,6 +119,7 @@ def _checked(
     loaded = load_config(config_files, overrides)
     config = loaded.config
     preflight(config, world.size, world.num_processes)
+    preflight_start(config, starts_servers=world.node_rank == 0)
     if world.node_rank == 0:
         if fresh and (aside := move_aside(config.run.dir)):
             print(f"the earlier run is now {aside}", flush=True)

@@ -1,6 +1,7 @@
 """One rollout server over HTTP: SGLang's native API, every call with a deadline and a checked reply."""
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Literal
@@ -245,7 +246,7 @@ class ServerClient:
         except TimeoutError as error:
             raise ServerLost(f"{self.url} did not answer {what} within {timeout_s:g} s") from error
         except aiohttp.ClientError as error:
-            raise ServerLost(f"{self.url} is gone while waiting for {what}: {error!r}") from error
+            raise ServerLost(f"{self.url} is gone while waiting for {what}: {_cause(error)}") from error
         if response.status != 200:
             refusal = f"{self.url} refused {what} with {response.status}: {raw[:500].decode(errors='replace')}"
             if response.status in (401, 403):
@@ -261,6 +262,14 @@ class ServerClient:
             return read(raw)
         except orjson.JSONDecodeError as error:
             raise ServerLost(f"{self.url} answered {what} with something that is not JSON: {error}") from error
+
+
+def _cause(error: aiohttp.ClientError) -> str:
+    """Why a connection has failed, in the system's words where they are its."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        number = error.os_error.errno or 0
+        return os.strerror(number) if number > 0 else str(error.os_error)
+    return str(error) or type(error).__name__
 
 
 async def _read_at_most(response: aiohttp.ClientResponse, max_bytes: int, answer: str) -> bytes:

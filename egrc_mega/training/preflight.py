@@ -1,6 +1,7 @@
 """Everything that can be checked before a process group, a server or a folder exists, told at once."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -11,9 +12,12 @@ from egrc_mega.convert.companions import companions
 from egrc_mega.convert.families.registry import read_architecture
 from egrc_mega.convert.family import Architecture
 from egrc_mega.convert.hf_config import HfConfig
+from egrc_mega.convert.hf_folder import HfReader
 from egrc_mega.convert.parallel import ParallelLayout, layout_problems
+from egrc_mega.convert.presets import PRESETS
 from egrc_mega.convert.weight_files import has_weights, weight_files
 from egrc_mega.errors import ConfigError, EgrcError, ModelError, StorageError
+from egrc_mega.rollout.start.sglang import find_python
 from egrc_mega.sections.policy import MegatronSection
 from egrc_mega.trackers.tracker import require_installed
 from egrc_mega.training.lengths import length_problems
@@ -55,7 +59,7 @@ def _tracker_problems(config: Config) -> Iterator[EgrcError]:
 def _model_problems(config: Config) -> Iterator[EgrcError]:
     path = config.model.path
     if not path.is_dir():
-        yield ModelError(f"model.path: {path} is not a folder; give a local Hugging Face model folder")
+        yield ModelError(f"model.path: {path} is not a folder; {_what_instead(path)}")
         return
     try:
         architecture = read_architecture(path)
@@ -65,7 +69,7 @@ def _model_problems(config: Config) -> Iterator[EgrcError]:
     try:
         companions(path)
         if has_weights(path):
-            weight_files(path)
+            HfReader(path)
     except ModelError as error:
         yield error
     yield from _contradictions(config, architecture)
@@ -76,6 +80,26 @@ def _model_problems(config: Config) -> Iterator[EgrcError]:
     ]
     for problem in found or _megatrons_own_problem(architecture, config.megatron):
         yield ConfigError(f"megatron.{problem}")
+
+
+def _what_instead(path: Path) -> str:
+    if path.name in PRESETS:
+        return f"{path.name} is a preset, which `egrc plan` takes for a model; a run needs a Hugging Face model folder"
+    return "give a local Hugging Face model folder"
+
+
+def preflight_start(config: Config, *, starts_servers: bool) -> None:
+    """Refuse what a dry run does without, for it may be made elsewhere: weights, and the servers' environment.
+
+    Args:
+        starts_servers: whether this machine starts those that are not somebody else's.
+
+    Raises:
+        EgrcError: one of them is missing.
+    """
+    weight_files(config.model.path)
+    if starts_servers and config.rollout.server == "sglang" and config.run.replay_rollouts is None:
+        find_python(config.rollout)
 
 
 def _has_gpus(config: Config) -> bool:

@@ -217,10 +217,10 @@ def test_a_plugin_file_brings_methods_rewards_graders_and_sources(
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("stages.0.sweetnes=1", "stages.0.sweetnes: unknown key; did you mean sweetness?"),
-        ("stages.0.sweetness=much", "stages.0.sweetness: 'much' is not usable"),
+        ("stages.0.sweetnes=1", "stages.taste.sweetnes: unknown key; did you mean sweetness?"),
+        ("stages.0.sweetness=much", "stages.taste.sweetness: 'much' is not usable"),
         ("stages.0.method=tast", "stages.0.method: there is no method 'tast'; did you mean taste?"),
-        ("stages.0.loss.eps=1", "stages.0.loss.eps: unknown key"),
+        ("stages.0.loss.eps=1", "stages.taste.loss.eps: unknown key"),
         ("grading.grader={grader: coin, head: false}", "grading.grader.head: unknown key; did you mean heads?"),
     ],
 )

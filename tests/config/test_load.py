@@ -42,27 +42,30 @@ def test_every_shipped_configuration_loads_and_passes_the_checks(root: Path) -> 
         ("rollout.one_step_ahead=true", "rollout.one_step_ahead: unknown key; it has become rollout.mode: ahead"),
         ("rollout.max_version_lag=3", "rollout.max_version_lag: unknown key; it has become rollout.max_staleness"),
         ("rolout.port=3", "rolout: unknown key; did you mean rollout?"),
-        ("stages.compress.clip_length=3", "stages.0.clip_length: unknown key; did you mean clip_len?"),
-        ("stages.explore.reward.formatt=1", "stages.1.reward.formatt: unknown key; did you mean format?"),
-        ("stages.compress.shape.zzz=1", "stages.0.shape.zzz: unknown key; remove it"),
+        ("stages.compress.clip_length=3", "stages.compress.clip_length: unknown key; did you mean clip_len?"),
+        ("stages.explore.reward.formatt=1", "stages.explore.reward.formatt: unknown key; did you mean format?"),
+        ("stages.compress.shape.zzz=1", "stages.compress.shape.zzz: unknown key; remove it"),
         (
             "rollout.prompts_per_step=many",
             "rollout.prompts_per_step: 'many' is not usable: input should be a valid integer",
         ),
         ("rollout.port=70000", "rollout.port: 70000 is not usable: input should be less than or equal to 65535"),
-        ("stages.compress.optim.lr=-1", "stages.0.optim.lr: -1 is not usable: input should be greater than 0"),
+        ("stages.compress.optim.lr=-1", "stages.compress.optim.lr: -1 is not usable: input should be greater than 0"),
         (
             "stages.compress.method=compres",
             "stages.0.method: there is no method 'compres'; did you mean compress? (there are ",
         ),
         ("stages=[{steps: 3}]", "stages.0.method: required, but missing"),
         ("stages=[]", "stages: [] is not usable"),
+        ("stages=[{method: compress, steps: x}, {method: compress}]", "stages.0.steps: 'x' is not usable"),
+        ("stages=[{method: compress, label: short, steps: x}]", "stages.short.steps: 'x' is not usable"),
+        ("evaluation.temperatures=3", "evaluation.temperatures: 3 is not usable: input should be a list"),
         ("grading.grader.grader=maths", "grading.grader.grader: there is no grader 'maths'; did you mean math?"),
         ("data.source={source: fil}", "data.source.source: there is no source 'fil'; did you mean file?"),
         (
             "stages.explore.reward.more=[{reward: overlong, start: 3, bufer: 3}]",
-            "stages.1.reward.more.0.buffer: required, but missing\n"
-            "stages.1.reward.more.0.bufer: unknown key; did you mean buffer?",
+            "stages.explore.reward.more.0.buffer: required, but missing\n"
+            "stages.explore.reward.more.0.bufer: unknown key; did you mean buffer?",
         ),
     ],
 )

@@ -7,6 +7,7 @@ import pytest
 
 from egrc_mega.convert.presets import PRESETS
 from egrc_mega.errors import EgrcError, ModelError
+from egrc_mega.launch import dry_run as module
 from egrc_mega.launch.dry_run import dry_run
 
 pytestmark = pytest.mark.long_file
@@ -33,6 +34,23 @@ def settings(root: Path, tmp_path: Path) -> dict[str, list[str]]:
 
 def plan(root: Path, recipe: str, overrides: list[str], num_nodes: int = 1) -> str:
     return dry_run([root / f"configs/{recipe}.yaml"], overrides, num_nodes=num_nodes, num_processes=8)
+
+
+def test_the_line_of_a_node_works_where_it_was_asked_for_and_without_a_repository(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lines() -> list[str]:
+        return list(module._commands([Path("a b.yaml")], ["run.seed=2"], 2, 4))
+
+    monkeypatch.chdir(root)
+    assert lines()[1].endswith("CONFIG='a b.yaml' bash scripts/launch/torchrun_7b.sh --set run.seed=2")
+    monkeypatch.chdir(tmp_path)
+    assert f" bash {root}/scripts/launch/torchrun_7b.sh --set" in lines()[1]
+    monkeypatch.setattr(module, "SCRIPT", tmp_path / "none")
+    assert lines()[1] == (
+        "node 1: egrc train --config 'a b.yaml' --supervise --nproc-per-node 4 --nnodes 2 --node-rank 1 "
+        "--master-addr <address of node 0> --set run.seed=2"
+    )
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shutil
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,17 +15,22 @@ from safetensors.torch import load_file
 from egrc_mega.config.load import load_config
 from egrc_mega.convert.families.registry import read_architecture
 from egrc_mega.convert.hf_folder import HfReader
-from egrc_mega.errors import ConfigError, EgrcError, ModelError, StorageError
+from egrc_mega.errors import ConfigError, DataError, EgrcError, ModelError, StorageError
 from egrc_mega.launch.dry_run import dry_run
 from egrc_mega.testing.tiny_model import write_tiny_model
 from egrc_mega.training import preflight as module
 from egrc_mega.training.lead import Lead
-from egrc_mega.training.preflight import preflight
+from egrc_mega.training.preflight import preflight, preflight_start
 
 
 def check(root: Path, model: Path, *overrides: str, ranks: int = 1) -> None:
     config = load_config([root / "configs/quickstart.yaml"], [f"model.path={model}", *overrides]).config
     preflight(config, ranks, ranks)
+
+
+def start(root: Path, model: Path, *overrides: str, starts_servers: bool = True) -> None:
+    config = load_config([root / "configs/quickstart.yaml"], [f"model.path={model}", *overrides]).config
+    preflight_start(config, starts_servers=starts_servers)
 
 
 @pytest.fixture
@@ -48,6 +54,38 @@ def test_experts_on_tensor_parallel_ranks_are_refused_where_megatron_would_refus
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(module, "_megatrons_own_problem", lambda *_: ())
     check(root, experts, two, "megatron.sequence_parallel=true", ranks=2)
+
+
+def test_weights_that_are_cut_are_refused_by_name_and_absent_ones_where_a_run_starts(
+    root: Path, base_model: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(base_model, model)
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ModelError, match=r"model\.safetensors: not a whole safetensors file"):
+        check(root, model)
+    weights.unlink()
+    check(root, model)  # a dry run may be made elsewhere
+    with pytest.raises(ModelError, match="holds no safetensors; convert the weights first"):
+        start(root, model)
+    with pytest.raises(ModelError, match="is a preset, which `egrc plan` takes for a model"):
+        check(root, tmp_path / "deepseek-r1-distill-qwen-7b")
+
+
+def test_servers_without_an_environment_are_refused_by_the_node_that_starts_them(
+    root: Path, base_model: Path, tmp_path: Path
+) -> None:
+    sglang = ("rollout.server=sglang", f"rollout.python={tmp_path / 'python'}")
+    with pytest.raises(ConfigError, match=r"rollout\.python: no SGLang environment"):
+        start(root, base_model, *sglang)
+    start(root, base_model, *sglang, starts_servers=False)
+    start(root, base_model)
+
+
+def test_a_folder_in_a_data_files_place_is_called_so(root: Path, base_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data\.train: .* is a folder; give a file of it"):
+        check(root, base_model, f"data.train={tmp_path}")
 
 
 def test_too_few_open_files_are_refused_before_anything_starts(
