@@ -1,6 +1,7 @@
 """`egrc data fetch`: where the data sets of recipes and benchmarks come from, and how a download becomes our format.
 
-Nothing is downloaded here. The licences are those of the cards when this was written; the card counts.
+Nothing is downloaded here. Licences, splits, rows and columns are those of the sets' cards on the hub, read in November
+2026 in public copies of them; the card counts.
 """
 
 import json
@@ -39,15 +40,18 @@ class DataSet:
     """Conventions by which its answers are understood (docs/grading.md)."""
     prompt_key: str = "problem"
     answer_key: str = "answer"
-    licence: str = "see its card"
+    licence: str = "its card states none"
     used_by: str = "egrc eval --benchmarks"
 
 
 _FACTS: Mapping[str, Mapping[str, str]] = {
-    "aime24": {},
-    "amc83": {"licence": "Apache-2.0"},
+    "aime24": {"licence": "its card states none; its source aimo-validation-aime: Apache-2.0"},
+    "amc83": {"licence": "Apache-2.0, as that of its sister aimo-validation-aime"},
     "amc23": {"prompt_key": "question"},
-    "math500": {"licence": "the problems are of MATH, MIT", "used_by": f"evaluation.data of {RECIPES}"},
+    "math500": {
+        "licence": "its card states none; its problems are of MATH, MIT",
+        "used_by": f"evaluation.data of {RECIPES}",
+    },
     "minerva_algebra": {"answer_key": "solution", "licence": "MIT"},
     "minerva_math": {"prompt_key": "question"},
     "olympiadbench": {"prompt_key": "question", "answer_key": "final_answer", "licence": "Apache-2.0"},

