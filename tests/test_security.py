@@ -25,8 +25,8 @@ HELD: dict[str, tuple[str, ...]] = {
         "rollout/test_keys.py: a_launchers_log_has_no_keys_and_its_command_line_neither",
     ),
     "The ranks of one machine": (
-        "launch/test_agent.py: nobody_of_another_machine_reaches_the_store_and_what_is_put_into_it_is_not_unpickled",
-        "launch/test_agent.py: torchrun_knows_the_meeting_by_the_name_that_a_launch_gives_it",
+        "launch/test_loopback.py: nobody_of_another_machine_reaches_the_store_and_what_is_put_into_it_is_not_unpickled",
+        "launch/test_loopback.py: torchrun_knows_the_meeting_by_the_name_that_a_launch_gives_it",
         "launch/test_train.py: torchrun_stands_alone_on_one_machine_and_meets_node_0_on_several",
     ),
     "A weight-update group": ("sync/test_carriers.py: every_rank_of_every_server_has_a_place_of_its_own_behind_ours",),
