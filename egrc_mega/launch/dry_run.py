@@ -6,6 +6,7 @@ from pathlib import Path
 
 from egrc_mega.config.config import Config
 from egrc_mega.config.load import load_config
+from egrc_mega.config.spare import spare_servers
 from egrc_mega.convert.families.registry import read_architecture
 from egrc_mega.convert.family import Architecture
 from egrc_mega.convert.parallel import ParallelLayout, layers_text, parameters_of_rank, stage_layers
@@ -16,6 +17,7 @@ from egrc_mega.errors import ConfigError
 from egrc_mega.evaluation.sets import evaluation_sets, training_profile
 from egrc_mega.launch.notes import notes
 from egrc_mega.methods.method import build_method
+from egrc_mega.observe.rollouts import in_words
 from egrc_mega.sections.policy import MegatronSection
 from egrc_mega.sections.rollout import RolloutSection
 from egrc_mega.training.asks import prove_asks
@@ -81,6 +83,10 @@ def _run_lines(config: Config) -> Iterator[str]:
     yield f"data     {config.data.train}"
     yield f"run      {config.run.dir}, seed {config.run.seed}"
     yield f"servers  {_servers(config.rollout)}"
+    if spare := config.evaluation.spare:
+        theirs = spare_servers(config.rollout, spare)
+        on = f", GPUs {in_words(sorted(theirs.gpus))}" if theirs.server == "sglang" and theirs.device == "cuda" else ""
+        yield f"spare    {_servers(theirs)}{on}: evaluate beside training, at most {spare.max_pending} points awaited"
     for stage in config.stages:
         responses = config.rollout.prompts_per_step * stage.rollout.n
         yield (

@@ -6,7 +6,7 @@ from pathlib import Path
 from egrc_mega.checkpoint.pointers import BEST, LATEST, pointed, step_name
 from egrc_mega.convert import conversion
 from egrc_mega.convert.source import open_source
-from egrc_mega.errors import RunError
+from egrc_mega.errors import EgrcError, RunError
 from egrc_mega.observe.progress import byte_progress
 
 
@@ -14,19 +14,31 @@ def export_step(run_dir: Path, step: str, out: Path | None, note: Callable[[str]
     """Write the folder and return its path.
 
     Args:
-        step: `best`, `latest` or a number.
+        step: `best`, `latest` or a number. The run may go on meanwhile: its files are read, and none is written.
         out: must not exist; None: `export_step_N` in the run's folder.
 
     Raises:
-        EgrcError: there is no such step, or the folder cannot be written.
+        EgrcError: there is no such step, or no longer, or the folder cannot be written.
     """
     source = _folder_of(run_dir, step)
     target = out or run_dir / f"export_{source.name}"
+    try:
+        _export(source, target, note)
+    except (EgrcError, FileNotFoundError) as error:
+        if source.is_dir():
+            raise
+        raise RunError(
+            f"--step {step}: the run goes on, and has removed {source.name} meanwhile; give one that stays: the best, "
+            f"the end of a stage, or one of checkpoint.keep_every"
+        ) from error
+    return target
+
+
+def _export(source: Path, target: Path, note: Callable[[str], None]) -> None:
     opened = open_source(source)
     with byte_progress(conversion.total_bytes(opened, None), f"export of {source.name}") as advance:
         limit = conversion.parse_size("5GB")
         conversion.megatron_to_hf(opened, target, dtype=None, max_shard_bytes=limit, advance=advance, note=note)
-    return target
 
 
 def _folder_of(run_dir: Path, step: str) -> Path:

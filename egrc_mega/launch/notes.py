@@ -28,12 +28,15 @@ def _disk_lines(config: Config, architecture: Architecture) -> Iterator[str]:
     weights, checkpoint = parameters * _bytes_of(config)[0], parameters * sum(_bytes_of(config))
     # one more than stay, for the next is written before the oldest goes; then the export, and the servers' weights
     kept = config.checkpoint.keep_last + 1 + len(config.stages)
-    needed = kept * checkpoint + 3 * weights
+    pending = config.evaluation.spare.max_pending if config.evaluation.spare else 0
+    if config.evaluation.best:  # and those that may turn out to be it
+        kept += 1 + pending
+    needed = kept * checkpoint + (3 + pending) * weights
     place = next(folder for folder in (config.run.dir, *config.run.dir.absolute().parents) if folder.exists())
     free = shutil.disk_usage(place).free
     yield (
         f"disk     {place}: {free / GB:.1f} GB free; a checkpoint takes {checkpoint / GB:.1f} GB, {kept} of them, the "
-        f"export and the servers' weights {needed / GB:.1f} GB"
+        f"export and the servers' weights {'and those that wait to be measured ' * bool(pending)}{needed / GB:.1f} GB"
     )
     if free < needed:
         yield (

@@ -4,6 +4,7 @@ from typing import Any
 
 from egrc_mega.plan.memory import RankMemory
 from egrc_mega.plan.plan import Memory, Plan, StagePlan
+from egrc_mega.plan.serving import ServerMemory
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
@@ -24,22 +25,28 @@ def as_json(plan: Plan) -> dict[str, Any]:
     if plan.stages:
         found["stages"] = {each.stage.name: _stage(plan, each) for each in plan.stages}
         found |= {"evaluation_hours": plan.evaluation_hours, "hours": plan.hours, "gpu_hours": plan.gpu_hours}
+    if plan.spare:
+        found["gpus"]["spare"] = plan.num_spare_gpus
+        found["spare_server"] = _server(plan.spare)
     return found
 
 
 def _memory(memory: Memory, budget: int) -> dict[str, Any]:
-    server = memory.server
     return {
         "ranks": [_rank(rank) for rank in memory.ranks],
         "activations_by_recompute": memory.activations(budget),
         "fitting_tokens_per_micro_batch": memory.fitting_budget,
-        "server": {
-            "weights": server.weights,
-            "kv_cache": server.kv_cache,
-            "kv_bytes_per_token": server.kv_bytes_per_token,
-            "kv_tokens": server.kv_tokens,
-        },
+        "server": _server(memory.server),
         "colocated_peak": memory.colocated_peak,
+    }
+
+
+def _server(server: ServerMemory) -> dict[str, Any]:
+    return {
+        "weights": server.weights,
+        "kv_cache": server.kv_cache,
+        "kv_bytes_per_token": server.kv_bytes_per_token,
+        "kv_tokens": server.kv_tokens,
     }
 
 

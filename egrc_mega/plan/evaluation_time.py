@@ -5,7 +5,6 @@ from egrc_mega.evaluation.sets import evaluation_sets
 from egrc_mega.plan.constants import Constants
 from egrc_mega.plan.generation import Server, batch_seconds
 from egrc_mega.plan.lengths import Lengths
-from egrc_mega.plan.split import Split
 from egrc_mega.plan.workload import StageWork
 
 UNKNOWN_PROBLEMS = 500
@@ -13,15 +12,14 @@ UNKNOWN_PROBLEMS = 500
 
 
 def evaluation_seconds(
-    config: Config, server: Server, split: Split, works: list[StageWork], constants: Constants
+    config: Config, server: Server, num_servers: int, works: list[StageWork], constants: Constants
 ) -> float:
-    """Of the base, of every stage's end, and of those between (`evaluation.every`).
+    """Of the base, of every stage's end, and of those between (`evaluation.every`), on so many servers.
 
     Responses are taken to be as long as those of the stage with the longest ones.
     """
     mean = max(each.work.lengths.mean for each in works)
     prompt = works[0].work.prompt_tokens
-    num_servers = split.rollout // server.tensor_parallel_size
     seconds = 0.0
     for each in evaluation_sets(config):
         requests = (each.num_problems or UNKNOWN_PROBLEMS) * each.n

@@ -87,6 +87,14 @@ def _serving(plan: Plan, memory: Memory) -> Iterator[str]:
         f"{server.kv_bytes_per_token / 1024:.3g} KiB"
     )
 
+    if plan.spare and plan.config.evaluation.spare:
+        count = plan.config.evaluation.spare.num_servers
+        yield (
+            f"spare    {count} of {size} GPU{'s' if size > 1 else ''} beside those {plan.split.num_gpus}, each: "
+            f"{_gib(plan.spare.weights)} GiB of weights, {_gib(max(0.0, plan.spare.kv_cache))} GiB for keys and values "
+            f"= {plan.spare.kv_tokens:,} tokens"
+        )
+
 
 def _times(plan: Plan) -> Iterator[str]:
     yield "time     of a step in seconds, by phase"
@@ -95,8 +103,8 @@ def _times(plan: Plan) -> Iterator[str]:
     for stage in plan.stages:
         yield from _stage_lines(plan, stage)
     yield (
-        f"recipe   {sum(s.stage.steps for s in plan.stages)} steps and evaluations of {plan.evaluation_hours:.1f} h: "
-        f"{plan.hours:.1f} hours, {plan.gpu_hours:,.0f} GPU hours"
+        f"recipe   {sum(s.stage.steps for s in plan.stages)} steps and evaluations of {plan.evaluation_hours:.1f} h"
+        f"{' beside them' if plan.spare else ''}: {plan.hours:.1f} hours, {plan.gpu_hours:,.0f} GPU hours"
     )
 
 

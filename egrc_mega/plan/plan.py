@@ -1,6 +1,6 @@
 """A plan: what a configuration needs and how long it takes on so many GPUs of a kind."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from egrc_mega.config.check import colocation_problems, megatron_problems
@@ -8,7 +8,7 @@ from egrc_mega.config.config import Config
 from egrc_mega.convert.parallel import ParallelLayout, layout_problems
 from egrc_mega.plan.activations import Recompute
 from egrc_mega.plan.constants import CONSTANTS, Constants
-from egrc_mega.plan.evaluation_time import evaluation_seconds
+from egrc_mega.plan.evaluation_time import evaluation_seconds, num_evaluations
 from egrc_mega.plan.generation import Server
 from egrc_mega.plan.gpus import Gpu
 from egrc_mega.plan.memory import RankMemory, Setting, activations_by_mode, fitting_budget, memory_problems, ranks
@@ -70,16 +70,27 @@ class Plan:
     """None: the layout has no ranks to speak of."""
     stages: tuple[StagePlan, ...] = ()
     evaluation_hours: float = 0.0
+    spare: ServerMemory | None = None
+    """Of a spare server; None: evaluations are done in between."""
 
     @property
     def hours(self) -> float:
-        """Of the whole recipe."""
-        return sum(each.hours for each in self.stages) + self.evaluation_hours
+        """Of the whole recipe. Beside training the last evaluation ends it, or all of them where they take longer."""
+        training = sum(each.hours for each in self.stages)
+        if self.spare is None:
+            return training + self.evaluation_hours
+        return max(training + self.evaluation_hours / num_evaluations(self.config), self.evaluation_hours)
+
+    @property
+    def num_spare_gpus(self) -> int:
+        """GPUs of spare servers, which are beside those of the split."""
+        spare = self.config.evaluation.spare
+        return spare.num_servers * self.config.rollout.tensor_parallel_size if spare else 0
 
     @property
     def gpu_hours(self) -> float:
         """Of the whole recipe, all GPUs counted all of the time."""
-        return self.hours * self.split.num_gpus
+        return self.hours * (self.split.num_gpus + self.num_spare_gpus)
 
 
 def make_plan(
@@ -108,8 +119,24 @@ def make_plan(
     stages = tuple(
         StagePlan(each, step_time(config, memory.setting.world, server, split, each.work, constants)) for each in works
     )
-    hours = evaluation_seconds(config, server, split, works, constants) / 3600
-    return Plan(config, model, gpu, split, [], memory, stages, hours)
+    spare = server_memory(model, gpu, config.rollout) if config.evaluation.spare else None
+    hours = _evaluation_hours(config, server, split, works, constants, spare)
+    return Plan(config, model, gpu, split, [], memory, stages, hours, spare)
+
+
+def _evaluation_hours(
+    config: Config,
+    server: Server,
+    split: Split,
+    works: list[StageWork],
+    constants: Constants,
+    spare: ServerMemory | None,
+) -> float:
+    """Of all evaluations, on the servers that sample or on spare ones."""
+    num_servers = split.rollout // server.tensor_parallel_size
+    if spare and config.evaluation.spare:
+        num_servers, server = config.evaluation.spare.num_servers, replace(server, kv_tokens=spare.kv_tokens)
+    return evaluation_seconds(config, server, num_servers, works, constants) / 3600
 
 
 def _setting(config: Config, model: Model, gpu: Gpu, split: Split) -> Setting:

@@ -1,6 +1,7 @@
 """The recipes plan for the worlds they are meant for, and contradictions are told before anything starts."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,22 @@ def test_context_ranks_share_the_optimizer_and_an_offloaded_one_leaves_the_devic
     assert "16 processes = tensor 4 x pipeline 1 x context 2 x data 2" in page
     weights, gradients, optimizer = (1_904_057_344 * size / 2**30 for size in (2, 4, 12 / 4))
     assert f"+ {optimizer:.1f} optimizer (on the host) = {weights + gradients:.1f} GiB" in page
+
+
+def test_spare_servers_their_gpus_and_what_waits_for_them_on_the_disk_are_told(root: Path, settings: dict) -> None:
+    servers = ["rollout.server=sglang", "rollout.urls=[]", "rollout.gpus=[8,9]", "rollout.num_servers=2"]
+    spare = [*settings[SEVEN], *servers, "evaluation.spare={num_servers: 2, max_pending: 3}", "evaluation.best={}"]
+    page, plain = plan(root, SEVEN, spare), plan(root, SEVEN, settings[SEVEN])
+    told = "spare    2 sglang on cuda, GPUs 10-11: evaluate beside training, at most 3 points awaited"
+    assert told in page.splitlines() and "spare " not in plain
+    (checkpoints, more), (before, less) = (
+        re.search(r"GB, (\d+) of them, .* ([\d.]+) GB$", text, re.M).groups()  # type: ignore[union-attr]
+        for text in (page, plain)
+    )
+    weights, checkpoint = (7_615_616_512 * size / 1e9 for size in (2, 14))
+    # each point keeps its weights, and its step, which may be the best
+    assert int(checkpoints) == int(before) + 1 + 3
+    assert float(more) - float(less) == pytest.approx(4 * checkpoint + 3 * weights, abs=0.2)
 
 
 def test_another_model_than_the_recipes_is_an_error(root: Path, settings: dict) -> None:

@@ -1,6 +1,8 @@
 """`egrc export`: the best step of a run, which retention keeps, or another by its number; with the very weights."""
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from safetensors.torch import load_file
 
 from egrc_mega.checkpoint.pointers import BEST, point
 from egrc_mega.checkpoint.store import CheckpointStore
+from egrc_mega.convert import conversion
 from egrc_mega.errors import RunError
 from egrc_mega.launch.export_step import export_step
 from egrc_mega.policy.engine import Policy
@@ -48,6 +51,22 @@ def test_a_step_is_exported_with_its_very_weights(
     assert found.keys() <= run[1][number].keys()
     assert all(torch.equal(tensor, run[1][number][name]) for name, tensor in found.items())
     assert (folder / "config.json").exists()
+
+
+def test_a_step_that_the_run_removes_while_it_is_exported_leaves_nothing_and_that_is_told(
+    run: tuple[Path, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(run[0], tmp_path / "run")
+    convert = conversion.megatron_to_hf
+
+    def prune_first(opened: Any, *arguments: Any, **named: Any) -> None:
+        shutil.rmtree(opened.path)
+        convert(opened, *arguments, **named)
+
+    monkeypatch.setattr(conversion, "megatron_to_hf", prune_first)
+    with pytest.raises(RunError, match=r"--step 4: the run goes on, and has removed step_000004 meanwhile; give"):
+        export_step(tmp_path / "run", "4", tmp_path / "out", print)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_a_step_that_is_not_there_is_refused_with_those_that_are(run: tuple[Path, object], tmp_path: Path) -> None:

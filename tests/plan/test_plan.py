@@ -188,6 +188,23 @@ def test_evaluations_are_of_the_base_of_each_end_and_between(root: Path) -> None
     assert often.evaluation_hours == pytest.approx(11 / 3 * ask(root).evaluation_hours)
 
 
+def test_spare_servers_take_gpus_of_their_own_and_none_of_the_trainings_time_unless_they_are_slower(root: Path) -> None:
+    between, beside = ask(root, "evaluation.every=50"), ask(root, "evaluation.every=50", "evaluation.spare={}")
+    training = sum(stage.hours for stage in beside.stages)
+    assert sum(stage.hours for stage in between.stages) == training
+    # one server in place of eight; training waits for the last evaluation only
+    assert beside.evaluation_hours > between.evaluation_hours
+    assert beside.hours == pytest.approx(training + beside.evaluation_hours / 11)
+    assert beside.gpu_hours == pytest.approx(17 * beside.hours)
+    server = beside.memory.server  # type: ignore[union-attr]
+    assert f"spare    1 of 1 GPU beside those 16, each: {server.weights / 2**30:.2f} GiB of weights" in page(beside)
+    assert "beside them: " in page(beside) and "spare" not in page(between)
+    found = as_json(beside)
+    assert found["gpus"]["spare"] == 1 and found["spare_server"] == found["server"]
+    always = ask(root, "evaluation.every=1", "evaluation.spare={}")
+    assert always.hours == always.evaluation_hours > training
+
+
 def test_planning_needs_no_torch() -> None:
     """Which alone would take longer to import than a whole plan takes."""
     look = "import sys, egrc_mega.launch.plan; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"

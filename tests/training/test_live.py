@@ -60,6 +60,10 @@ def test_every_number_of_the_step_and_every_server_can_be_scraped(free_port: int
     rates = [server["tokens_per_s"] for server in make_live(record).snapshot()["servers"]]
     assert rates == [10.0, 20.5]  # which one is slow
     assert {server["tokens_per_s"] for server in make_live().snapshot()["servers"]} == {None}
+    live = make_live(record)
+    live.servers = [*live.servers, live.servers[0]]  # spare ones come last, and have no part in steps
+    told = [(server["number"], server["tokens_per_s"]) for server in live.snapshot()["servers"]]
+    assert told == [(0, 10.0), (1, 20.5), (2, None)]
 
 
 def test_before_the_first_step_there_are_the_servers_and_the_phase() -> None:

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import orjson
@@ -21,11 +22,12 @@ from safetensors.torch import load_file, save_file
 
 from egrc_mega.errors import EgrcError, HangError
 from egrc_mega.evaluation.fingerprint import fingerprint_of_folder
+from egrc_mega.launch.export_step import export_step
 from egrc_mega.launch.publish import publish
 from egrc_mega.launch.top import Page
 from egrc_mega.manifest import MANIFEST, write_manifest
 from egrc_mega.observe.trace import write_trace
-from egrc_mega.run_folder import RunFolder
+from egrc_mega.run_folder import RunFolder, is_held
 from egrc_mega.soak.laws import require_no_process, require_same_weights
 from egrc_mega.testing.documented import first_column, unexplained
 from egrc_mega.testing.fake_server import FakeServer
@@ -51,7 +53,7 @@ def runs(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
     folders = {name: base / name for name in names}
     # long for a miniature whose machine is busy, and short for what the other runs take
     limit, stop = ("policy.distributed_timeout_s=20",), "train.before_update@2=SIGSTOP#1"
-    limit = (*limit, "observe.prometheus_port=0")
+    limit = (*limit, "observe.prometheus_port=0", "checkpoint.every=1")
     hung = start_run(root, folders["hung"], "--nproc-per-node", "2", faults=stop, overrides=limit)
     first = start_run(root, folders["undisturbed"])
     # between the update of step 4 and its checkpoint: step 3 closed the stage and is committed
@@ -91,8 +93,14 @@ def runs(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
 
 
 def look_at(folder: Path, run: "subprocess.Popen[str]") -> None:
-    """Keep what `egrc top` and the endpoint say of a run that hangs, beside its folder: no step follows the first."""
+    """Keep what `egrc top` and the endpoint say of a run that hangs, beside its folder: no step follows the first.
+
+    And the first step, exported while the run has not ended.
+    """
     wait_for_a_step(run, folder)
+    wait_until(run, (folder / "checkpoints" / "latest").exists)
+    export_step(folder, "1", folder.with_suffix(".export"), print)
+    assert is_held(folder)
     (url,) = re.findall(r"metrics for Prometheus at (\S+)", (folder / "run.log").read_text())
     samples = {name: value for (name, labels), value in scrape(url).items() if not labels}
     folder.with_suffix(".json").write_bytes(orjson.dumps(samples))
@@ -104,8 +112,13 @@ def look_at(folder: Path, run: "subprocess.Popen[str]") -> None:
 
 def wait_for_a_step(run: "subprocess.Popen[str]", folder: Path) -> None:
     """Return once the run has recorded one."""
+    wait_until(run, lambda: (folder / "metrics.jsonl").exists() and bool(events(folder, "step")))
+
+
+def wait_until(run: "subprocess.Popen[str]", is_there: Callable[[], bool]) -> None:
+    """Return once the run has made what is asked for."""
     deadline = time.monotonic() + 240
-    while not ((folder / "metrics.jsonl").exists() and events(folder, "step")):
+    while not is_there():
         assert time.monotonic() < deadline and run.poll() is None, "the run never made the step"
         time.sleep(0.02)
 
@@ -280,6 +293,13 @@ def test_top_shows_ranks_and_servers_of_a_run_that_hangs(runs: dict[str, Path]) 
     server = r"^ +0  (serving|loading) +\d+ in flight +\d+ waiting +(-|[\d,]+) tok/s  http://127"
     assert re.search(server, text, re.M), text
     assert not (runs["undisturbed"] / "live.json").exists()
+
+
+def test_a_step_is_exported_while_the_run_goes_on_with_the_weights_that_servers_were_given(
+    runs: dict[str, Path],
+) -> None:
+    exported, served = runs["hung"].with_suffix(".export"), runs["hung"] / "weights" / "v1"
+    assert (exported / "model.safetensors").read_bytes() == (served / "model.safetensors").read_bytes()
 
 
 def test_training_changes_the_weights(runs: dict[str, Path], base_model: Path) -> None:
