@@ -23,6 +23,11 @@ pytestmark = pytest.mark.timeout(3100)
         ("grading.py", ["--answers", "300", "--busy", "1"], "holds"),
         ("weight_sync.py", ["--rounds", "1", "--layers", "1", "--hidden", "64"], "holds"),
         ("checkpoint.py", ["--rounds", "1", "--mib", "4"], "holds"),
+        (
+            "schedule.py",
+            ["--steps=1", "--mean=512", *(f"--{w}=8, small batch" for w in ("fleets", "real", "vary"))],
+            "holds",
+        ),
         pytest.param("overlap.py", ["--steps=2", "--samples=16", "--rounds=1"], "holds", marks=pytest.mark.full),
     ],
 )

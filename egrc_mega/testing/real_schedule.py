@@ -23,6 +23,7 @@ from egrc_mega.testing.loaded_server import LoadedFakeServer, Scale
 from egrc_mega.testing.virtual_threads import SharedVirtualLoop
 from egrc_mega.training.ahead import Ahead
 from egrc_mega.training.collection import Collector, Planner, StepGroups
+from egrc_mega.training.sampler import Sampler
 from egrc_mega.training.staleness import version_number
 from egrc_mega.training.turn import Turn
 from egrc_mega.types import Completion
@@ -44,7 +45,8 @@ class Trainer:
             rollout=SamplingSection(n=setting.n, max_new_tokens=setting.responses.cap, drop_groups="never"),
         )
         planner = Planner(Problems(), Words(), 1, (2,))  # type: ignore[arg-type]
-        self.source = Ahead(Collector(fleet.section, planner, fleet, None, judge))
+        parts = fleet.section, planner, fleet, None, judge
+        self.source = Sampler(*parts) if mode == "async" else Ahead(Collector(*parts))
         self.loading: threading.Thread | None = None
         self.steps: list[Step] = []
 
@@ -78,7 +80,7 @@ class Trainer:
         """Write the weights, and have the servers load them; asynchronous steps do not wait for that."""
         self.pass_time(self.setting.write_s)
         weights = FolderWeights(MODEL, f"v{version}")
-        self.close()
+        self._join()
         if self.mode != "async":
             self.fleet.update_weights(weights)
             return
@@ -86,7 +88,12 @@ class Trainer:
         self.loading.start()
 
     def close(self) -> None:
-        """Wait for the servers to load what they were given."""
+        """Sample no more, once the servers have loaded what they were given."""
+        self._join()
+        if isinstance(self.source, Sampler):
+            self.source.close()
+
+    def _join(self) -> None:
         if self.loading is not None:
             self.loading.join()
 
@@ -131,11 +138,12 @@ def served(setting: Setting) -> Iterator[tuple[Fleet, list[LoadedFakeServer]]]:
         server="external",
         urls=tuple(server.url for server in servers),
         prompts_per_step=setting.prompts_per_step,
+        max_staleness=setting.max_staleness,
         request_timeout_s=FOREVER_S,
         silence_timeout_s=FOREVER_S,
     )
     with mock.patch.object(asyncio, "new_event_loop", lambda: loop):
-        fleet = Fleet.start(section, MODEL, "v0", Path())
+        fleet = Fleet.start(section, MODEL, "v0", Path(), cache="recompute" if setting.recomputes else "keep")
     with fleet:
         try:
             yield fleet, servers

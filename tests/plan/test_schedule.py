@@ -15,7 +15,7 @@ from egrc_mega.plan.gpus import find_gpu
 from egrc_mega.plan.lengths import Lengths
 from egrc_mega.plan.published import model_of
 from egrc_mega.plan.schedule.balance import with_equal_phases, with_equal_work
-from egrc_mega.plan.schedule.law import PlannedLaw, planned_law
+from egrc_mega.plan.schedule.law import NIM_STEP_S, PlannedLaw, TabledLaw, planned_law
 from egrc_mega.plan.schedule.modes import MODES, Coordinator, Sync
 from egrc_mega.plan.schedule.responses import Responses
 from egrc_mega.plan.schedule.server import Job, LoadedServer
@@ -235,3 +235,11 @@ def test_work_is_balanced_where_a_server_that_is_always_full_keeps_up_with_the_t
     rate = (server.num_tokens - before) / (server.now - begun)
     tokens = 32 * int(plain.responses.of(0, 100_000).mean())
     assert tokens / rate == pytest.approx(with_equal_work(plain).train_s(tokens, 32), rel=0.05)
+
+
+def test_a_printed_curve_of_decoding_is_met_at_its_points_and_straight_between_and_beyond_them() -> None:
+    printed = TabledLaw(law())
+    assert [1000 * printed.dense_s(count) for count in NIM_STEP_S] == pytest.approx(list(NIM_STEP_S.values()))
+    assert 1000 * printed.dense_s(225) == pytest.approx((12.65 + 16.14) / 2)
+    assert 1000 * printed.dense_s(300) == pytest.approx(16.14 + (16.14 - 12.65))
+    assert printed.prefill_s(1000) == law().prefill_s(1000) and printed.kv_tokens == law().kv_tokens

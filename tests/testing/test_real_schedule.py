@@ -19,7 +19,6 @@ from egrc_mega.testing.real_schedule import run_real
 from egrc_mega.testing.virtual_threads import SharedVirtualLoop
 
 WINDOW = Window(5, 1, 1)
-REAL = ("sync", "ahead")
 
 
 @dataclass
@@ -45,7 +44,7 @@ def both(mode: str) -> tuple[Outcome, Outcome]:
     return MODES[mode](SETTING, WINDOW).run(), run_real(SETTING, mode, WINDOW)
 
 
-@pytest.mark.parametrize("mode", REAL)
+@pytest.mark.parametrize("mode", MODES)
 def test_simulation_and_true_coordinator_agree_on_time_and_idleness(mode: str) -> None:
     simulated, real = (outcome.summary(4) for outcome in both(mode))
     assert real["step_s"] == pytest.approx(simulated["step_s"], rel=0.01)
@@ -53,7 +52,7 @@ def test_simulation_and_true_coordinator_agree_on_time_and_idleness(mode: str) -
         assert real[side] == pytest.approx(simulated[side], abs=0.01)
 
 
-@pytest.mark.parametrize("mode", REAL)
+@pytest.mark.parametrize("mode", MODES)
 def test_simulation_and_true_coordinator_train_the_same_groups_from_weights_of_the_same_age(mode: str) -> None:
     simulated, real = both(mode)
     assert [step.places for step in real.steps] == [step.places for step in simulated.steps]

@@ -39,3 +39,32 @@ def planned_law(model: Model, gpu: Gpu, tensor_parallel_size: int = 1, constants
     server = Server(model, gpu, tensor_parallel_size, int(cache_bytes / kv_bytes))
     costs = StepCosts(server, constants)
     return PlannedLaw(costs, server.kv_tokens, costs.kv / costs.memory_rate)
+
+
+NIM_STEP_S = {1: 4.63, 5: 4.58, 25: 5.19, 50: 5.91, 100: 7.57, 150: 9.81, 200: 12.65, 250: 16.14}
+"""Requests at once -> milliseconds between tokens of Llama-3.1-8B-Instruct, NIM 1.8.0, first table of NVIDIA's page
+docs.nvidia.com/nim/benchmarking/llm/1.0.0/performance; prompts that enter meanwhile are in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TabledLaw:
+    """A published curve of decoding, straight between its points and beyond the last; memory is the other law's."""
+
+    other: PlannedLaw
+    kv_token_s: float = 0.0
+
+    @property
+    def kv_tokens(self) -> float:
+        """Tokens that fit into the other server."""
+        return self.other.kv_tokens
+
+    def dense_s(self, num_running: int) -> float:
+        """The keys and values that the measured requests had are in it."""
+        points = list(NIM_STEP_S.items())
+        upper = next((place for place, point in enumerate(points) if point[0] >= num_running), len(points) - 1)
+        (low, before), (high, after) = points[max(0, upper - 1)], points[max(1, upper)]
+        return (before + (after - before) * (num_running - low) / (high - low)) / 1000
+
+    def prefill_s(self, num_tokens: float) -> float:
+        """As long as the other server takes."""
+        return self.other.prefill_s(num_tokens)
