@@ -117,6 +117,7 @@ def test_ratios_of_sequences_and_cpus_take_the_other_way(monkeypatch: pytest.Mon
     assert takes_gradient_in_forward(LossSection(ratio="capped", entropy_coef=0.1, token_mask=(0.5, 5.0)), gpu)
     assert not takes_gradient_in_forward(LossSection(ratio="sequence"), gpu)
     assert not takes_gradient_in_forward(LossSection(ratio="token", sequence_mask=(0.9, 1.1)), gpu)
+    assert not takes_gradient_in_forward(LossSection(ratio="token", tis_cap=2.0, tis_ratio="product"), gpu)
     assert not takes_gradient_in_forward(LossSection(ratio="none"), cpu)
     assert "logits" not in layer_spec.parts_in_use("auto")["log-probs and loss"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
