@@ -175,7 +175,7 @@ def _trusts_sequence(found: Eager, loss: LossSection, ratios: list[float]) -> bo
 
 
 def _drawn(random: np.random.Generator) -> LossCase:
-    loss = LossSection(**dict(_options(random)))
+    loss = LossSection.model_validate(dict(_options(random)))
     lengths = random.choice(LENGTHS, size=int(random.integers(1, 6)))
     size = max(1, int(lengths.sum()))
     boundaries = np.cumsum([0, *lengths]) if lengths.sum() else np.array([0, 1])
