@@ -1,13 +1,16 @@
 """The modes' true coordinators over fake servers in virtual time: what the simulation is held against."""
 
 import asyncio
-import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
+import torch
+
+from egrc_mega.convert.family import Architecture
+from egrc_mega.convert.hf_folder import HfTensors
 from egrc_mega.methods.explore import ExploreSection
 from egrc_mega.methods.method import build_method
 from egrc_mega.methods.records import View
@@ -18,6 +21,7 @@ from egrc_mega.rollout.weights import FolderWeights
 from egrc_mega.sections.rollout import RolloutSection
 from egrc_mega.sections.stage import SamplingSection
 from egrc_mega.stages.state import Position
+from egrc_mega.sync.publisher import Publisher
 from egrc_mega.testing.fake_stream import Problems, Words, judge
 from egrc_mega.testing.loaded_server import LoadedFakeServer, Scale
 from egrc_mega.testing.virtual_threads import SharedVirtualLoop
@@ -47,7 +51,7 @@ class Trainer:
         planner = Planner(Problems(), Words(), 1, (2,))  # type: ignore[arg-type]
         parts = fleet.section, planner, fleet, None, judge
         self.source = Sampler(*parts) if mode == "async" else Ahead(Collector(*parts))
-        self.loading: threading.Thread | None = None
+        self.publisher = Publisher(Timed(self), in_flight=mode == "async")
         self.steps: list[Step] = []
 
     @property
@@ -70,37 +74,41 @@ class Trainer:
         if self.mode == "ahead" and turn.next:
             self.source.begin(turn.next, found.position)
         self.pass_time(train_s)
-        self.publish(number + 1)
+        # nobody looks at the tensors
+        self.publisher.publish((), None, torch.bfloat16, f"v{number + 1}")  # type: ignore[arg-type]
         places = tuple(int(group.problem.key) for group in found.groups)
         lags, oldest = lags_of(found, number, self.scale.tokens)
         self.steps.append(Step(self.now, waited, train_s, num_tokens, places, lags, oldest))
         return found.position
 
-    def publish(self, version: int) -> None:
-        """Write the weights, and have the servers load them; asynchronous steps do not wait for that."""
-        self.pass_time(self.setting.write_s)
-        weights = FolderWeights(MODEL, f"v{version}")
-        self._join()
-        if self.mode != "async":
-            self.fleet.update_weights(weights)
-            return
-        self.loading = threading.Thread(target=self.fleet.update_weights, args=(weights,), daemon=True)
-        self.loading.start()
-
     def close(self) -> None:
         """Sample no more, once the servers have loaded what they were given."""
-        self._join()
+        self.publisher.settle()
         if isinstance(self.source, Sampler):
             self.source.close()
-
-    def _join(self) -> None:
-        if self.loading is not None:
-            self.loading.join()
 
     def _turn(self, number: int) -> Turn:
         method = build_method(self.stage)
         view = View(step=number, state=method.State(), seed=1)
         return Turn(number, number, self.stage, method, view, f"v{number}")
+
+
+class Timed:
+    """A transport without tensors: writing takes the trainer's time, and loading the servers'."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+
+    def publish(self, tensors: HfTensors, architecture: Architecture, dtype: torch.dtype, version: str) -> None:
+        """Write, and have every server load."""
+        self.stage(tensors, architecture, dtype, version)()
+
+    def stage(
+        self, _tensors: HfTensors, _architecture: Architecture, _dtype: torch.dtype, version: str
+    ) -> Callable[[], None]:
+        """Write; what is returned has every server load."""
+        self.trainer.pass_time(self.trainer.setting.write_s)
+        return lambda: self.trainer.fleet.update_weights(FolderWeights(MODEL, version))
 
 
 def lags_of(found: StepGroups, number: int, tokens: int) -> tuple[Counter[int], Counter[int]]:

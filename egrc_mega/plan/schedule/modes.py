@@ -203,9 +203,9 @@ class Async(Coordinator):
         return batch
 
     def _publish(self, version: int) -> None:
-        """Write the weights; servers load them behind the next step."""
-        self.servers.run_to(self.servers.now + self.setting.write_s)
+        """Once the servers have the last ones, write the weights; they load them behind the next step."""
         self.servers.run(lambda: not self.is_loading)
+        self.servers.run_to(self.servers.now + self.setting.write_s)
         self.is_loading = True
         self._begin_load()
 
