@@ -11,6 +11,7 @@ Usage: python benchmarks/schedule.py [--fleets '8;64'] [--real 8] [--steps 12] [
 import argparse
 import json
 import platform
+import sys
 from dataclasses import replace
 from statistics import fmean
 from typing import Any
@@ -32,6 +33,8 @@ PROMPTS = {"8, small batch": 4, "8": 16, "16": 32, "64": 128, "128": 256, "256":
 WRITE_S, LOAD_S = 2.9, 2.9
 """Half each of the 5.5 to 6.0 s that verl prints for Qwen2.5-7B (docs/advance/delta_weight_sync.md): what the trainer
 waits for in every mode, and what asynchronous steps hide."""
+MOST_RESPONSES = 12288
+"""Of the steps that count, beyond four."""
 READINGS = ("equal phases", "equal work")
 RATIOS = (0.5, 0.75, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 4.0)
 BOUNDS = (0, 1, 2, 4, 8)
@@ -41,14 +44,14 @@ def main() -> None:
     """Print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fleets", default=";".join(PROMPTS), help="separated by semicolons")
-    parser.add_argument("--real", default="8, small batch;8;16", help="those that run through the coordinators")
-    parser.add_argument("--vary", default="64", help="the fleet of which one thing is changed at a time")
+    parser.add_argument("--real", default="8, small batch;8", help="those that run through the coordinators")
+    parser.add_argument("--vary", default="16", help="the fleet of which one thing is changed at a time")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--mean", type=int, default=4096)
     arguments = parser.parse_args()
     study = Study(arguments.steps, arguments.mean)
     simulated = [study.row(fleet, reading) for fleet in arguments.fleets.split(";") for reading in READINGS]
-    real = [study.real_row(fleet, reading) for fleet in filter(None, arguments.real.split(";")) for reading in READINGS]
+    real = [study.real_row(fleet, reading) for fleet in arguments.real.split(";") for reading in READINGS]
     result = {
         "about": study.about(),
         "simulated": simulated,
@@ -68,10 +71,14 @@ class Study:
 
     def __init__(self, steps: int, mean: int, max_staleness: int = 2) -> None:
         """`max_staleness`: the largest that is asked for; as many steps, and more, do not count at either end."""
-        self.steps = steps
-        self.window = Window(steps + 2 * max_staleness + 3, warm=max_staleness + 2, cool=max_staleness + 1)
+        self.steps, self.most = steps, max_staleness
         self.responses = Responses(mean)
         self.law = planned_law(model_of(MODEL), find_gpu(GPU))
+
+    def window(self, fleet: str) -> Window:
+        """Fewer steps where each has so many responses that they are all alike."""
+        steps = max(min(self.steps, 4), min(self.steps, MOST_RESPONSES // (PROMPTS[fleet] * N)))
+        return Window(steps + 2 * self.most + 3, warm=self.most + 2, cool=self.most + 1)
 
     def about(self) -> dict[str, Any]:
         """What stays the same in all rows, and how fast a server is."""
@@ -85,7 +92,6 @@ class Study:
             "responses_to_a_prompt": N,
             "write_s": WRITE_S,
             "load_s": LOAD_S,
-            "steps_that_count": self.window.end - self.window.warm,
             "tokens_per_s_of_a_request_by_requests_of_4096_tokens": {n: 1 / step_s for n, step_s in curve.items()},
         }
 
@@ -102,17 +108,20 @@ class Study:
             load_s=LOAD_S,
             **fields,
         )
-        return with_equal_work(plain) if reading == "equal work" else with_equal_phases(plain, self.window, ratio)
+        return (
+            with_equal_work(plain) if reading == "equal work" else with_equal_phases(plain, self.window(fleet), ratio)
+        )
 
     def row(self, fleet: str, reading: str, ratio: float = 1.0, **changes: Any) -> dict[str, Any]:
         """The three modes side by side, simulated."""
         setting = self.setting(fleet, reading, ratio, **changes)
-        return table(fleet, reading, {mode: kind(setting, self.window).run() for mode, kind in MODES.items()})
+        print(f"simulating {fleet}, {reading}", file=sys.stderr, flush=True)
+        return table(fleet, reading, {mode: kind(setting, self.window(fleet)).run() for mode, kind in MODES.items()})
 
     def real_row(self, fleet: str, reading: str) -> dict[str, Any]:
         """The three modes' true coordinators, and how far the simulation is from them."""
         setting, simulated = self.setting(fleet, reading), self.row(fleet, reading)["modes"]
-        found = table(fleet, reading, {mode: run_real(setting, mode, self.window) for mode in MODES})
+        found = table(fleet, reading, {mode: run_real(setting, mode, self.window(fleet)) for mode in MODES})
         found["difference"] = {
             mode: max(
                 *(abs(facts[name] / simulated[mode][name] - 1) for name in ("step_s", "tokens_per_s_per_gpu")),
@@ -154,6 +163,7 @@ def table(fleet: str, reading: str, outcomes: dict[str, Outcome]) -> dict[str, A
     return {
         "fleet": fleet,
         "responses": PROMPTS[fleet] * N,
+        "steps": len(steps),
         "reading": reading,
         "generation_s": fmean(step.wait_s for step in steps),
         "train_s": fmean(step.train_s for step in steps),
