@@ -25,6 +25,8 @@ MIN_TOKENS = 256
 """Fewer make no distribution: only the largest difference is held against its bound."""
 MAX_SILENT_STEPS = 3
 """Steps in a row without a compared token, then the run warns."""
+LESS_OFTEN = 10
+"""The next silence is told when it lasts so many times as long: in asynchronous mode short ones are the rule."""
 TREND_STEPS, TREND_FACTOR, TREND_SHARE = 8, 4.0, 0.1
 """A median, averaged over so many steps, warns from so many times its lowest and from this share of its bound on."""
 DEFAULT_BOUNDS = {
@@ -108,7 +110,7 @@ class GateWatch:
     def __init__(self, section: PolicySection, dtype: torch.dtype) -> None:
         """`dtype` is that of the trainer's weights."""
         self.section, self.bound = section, bounds_of(section, dtype)["median"]
-        self.num_silent = 0
+        self.num_silent, self.patience = 0, MAX_SILENT_STEPS
         self.medians: deque[float] = deque(maxlen=TREND_STEPS)
         self.lowest = math.inf
 
@@ -120,9 +122,10 @@ class GateWatch:
 
     def _silence(self, compared: float | None) -> Iterator[str]:
         self.num_silent = 0 if compared else self.num_silent + 1
-        if self.num_silent == MAX_SILENT_STEPS:
+        if self.num_silent == self.patience:
+            self.patience *= LESS_OFTEN
             yield (
-                f"warning: policy.logprob_check has compared no token for {MAX_SILENT_STEPS} steps, because none was "
+                f"warning: policy.logprob_check has compared no token for {self.num_silent} steps, because none was "
                 f"sampled from the weights that were then trained; sync.verify_every is what finds stale weights now"
             )
 

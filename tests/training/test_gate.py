@@ -114,12 +114,12 @@ def test_a_gate_that_has_compared_nothing_has_no_figures() -> None:
     assert set(figures.values()) == {None}
 
 
-def test_a_gate_that_compares_nothing_for_three_steps_in_a_row_warns_once() -> None:
+def test_a_gate_that_compares_nothing_for_three_steps_in_a_row_warns_and_again_after_ten_times_as_many() -> None:
     watch = GateWatch(PolicySection(), torch.float32)
-    shares = [0.0, 0.0, 0.4, 0.0, None, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
+    shares = [0.0, 0.0, 0.4, 0.0, None, 0.0, 0.0, 0.0, 1.0, *[0.0] * 29, 0.4, *[0.0] * 31]
     records = [make_record(1, logprob_compared=share, logprob_diff_median=None) for share in shares]
     warned = [any("has compared no token" in text for text in watch.warnings(record)) for record in records]
-    assert [step for step, said in enumerate(warned) if said] == [5, 11]
+    assert [step for step, said in enumerate(warned) if said] == [5, 68]
 
 
 def test_a_gate_that_is_switched_off_warns_of_nothing() -> None:
