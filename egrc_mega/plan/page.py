@@ -9,6 +9,9 @@ from egrc_mega.plan.memory import RankMemory
 from egrc_mega.plan.plan import Memory, Plan, StagePlan
 from egrc_mega.plan.states import World
 
+SAMPLED = {"sync": "", "ahead": " (sampled one ahead)", "async": " (sampled all the time)"}
+"""What is said of a step's time, by `rollout.mode`."""
+
 
 def page(plan: Plan) -> str:
     """All that is known of a plan; an impossible one ends where its reasons begin."""
@@ -131,6 +134,6 @@ def _stage_lines(plan: Plan, stage: StagePlan) -> Iterator[str]:
         f"micro-batches a rank, bubble {100 * training.bubble_share:.1f} %, MFU {100 * mfu:.0f} % while training"
     )
     yield (
-        f"    step {time.total:.1f}{' (sampled one ahead)' if time.is_overlapped else ''}: {time.tokens_per_s:,.0f} "
+        f"    step {time.total:.1f}{SAMPLED[plan.config.rollout.mode]}: {time.tokens_per_s:,.0f} "
         f"tokens/s, {time.tokens_per_s / plan.split.num_gpus:,.0f} a GPU; {stage.stage.steps} steps {stage.hours:.1f} h"
     )

@@ -42,6 +42,8 @@ class Recovery:
         """Held while servers load: what is being sent does not change under them."""
         self.failure: RolloutError | None = None
         """Why the fleet can be used no longer."""
+        self.listeners: list[Callable[[RolloutError], None]] = []
+        """Each gets that, in the fleet's loop, as soon as it is known; it must not wait."""
 
     def check(self) -> None:
         """Raise the failure, if there is one."""
@@ -54,6 +56,8 @@ class Recovery:
         for server in self.servers:
             server.client.hang_up()
         self.changed.set()
+        for listen in self.listeners:
+            listen(error)
 
     def fence(self, server: Server, cause: RolloutError, cure: Coroutine[Any, Any, None] | None = None) -> None:
         """No request goes there until `cure` has ended; by default, until it has the current weights and is healthy."""

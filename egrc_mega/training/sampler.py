@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 
+from egrc_mega.errors import RolloutError
 from egrc_mega.methods.method import Judge
 from egrc_mega.observe.spans import span
 from egrc_mega.rollout.environment import Environment
@@ -115,6 +116,7 @@ class Sampler:
         self._found: Future[StepGroups] | None = None
         """What the trainer waits for."""
         fleet.versions.listeners.append(self._note_version)
+        fleet.recovery.listeners.append(self._give_up)
 
     def begin(self, turn: Turn, position: Position) -> None:
         """Sampling goes on as this turn asks for; its groups are taken after those that train now."""
@@ -172,6 +174,15 @@ class Sampler:
         """In the fleet's loop: every server has these weights."""
         if (sampling := self.sampling) is not None:
             sampling.post(lambda: sampling.pool.note_version(name))
+
+    def _give_up(self, error: RolloutError) -> None:
+        """In the fleet's loop: no server will answer any more, and no weights will come that the pool waits for."""
+
+        def fail() -> None:
+            raise error
+
+        if self.sampling is not None:
+            self.sampling.post(fail)
 
     def close(self) -> None:
         """End the stage's sampling, without waiting for it."""

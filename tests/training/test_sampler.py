@@ -129,3 +129,16 @@ def test_what_ends_the_thread_is_told_where_the_trainer_waits_and_ever_after(
         sampler.collect(turn_at(0), Position())
     with refused:
         sampler.collect(turn_at(1), Position())
+
+
+def test_a_fleet_that_can_be_used_no_longer_ends_the_wait_of_the_trainer_also_where_nothing_is_in_flight(
+    sampler: Sampler, fake: FakeServer
+) -> None:
+    collect(sampler, 0, Position())
+    until_asked(fake, 2)
+    until(lambda: sampler.fleet.stats.num_in_flight == 0)
+    sampler.fleet._fail(RolloutError("weights 'v1' did not reach every server"))
+    assert sampler._thread is not None
+    sampler._thread.join(60)
+    with pytest.raises(RolloutError, match="weights 'v1' did not reach every server"):
+        sampler.collect(turn_at(1), Position())
