@@ -27,6 +27,7 @@ from egrc_mega.checkpoint.verification import problem_of
 from egrc_mega.convert.pickles import require_harmless
 from egrc_mega.errors import CheckpointError, EgrcError
 from egrc_mega.manifest import is_complete
+from egrc_mega.observe.spans import span
 
 TIMEOUT_S = 1800.0
 
@@ -234,8 +235,12 @@ class _Saving:
     thread: threading.Thread | None = None
 
     def start(self) -> None:
-        self.thread = threading.Thread(target=self.run, name=f"checkpoint {self.step}", daemon=True)
+        self.thread = threading.Thread(target=self._run_beside, name=f"checkpoint {self.step}", daemon=True)
         self.thread.start()
+
+    def _run_beside(self) -> None:
+        with span("checkpoint", step=self.step):
+            self.run()
 
     def run(self) -> None:
         assert self.work is not None

@@ -139,6 +139,8 @@ class FakeServer:
         """... or whole, after so long."""
         self.is_right: Callable[[Reply], bool] = lambda body: True
         """Requests that are answered with token 7; the others get token 8."""
+        self.waits: Callable[[str, bytes], bool] = lambda path, data: False
+        """Calls, by path and body, that it passes on to its upstream once this says no more."""
         self.rewrite_request: Callable[[str, bytes], bytes] = lambda path, data: data
         """What it makes of a body before it passes it on to its upstream..."""
         self.rewrite_reply: Callable[[str, bytes], bytes] = lambda path, data: data
@@ -272,7 +274,10 @@ class FakeServer:
             return await self._fine(request)
         if NEEDS_MEMORY.get(request.path, set()) & self.freed:
             return web.Response(status=500, text=f"freed: {sorted(self.freed)}")
-        data = self.rewrite_request(request.path, await request.read())
+        raw = await request.read()
+        while self.waits(request.path, raw):
+            await asyncio.sleep(0.01)
+        data = self.rewrite_request(request.path, raw)
         headers = {"Content-Type": request.content_type}
         url = f"{self.upstream}{request.path_qs}"
         async with (

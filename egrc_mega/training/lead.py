@@ -99,7 +99,8 @@ class Lead(MeasuringLead):
         self._open_records(stack, resume=resume)
         template = renderer.template
         self.events.write("template", **asdict(template.proof), date=template.today.isoformat())
-        self.publisher = Publisher(build_transport(config, self.folder.weights, self.serving.fleet))
+        transport = build_transport(config, self.folder.weights, self.serving.fleet)
+        self.publisher = Publisher(transport, in_flight=config.rollout.mode == "async")
         stack.callback(self.publisher.close)
         dtype = torch.bfloat16 if config.megatron.bf16 else torch.float32
         self.gate_watch = GateWatch(config.policy, dtype)
