@@ -1,5 +1,6 @@
 """Compares evaluations that are there: prints the table, and draws accuracy against length."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -29,6 +30,8 @@ def compare_evaluations(
     if plot is not None and plot.suffix != ".svg":
         raise ConfigError(f"--plot: {plot} must end in .svg")
     evaluations = all_evaluations([*([base] if base else []), *runs])
+    for folder in (folder for folder, found in evaluations.items() if not found):
+        print(f"{folder} adds no row: the same weights, with the same responses, are there already", file=sys.stderr)
     rows = [each for found in evaluations.values() for each in found]
     table = side_by_side(rows, evaluations[base or runs[0]][0], benchmarks)
     if plot is not None:

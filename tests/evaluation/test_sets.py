@@ -1,6 +1,7 @@
 """Several benchmarks in one evaluation, each with what it states itself, and what an interrupted one goes on with."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -167,7 +168,9 @@ def test_what_other_weights_have_left_is_not_taken_for_these(config: Config, tmp
     assert len(servers.asked) == 27
 
 
-def test_runs_are_compared_by_what_they_have_measured_between_their_stages(config: Config, tmp_path: Path) -> None:
+def test_runs_are_compared_by_what_they_have_measured_between_their_stages(
+    config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ("first", "second"):
         places: list[tuple[str, int, int]] = [("base", 0, 0), ("compress", 1, 5)]
         for label, ordinal, step in places:
@@ -186,6 +189,11 @@ def test_runs_are_compared_by_what_they_have_measured_between_their_stages(confi
     both = orjson.loads(compare_evaluations([tmp_path / "first", tmp_path / "second"], None, None, "json", None))
     # the base is the same, and stands there once
     assert list(both["rows"]) == ["first/base", "first/compress", "second/compress"]
+    assert capsys.readouterr().err == ""
+    shutil.copytree(tmp_path / "first", tmp_path / "again")
+    compare_evaluations([tmp_path / "first", tmp_path / "again"], None, None, "json", None)
+    told = capsys.readouterr().err
+    assert told == f"{tmp_path}/again adds no row: the same weights, with the same responses, are there already\n"
 
 
 def test_a_run_is_no_base_for_one_of_another_protocol(
