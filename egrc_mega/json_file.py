@@ -33,6 +33,11 @@ def read_object(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_text(path: Path) -> str:
+    """The text of a file; raises as `read_object`."""
+    return _read_bytes(path, MAX_JSON_BYTES).decode()
+
+
 def read_line(path: Path) -> str:
     """The text of a file of one line, without the spaces around it; raises as `read_object`."""
     return _read_bytes(path, MAX_TEXT_BYTES).decode().strip()

@@ -25,6 +25,8 @@ BASE = {
     "json_file",
     "parent",
     "plain_text",
+    "unpack",
+    "yaml_text",
     "stop_signal",
     "__init__",
 }

@@ -104,8 +104,7 @@ def _measure_by_config(model: Path, config: list[Path], overrides: list[str], ou
 
 def _rollout_fields(overrides: list[str]) -> dict[str, Any]:
     """What `--set rollout.NAME=VALUE` says; there is no configuration that another section could belong to."""
-    import yaml
-
+    from egrc_mega import yaml_text
     from egrc_mega.errors import ConfigError
 
     fields = {}
@@ -113,7 +112,10 @@ def _rollout_fields(overrides: list[str]) -> dict[str, Any]:
         name, equals, value = override.partition("=")
         if not equals or not name.startswith("rollout."):
             raise ConfigError(f"--set {override}: with --benchmarks only rollout.NAME=VALUE can be set")
-        fields[name.removeprefix("rollout.")] = yaml.safe_load(value)
+        try:
+            fields[name.removeprefix("rollout.")] = yaml_text.read(value)
+        except yaml_text.UNREADABLE as error:
+            raise ConfigError(f"--set {override}: the value is not YAML: {' '.join(str(error).split())}") from error
     return fields
 
 

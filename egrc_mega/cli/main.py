@@ -35,6 +35,7 @@ from egrc_mega.cli import (
     watch,
 )
 from egrc_mega.errors import EgrcError, Stopped, storage_error
+from egrc_mega.observe.streams import show_text_plain
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -100,6 +101,7 @@ def main() -> None:
     # measured on small machines: one thread a process is faster than two; before torch is imported
     if (os.cpu_count() or 1) <= 4:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
+    show_text_plain()
     try:
         app()
     except EgrcError as error:

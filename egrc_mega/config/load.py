@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from egrc_mega import yaml_text
 from egrc_mega.config.config import Config, use_plugins
 from egrc_mega.config.explain import explain
 from egrc_mega.errors import ConfigError
@@ -26,7 +27,6 @@ PATHS = (
 )
 """In a file they are relative to that file's folder; in `--set` to the working directory. `*` stands for any name."""
 
-UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)
 """What YAML makes of text that is none: a day that no month has and a number without end are ValueErrors."""
 
 
@@ -126,8 +126,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"config file {path} does not exist")
     try:
         with path.open(encoding="utf-8") as file:
-            raw = yaml.load(file, Loader=_UniqueKeyLoader)
-    except UNREADABLE as error:
+            raw = yaml_text.read(file, _UniqueKeyLoader)
+    except yaml_text.UNREADABLE as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must hold a mapping of sections, found {type(raw).__name__}")
@@ -172,8 +172,8 @@ def _parse_override(override: str, raw: dict[str, Any]) -> tuple[list[str | int]
         raise ConfigError(f"--set {override}: expected key=value, e.g. --set rollout.prompts_per_step=32")
     keys: list[str | int] = list(name.split("."))
     try:
-        value = yaml.safe_load(text)
-    except UNREADABLE as error:
+        value = yaml_text.read(text)
+    except yaml_text.UNREADABLE as error:
         raise ConfigError(f"--set {override}: the value is not YAML: {' '.join(str(error).split())}") from error
     if len(keys) > 1 and keys[0] == "stages":
         keys[1] = _stage_index(str(keys[1]), raw, override)

@@ -10,8 +10,9 @@ from typing import Any, Literal
 from egrc_mega.data.json_rows import json_rows
 from egrc_mega.data.source import Row, Source, SourceSection
 from egrc_mega.errors import DataError
+from egrc_mega.unpack import GZIP, unpacked
 
-GZIP, PARQUET = b"\x1f\x8b", b"PAR1"
+PARQUET = b"PAR1"
 PACKED = {b"BZh": "bunzip2", b"\xfd7zXZ\x00": "unxz", b"\x28\xb5\x2f\xfd": "unzstd", b"PK\x03\x04": "unzip"}
 """First bytes of files that something else must unpack first."""
 HEADER = re.compile(rb'\s*(?:\xef\xbb\xbf)?\s*"?[A-Za-z_][\w .]*"?(?:[,;\t]\s*"?[A-Za-z_][\w .]*"?)+\s*(?:[\r\n]|$)')
@@ -54,7 +55,9 @@ def _content(path: Path) -> bytes:
     try:
         content = path.read_bytes()
         if content.startswith(GZIP):
-            content = gzip.decompress(content)
+            content = unpacked(content)
+    except ValueError as error:
+        raise DataError(f"data file {path}: {error}; unpack it yourself if it is what you expect") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"data file {path} is not a whole gzip file: {error}; write it again") from error
     except OSError as error:

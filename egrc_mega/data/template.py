@@ -25,6 +25,8 @@ DEADLINE_S = 120.0
 """For an answer of the child: far beyond its limit on CPU time, so that it is met on a busy machine too."""
 PROBE = "Find $x$ with\n\\frac{x}{2} < {{ 3 }} & 'y' > 0."
 """A user's text with what a template might change: a line end, Jinja's own braces, what HTML escapes."""
+NEEDED = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "HOME", "TMPDIR", "VIRTUAL_ENV")
+"""Variables of this process that the child gets, beside Python's own."""
 BEGIN_OF_THINKING, END_OF_THINKING = "<think>", "</think>"
 Thinking = Literal["open", "closed", "absent"]
 
@@ -135,7 +137,9 @@ def _text(template: Any, name: str) -> str:
 
 def _start() -> subprocess.Popen[bytes]:
     command = [sys.executable, "-P", "-m", "egrc_mega.data.template_child"]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    # it knows no key that somebody's template could find
+    needed = {name: value for name, value in os.environ.items() if name in NEEDED or name.startswith("PYTHON")}
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=needed)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from egrc_mega.embedded.connections import bear_a_flood
 from egrc_mega.errors import RolloutError
+from egrc_mega.observe.streams import show_text_plain
 from egrc_mega.parent import die_with_parent
 
 KEEP_ALIVE_S = 5.0
@@ -31,6 +32,7 @@ def main() -> None:
     if arguments.exit_with_stdin:
         die_with_parent()  # a server that is stopped reads no end of file
         threading.Thread(target=_exit_at_end_of_stdin, daemon=True).start()
+    show_text_plain()
     try:
         _serve(arguments)
     except RolloutError as error:

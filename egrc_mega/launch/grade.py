@@ -1,6 +1,6 @@
 """Grades responses from elsewhere: one with all rungs, or a file of them."""
 
-import gzip
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ from egrc_mega.grading.verdicts import Reason
 from egrc_mega.grading.worker import Budget
 from egrc_mega.sections.data import GradingSection
 from egrc_mega.types import Grade, Hints, Verdict
+from egrc_mega.unpack import GZIP, unpacked
 
 GRADERS: Mapping[str, type[Grader]] = {"math": MathGrader, "deepscaler": DeepScaleR, "thinkless_compat": Thinkless}
 BATCH = 1000
-GZIP_MAGIC = b"\x1f\x8b"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +130,8 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
     """Of JSONL or of a JSON array, packed by gzip or not."""
     try:
         raw = path.read_bytes()
-        content = gzip.decompress(raw) if raw.startswith(GZIP_MAGIC) else raw
-    except (OSError, EOFError) as error:
+        content = unpacked(raw) if raw.startswith(GZIP) else raw
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     content = content.removeprefix(b"\xef\xbb\xbf").strip()
     lines = [content] if content.startswith(b"[") else content.splitlines()

@@ -6,10 +6,11 @@ from typing import Any
 
 import yaml
 
+from egrc_mega import yaml_text
 from egrc_mega.checkpoint.store import CheckpointStore
 from egrc_mega.convert.publish import new_folder
 from egrc_mega.errors import ConfigError, ModelError, RunError
-from egrc_mega.json_file import read_object
+from egrc_mega.json_file import read_object, read_text
 from egrc_mega.launch.model_card import card_of
 from egrc_mega.manifest import MANIFEST, write_manifest
 from egrc_mega.report.build import METRICS
@@ -94,11 +95,11 @@ def _hub_name(path: str) -> str | None:
 def _licence_of(folder: Path) -> str | None:
     """What the base's own card says in its header, else its config.json."""
     try:
-        card = (folder / CARD).read_text(encoding="utf-8")[:20_000]
-        header = yaml.safe_load(card.split("---")[1]) if card.startswith("---") else None
+        card = read_text(folder / CARD)[:20_000]
+        header = yaml_text.read(card.split("---")[1]) if card.startswith("---") else None
         if isinstance(header, dict) and isinstance(header.get("license"), str):
             return str(header["license"])
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, IndexError):
+    except (OSError, *yaml_text.UNREADABLE, IndexError):
         pass
     try:
         stated = read_object(folder / "config.json").get("license")

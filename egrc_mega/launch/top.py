@@ -39,7 +39,8 @@ def top(run_dir: Path, *, once: bool) -> None:
         RunError: the folder holds no run.
     """
     page = Page(run_dir)
-    console = Console(highlight=False, soft_wrap=True)
+    # by name: while rich shows the page, standard output is a stream of its own
+    console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
     text = page.text()
     if not once and console.is_terminal:
         try:

@@ -4,6 +4,7 @@ On a terminal a bar stands below, and another one while responses are awaited; n
 file, nor in the log.
 """
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,7 +32,8 @@ class StepPrinter:
             log: file to which every line is appended with the time; None: none.
             is_verbose: a second line a step, with all that the first one leaves out.
         """
-        self.console = console or Console(highlight=False, soft_wrap=True)
+        # by name: while rich shows a bar, standard output is a stream of its own
+        self.console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
         self.is_verbose = is_verbose
         self._log = RunLog(log, self._print) if log else None
         self._recent: deque[float] = deque(maxlen=20)

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from egrc_mega import yaml_text
 from egrc_mega.errors import RunError
 from egrc_mega.run_folder import ORIGINS
 
@@ -26,8 +27,8 @@ def config_of(run_dir: Path) -> dict[str, Any]:
     """
     path = run_dir / CONFIG
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        found = yaml_text.read(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except yaml_text.UNREADABLE as error:
         reason = " ".join(str(error).split())
         raise RunError(f"{path} cannot be read ({reason}); restore it or move it aside") from error
     return found if isinstance(found, dict) else {}

@@ -60,7 +60,10 @@ def is_loopback(host: str) -> bool:
 
 def url_problem(url: str, keys: Keys) -> str | None:
     """Why `url` must not be used, or None."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         shown = repr(url) if "@" not in url else "one of them"
         return f"{shown} is not a base URL like http://127.0.0.1:30000"

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self, cast
 
-import yaml
-
+from egrc_mega import yaml_text
 from egrc_mega.observe.follow import follow
+from egrc_mega.observe.streams import show_text_plain
 from egrc_mega.sections.run import ObserveSection, TrackerName
 from egrc_mega.trackers.tracker import open_tracker
 from egrc_mega.trackers.values import values_of
@@ -50,7 +50,7 @@ class Progress:
 
 def feed(name: TrackerName, run: Path, over: threading.Event) -> int:
     """Send everything that stands in `metrics.jsonl` and has not been sent; returns the number of events sent."""
-    config = yaml.safe_load((run / "config.yaml").read_text()) or {}
+    config = yaml_text.read((run / "config.yaml").read_text()) or {}
     project = config.get("observe", {}).get("project", ObserveSection().project)
     place = run / FOLDER / f"{name}.json"
     place.parent.mkdir(exist_ok=True)
@@ -72,6 +72,7 @@ def feed(name: TrackerName, run: Path, over: threading.Event) -> int:
 
 def main() -> None:
     """Feed a tracker for as long as stdin is open, and then what is left."""
+    show_text_plain()
     # the run decides when it ends, not whoever presses a key
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import yaml
 
+from egrc_mega import yaml_text
 from egrc_mega.checkpoint.pointers import step_name
 from egrc_mega.checkpoint.retention import whole_steps
 from egrc_mega.checkpoint.state_file import read_state
@@ -81,7 +81,7 @@ def _end(path: Path) -> dict[str, Any] | None:
 def _asks_the_same(path: Path, config: Mapping[str, Any]) -> bool:
     """Whether a configuration differs from that of a file in nothing that decides about the outcome."""
     try:
-        before = yaml.safe_load(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError):
+        before = yaml_text.read(path.read_text())
+    except (OSError, *yaml_text.UNREADABLE):
         return False
     return isinstance(before, dict) and asks_the_same(before, config)

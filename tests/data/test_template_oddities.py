@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -274,6 +275,15 @@ def test_a_child_that_is_killed_or_silent_is_one_line(monkeypatch: pytest.Monkey
     monkeypatch.setattr(module, "DEADLINE_S", 0.2)
     with pytest.raises(ModelError, match=r"fails: no answer for 0\.2 s"):
         silent.render("hi")
+
+
+def test_the_child_has_no_variable_that_could_be_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("EGRC_API_KEY", "WANDB_API_KEY", "HF_TOKEN", "https_proxy"):
+        monkeypatch.setenv(name, "c0ffee")
+    child = module._start()
+    variables = psutil.Process(child.pid).environ()
+    module._end(child)
+    assert "c0ffee" not in variables.values() and variables["PATH"] == os.environ["PATH"]
 
 
 def test_the_child_ends_with_the_template() -> None:

@@ -96,7 +96,8 @@ def test_on_a_terminal_the_page_ends_when_the_run_is_over(tmp_path: Path, monkey
     lock = Lock.take(tmp_path / LOCK)
     assert lock is not None
     screen = io.StringIO()
-    monkeypatch.setattr(top_page, "Console", lambda **how: Console(**how, force_terminal=True, file=screen, width=300))
+    terminal = {"force_terminal": True, "file": screen, "width": 300}
+    monkeypatch.setattr(top_page, "Console", lambda **how: Console(**how | terminal))
     monkeypatch.setattr(top_page.time, "sleep", lambda _seconds: lock.release())
     top(tmp_path, once=False)
     said = screen.getvalue()

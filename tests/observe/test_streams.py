@@ -1,15 +1,19 @@
 """A run goes on when nobody reads what it prints."""
 
 import io
+import logging
 import os
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from egrc_mega.observe.streams import Bearing
+from egrc_mega.observe.streams import Bearing, bear_lost_streams, show_text_plain
 from egrc_mega.testing.forked import popen
+from egrc_mega.testing.forked import run as forked_run
 from egrc_mega.testing.runs import SMALL_RUN, events
 
 
@@ -19,6 +23,34 @@ def test_what_can_be_written_is_written() -> None:
     assert bearing.write("a line\n") == 7
     bearing.flush()
     assert stream.getvalue() == "a line\n" and not bearing.isatty()
+
+
+ACTS = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202e"
+
+
+def test_nothing_that_is_printed_logged_or_raised_acts_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, error = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", error)
+    show_text_plain()
+    show_text_plain()
+    bear_lost_streams()
+    print(ACTS, ["x"], flush=True)
+    sys.stdout.writelines([ACTS])
+    logging.StreamHandler().emit(logging.LogRecord("x", logging.WARNING, "", 0, ACTS, None, None))
+    traceback.print_exception(ValueError(ACTS))
+    assert "\\x1b[2J" in out.getvalue() and error.getvalue().count("\\x1b[2J") == 2
+    assert (out.getvalue() + error.getvalue()).replace("\n", "").isprintable()
+    Console(file=sys.stdout, force_terminal=True).print("red", style="red")
+    assert "\x1b[31mred" in out.getvalue()  # what we do on purpose
+
+
+def test_a_command_shows_the_name_of_a_hostile_folder_plain(tmp_path: Path) -> None:
+    folder = tmp_path / ACTS
+    folder.mkdir()
+    ended = forked_run([sys.executable, "-P", "-m", "egrc_mega.cli.main", "diagnose", str(folder)])
+    assert ended.returncode == 7 and "\\x1b[2J" in ended.stderr
+    assert (ended.stdout + ended.stderr).replace("\n", "").isprintable()
 
 
 @pytest.mark.parametrize("place", ["a closed pipe", "a full disk"])

@@ -1,5 +1,6 @@
 """Keys and addresses: who may ask a server what, what is refused before anything starts, and that keys show nowhere."""
 
+import os
 import socket
 import sys
 from pathlib import Path
@@ -139,3 +140,30 @@ def test_servers_are_found_by_url_by_file_and_by_announcement(tmp_path: Path) ->
     assert list((tmp_path / "shared").iterdir()) == []
     with pytest.raises(ConfigError, match=r"rollout\.hosts_file: .*nowhere cannot be read"):
         find_servers(RolloutSection(server="external", hosts_file=tmp_path / "nowhere"))
+
+
+def test_of_all_announcements_only_what_answers_is_taken_and_no_link_is_followed(tmp_path: Path) -> None:
+    shared, victim = tmp_path / "shared", tmp_path / "victim"
+    shared.mkdir()
+    victim.write_text("mine")
+    os.mkfifo(shared / "pipe.url")  # whoever opens it waits
+    (shared / "endless.url").symlink_to("/dev/zero")
+    (shared / "long.url").write_text("http://127.0.0.1:9/" + "x" * 10_000)
+    (shared / "bytes.url").write_bytes(b"\xff\xfe")
+    (shared / "broken.url").write_text("http://[::1")
+    (shared / "port.url").write_text("http://127.0.0.1:99999")
+    (shared / "folder.url").mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        url = f"http://127.0.0.1:{there.getsockname()[1]}"
+        name = f"{socket.gethostname()}-{there.getsockname()[1]}"
+        for suffix in (".tmp", ".url"):
+            (shared / f"{name}{suffix}").symlink_to(victim)
+        with announced([url], shared):
+            section = RolloutSection(server="external", announce_dir=shared, num_servers=1, start_timeout_s=30)
+            assert find_servers(section) == [url]
+    assert victim.read_text() == "mine"
+
+
+def test_a_url_that_is_none_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"'http://\[::1' is not a base URL"):
+        find_servers(RolloutSection(server="external", urls=("http://[::1",)))

@@ -1,5 +1,6 @@
 """Which servers somebody else has started: given by URL, listed in a file, or announced in a shared folder."""
 
+import secrets
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from egrc_mega.errors import ConfigError, RolloutError
+from egrc_mega.json_file import read_line
 from egrc_mega.rollout.keys import KEY_VARIABLE, Keys, is_loopback, url_problem
 from egrc_mega.sections.rollout import RolloutSection
 
@@ -83,14 +85,14 @@ def _answering(folder: Path) -> list[str]:
 
 def _url_in(file: Path) -> str:
     try:
-        return file.read_text().strip()
-    except (OSError, UnicodeDecodeError):  # just taken away, or nothing of ours
+        return read_line(file)
+    except (OSError, ValueError):  # just taken away, or nothing of ours
         return ""
 
 
 def _is_there(url: str) -> bool:
-    parts = urlsplit(url)
     try:
+        parts = urlsplit(url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
         with socket.create_connection((parts.hostname or "", port), timeout=CONNECT_TIMEOUT_S):
             return True
@@ -107,8 +109,9 @@ def announced(urls: Sequence[str], folder: Path | None) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         parts = urlsplit(url)
         file = folder / f"{socket.gethostname()}-{parts.port}{SUFFIX}"
-        partial = file.with_suffix(".tmp")
-        partial.write_text(f"{url}\n")
+        partial = folder / f".{file.name}.{secrets.token_hex(8)}"
+        with partial.open("x") as written:  # others may write here: a link in its place is not followed
+            written.write(f"{url}\n")
         partial.replace(file)
         files.append(file)
     try:
