@@ -96,14 +96,14 @@ def test_the_first_field_that_differs_is_named_with_both_values() -> None:
 
 def test_every_study_of_the_repository_can_be_read(root: Path) -> None:
     files = sorted((root / "configs/studies").glob("*.yaml"))
-    assert [file.stem for file in files] == ["controller", "egrc", "noisy", "zoo"]
+    assert [file.stem for file in files] == ["asynchrony", "controller", "egrc", "noisy", "zoo"]
     studies = {file.stem: read_study(file) for file in files}
     methods = {stage.method for cell in studies["zoo"].cells for stage in cell.config.stages}
     configs = {path.stem for path in (root / "configs/methods").glob("*.yaml")}
     # by their curves two cycles take some hundred steps: no matter for cells of forty
     assert set(studies["zoo"].settings) == configs - {"egrc_cycles"}
     assert len(methods) > 30
-    assert all(len(studies[name].section.seeds) == 3 for name in ("egrc", "noisy", "controller"))
+    assert all(len(studies[name].section.seeds) == 3 for name in ("asynchrony", "egrc", "noisy", "controller"))
 
 
 def test_what_the_zoos_page_says_is_off_is_off_in_every_cell(root: Path) -> None:
