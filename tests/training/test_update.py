@@ -83,6 +83,9 @@ def test_the_check_can_be_switched_off_and_is_still_logged(policy: Policy) -> No
     metrics = run_updates(policy, batch, STAGE, SECTION.model_copy(update={"logprob_check": False}), 0)
     assert metrics.logprob_diff_max == pytest.approx(2e-4, rel=0.05)
     assert metrics.num_updates == 1
+    # over what is trained on, in which the wrong one is, and not over what is scored only
+    num_trained = sum(int(((s.loss_weights != 0) & s.sampled).sum()) for s in batch.updates[0])
+    assert metrics.mismatch_kl == pytest.approx(2e-4**2 / 2 / num_trained, rel=0.1)
 
 
 def test_entropies_are_over_the_policys_tokens_of_kept_and_of_all_samples(policy: Policy) -> None:
