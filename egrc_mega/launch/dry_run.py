@@ -41,7 +41,11 @@ def dry_run(config_files: Sequence[Path], overrides: Sequence[str], *, num_nodes
     architecture = read_architecture(config.model.path)
     data_lines = list(_data_lines(config, architecture.model_fields["max_sequence_length"]))
     run_lines = [*_run_lines(config), *notes(config, architecture)]
-    lines = [*run_lines, "", *data_lines, "", *_layout_lines(config, architecture, world_size), ""]
+    lines = [*run_lines, "", *data_lines, "", *_layout_lines(config, architecture, world_size)]
+    if config.rollout.device == "cuda":
+        files = shlex.join(map(str, config_files))
+        lines.append(f"more     activations, the servers' cache, times: egrc plan {files} --gpus {world_size}")
+    lines.append("")
     return "\n".join([*lines, *_commands(config_files, overrides, num_nodes, num_processes)])
 
 

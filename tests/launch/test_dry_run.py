@@ -63,6 +63,7 @@ def test_a_recipe_plans_for_eight_sixteen_and_thirty_two_gpus(
     tensor = 4 if recipe == SEVEN else 1
     assert f"{world_size} processes = tensor {tensor} x pipeline 1 x data {world_size // tensor}" in page
     assert "(no weights there yet)" in page
+    assert f"times: egrc plan {root}/configs/{recipe}.yaml --gpus {world_size}\n" in page
     assert "compress: 200 steps of 128 prompts x 8 = 1024 responses of at most 4096 tokens" in page
     commands = [line for line in page.splitlines() if line.startswith("node ")]
     assert len(commands) == num_nodes
