@@ -75,7 +75,7 @@ def test_paths_are_relative_to_the_studys_file(write_study: WriteStudy, tmp_path
             {"claims": [{"says": "x", "of": {"setting": "long"}, "relative": True, "at_most": 1}]},
             "claims.0.relative: true, but nothing is subtracted",
         ),
-        ({"set": {"stages.compress.clip_lens": 3}}, "long-seed1: stages.0.clip_lens: unknown key"),
+        ({"set": {"stages.compress.clip_lens": 3}}, "long-seed1: stages.compress.clip_lens: unknown key"),
         ({"set": {"stages.nowhere.steps": 3}}, "long-seed1: --set stages.nowhere.steps=3: there is no stage"),
         ({"set": {"rollout.colocated": True}}, "long-seed1: rollout.colocated: true"),
     ],
