@@ -39,7 +39,7 @@ def test_a_benchmark_runs_at_its_smallest(script: str, arguments: list[str], fie
 
 
 @pytest.mark.parametrize(
-    "name", ["checkpoint", "grading", "host_path", "load", "overlap", "report_page", "weight_sync"]
+    "name", ["checkpoint", "grading", "host_path", "load", "overlap", "report_page", "schedule", "weight_sync"]
 )
 def test_the_kept_results_hold_what_was_promised(name: str, root: Path) -> None:
     kept = json.loads((root / "benchmarks" / "results" / "cpu" / f"{name}.json").read_text())
