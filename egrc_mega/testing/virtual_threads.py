@@ -4,11 +4,13 @@ Whether a thread waits is the kernel's word: a thread that has something to do i
 the machine is. So what is measured in this time does not depend on the machine's load.
 """
 
-import asyncio
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from egrc_mega.testing.virtual_time import VirtualLoop
 
 TASKS = Path("/proc/self/task")
 GRACE_S = 0.0002
@@ -17,35 +19,24 @@ IDLE_S = 0.05
 """Real time after which a loop that expects nothing looks again."""
 
 
-class SharedVirtualLoop(asyncio.SelectorEventLoop):
+class SharedVirtualLoop(VirtualLoop):
     """Time stands still while the loop or any other thread of the process has something to do."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = 0.0
-        selector: Any = self._selector  # type: ignore[attr-defined]
-        select = selector.select
-
-        def jump(timeout: float | None = None) -> Any:
-            if timeout is None or timeout <= 0:
-                return select(IDLE_S if timeout is None else 0)
-            before, patience_s = None, 0.0
-            while True:
-                # whoever waits for the interpreter's lock gets it meanwhile, and is awake from then on
-                found = select(patience_s)
-                if found:
-                    return found
-                counts = _switches_of_sleepers()
-                if counts is not None and counts == before:
-                    self.now += timeout
-                    return []
-                before, patience_s = counts, GRACE_S if counts is None else 0.0
-
-        selector.select = jump
-
-    def time(self) -> float:
-        """Seconds since the loop was made."""
-        return self.now
+    def jump(self, select: Callable[[float], Any], timeout: float | None = None) -> Any:
+        """As in the loop of one thread, once all others sleep."""
+        if timeout is None or timeout <= 0:
+            return select(IDLE_S if timeout is None else 0)
+        before, patience_s = None, 0.0
+        while True:
+            # whoever waits for the interpreter's lock gets it meanwhile, and is awake from then on
+            found = select(patience_s)
+            if found:
+                return found
+            counts = _switches_of_sleepers()
+            if counts is not None and counts == before:
+                self.now += timeout
+                return []
+            before, patience_s = counts, GRACE_S if counts is None else 0.0
 
 
 def _switches_of_sleepers() -> dict[str, str] | None:

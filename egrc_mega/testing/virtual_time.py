@@ -1,7 +1,8 @@
 """An event loop whose time passes at once: what sleeps wakes up in its turn, and no test depends on a clock."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -14,13 +15,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         super().__init__()
         self.now = 0.0
         selector: Any = self._selector  # type: ignore[attr-defined]
-        select = selector.select
+        selector.select = partial(self.jump, selector.select)
 
-        def jump(timeout: float | None = None) -> Any:
-            self.now += timeout or 0.0
-            return select(0)
-
-        selector.select = jump
+    def jump(self, select: Callable[[float], Any], timeout: float | None = None) -> Any:
+        """Let the time pass up to the next timer, `timeout` seconds from now; what `select` finds then."""
+        self.now += timeout or 0.0
+        return select(0)
 
     def time(self) -> float:
         """Seconds since the loop was made."""
