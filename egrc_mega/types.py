@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from egrc_mega.errors import DataError
+from egrc_mega.sampling_mask import SamplingMask
 
 IntArray = NDArray[np.int32]
 FloatArray = NDArray[np.float32]
@@ -101,6 +102,8 @@ class Sampling:
 
     temperature: float
     top_p: float
+    top_k: int | None = None
+    """At most so many tokens are drawn from; the completion then has a `sampling_mask`. None: no bound, and no mask."""
     max_new_tokens: int
     """Cap on |y|, over all segments: forced tokens and those of an environment count."""
     stop_token_ids: tuple[int, ...]
@@ -157,9 +160,12 @@ class Completion:
     output_ids: IntArray
     """int32[O]."""
     logprobs: FloatArray
-    """float32[O]: log softmax(logits / temperature) of each sampled token; 0.0 where `sampled` is False."""
+    """float32[O]: log softmax(logits / temperature) of each sampled token, over its sampling mask where there is one;
+    0.0 where `sampled` is False."""
     sampled: BoolArray
     """bool[O]: True where the policy sampled the token, False where an environment wrote it or the method forced it."""
+    sampling_mask: SamplingMask | None = None
+    """What each token was drawn from; None: the whole vocabulary, or nobody has asked."""
     finish_reason: FinishReason
     weight_versions: tuple[VersionSpan, ...]
     """In order and without gaps from the first sampled token to the end. What an environment wrote is in the span
@@ -283,6 +289,8 @@ class TrainSample:
     old_logprobs: FloatArray | None = None
     """[O] Old log-probs of the ratio that the method states itself, such as the probability with which a forced token
     counts as drawn; NaN where the trainer's own count, and None where they count everywhere."""
+    sampling_mask: SamplingMask | None = None
+    """What each of the O tokens was drawn from: its log-prob is one among those. None: the whole vocabulary."""
 
     @property
     def num_tokens(self) -> int:

@@ -12,6 +12,7 @@ import pytest
 BASE = {
     "__version__",
     "types",
+    "sampling_mask",
     "errors",
     "seeds",
     "observe",

@@ -199,11 +199,11 @@ def _stage_problems(config: Config) -> Iterator[EgrcError]:
     for stage in config.stages:
         if stage.name in RESERVED:
             yield ConfigError(f"stages.{stage.name}.label: {stage.name} names another row of the table; take another")
-        if stage.rollout.top_p < 1:
+        if stage.rollout.top_p < 1 and stage.rollout.top_k is None:
             yield ConfigError(
-                f"stages.{stage.name}.rollout.top_p: {stage.rollout.top_p:g}, but servers name log-probs of the whole "
-                f"distribution, so no ratio and no check would see what was cut off; train with 1 (evaluation.top_p is "
-                f"free)"
+                f"stages.{stage.name}.rollout.top_p: {stage.rollout.top_p:g}, but servers name what a token was drawn "
+                f"from only where it is bounded; set stages.{stage.name}.rollout.top_k, for instance to 256, or top_p "
+                f"to 1 (evaluation.top_p is free)"
             )
         method = build_method(stage)
         for problem in method.problems():

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from egrc_mega.embedded.sampling import SamplingParams, draw
+from egrc_mega.embedded.sampling import Drawn, SamplingParams, draw
 
 ROWS = 16
 """Batches are filled up to a multiple of this. Measured with one thread: a row's logits are then bitwise the same in
@@ -31,6 +31,9 @@ class Request:
     future: "Future[Request]" = field(default_factory=Future)
     output_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    masks: list[list[int]] = field(default_factory=list)
+    masked_logprobs: list[float] = field(default_factory=list)
+    """See `sampling.Drawn`."""
     version_starts: list[tuple[str, int]] = field(default_factory=list)
     """(weight version, first output token sampled from it)."""
     finish_reason: dict[str, Any] | None = None
@@ -38,14 +41,16 @@ class Request:
     uniforms: np.ndarray = field(default_factory=lambda: np.zeros(0))
     created: float = field(default_factory=time.monotonic)
 
-    def add(self, token: int, logprob: float, version: str) -> None:
+    def add(self, drawn: Drawn, version: str) -> None:
         """Append a sampled token and finish when it ends the response."""
         if not self.version_starts or self.version_starts[-1][0] != version:
             self.version_starts.append((version, len(self.output_ids)))
-        self.output_ids.append(token)
-        self.logprobs.append(logprob)
-        if token in self.stop_ids:
-            self.finish({"type": "stop", "matched": token})
+        self.output_ids.append(drawn.token)
+        self.logprobs.append(drawn.logprob)
+        self.masks.append(drawn.mask)
+        self.masked_logprobs.append(drawn.masked_logprob)
+        if drawn.token in self.stop_ids:
+            self.finish({"type": "stop", "matched": drawn.token})
         elif len(self.output_ids) >= self.params.max_new_tokens:
             self.finish({"type": "length", "length": len(self.output_ids)})
 
@@ -97,9 +102,9 @@ class DecodingBatch:
             requests = [self.rows[i] for i in live]
             uniforms = np.array([r.uniforms[len(r.output_ids)] for r in requests])
             sampled = draw(self.logits_BV[live], [r.params for r in requests], uniforms)
-            tokens_B1[live, 0] = torch.tensor(sampled[0])
-            for request, token, logprob in zip(requests, *sampled, strict=True):
-                request.add(token, logprob, self.version)
+            tokens_B1[live, 0] = torch.tensor([drawn.token for drawn in sampled])
+            for request, drawn in zip(requests, sampled, strict=True):
+                request.add(drawn, self.version)
         if self.is_done:
             return len(live)
         tokens_B1 = self._compact(tokens_B1)

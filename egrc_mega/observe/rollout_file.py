@@ -4,6 +4,7 @@
     entropies float32[E]                                             E: tokens of the samples that have them
     token_ends int32[N]   reference_kl float32[K]                    N, K: likewise
     prompt_ids int32[P]                                              P: tokens of the samples' prompts
+    mask_counts int32[C]  mask_ids int32[M]                          C, M: tokens and ids of the sampling masks, if any
     advantages float32[A]                                            A: of the samples with one for each token
     texts uint8[B]        index uint8[J]                             UTF-8
 
@@ -67,6 +68,10 @@ class StoredSample:
     """[O] log pi - log ref of each sampled token; None where the method did not look at it."""
     prompt_ids: NDArray[np.int32] | None = None
     """[P] The rendered prompt; None in files of earlier versions."""
+    mask_counts: NDArray[np.int32] | None = None
+    """[O] Of how many vocabulary ids each token was drawn, 0 for all; None where top-k cut none of them."""
+    mask_ids: NDArray[np.int32] | None = None
+    """[M] These ids, end to end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -101,7 +106,7 @@ class StoredStep:
 SCALARS = ("grade", "well_formed", "truncated", "reward", "kept", "tag")
 SCALARS_SINCE = {"reason": "", "think_length": None, "max_new_tokens": None}
 """Scalars that files of earlier versions lack, with what stands for them."""
-MEASURED = {"entropies": np.float32, "token_ends": np.int32, "reference_kl": np.float32}
+MEASURED = {"entropies": np.float32, "token_ends": np.int32, "reference_kl": np.float32, "mask_counts": np.int32}
 """Arrays that a sample may have, one number a token."""
 
 
@@ -134,6 +139,7 @@ def arrays_of(stored: StoredStep) -> dict[str, NDArray[Any]]:
         "logprobs": _joined([sample.logprobs for sample in samples], np.float32),
         "advantages": _joined(advantages, np.float32),
         "prompt_ids": _joined([s.prompt_ids for s in samples if s.prompt_ids is not None], np.int32),
+        "mask_ids": _joined([s.mask_ids for s in samples if s.mask_ids is not None], np.int32),
         "texts": np.frombuffer(b"".join(texts), np.uint8),
         "index": np.frombuffer(orjson.dumps(index, option=orjson.OPT_SERIALIZE_NUMPY), np.uint8),
     } | {
@@ -149,6 +155,7 @@ def _entry(sample: StoredSample, text_bytes: int) -> dict[str, Any]:
         "num_tokens": len(sample.output_ids),
         "text_bytes": text_bytes,
         "num_prompt_tokens": None if sample.prompt_ids is None else len(sample.prompt_ids),
+        "num_mask_ids": None if sample.mask_ids is None else len(sample.mask_ids),
         **{f"has_{name}": getattr(sample, name) is not None for name in MEASURED},
         "advantage": float(sample.advantage) if _is_scalar(sample.advantage) else None,
         # null where there is one for the whole response; a response that was edited has as many as the edited one
@@ -173,6 +180,7 @@ class StepReader:
         self._advantages = _slices([entry["num_advantages"] or 0 for entry in entries])
         self._texts = _slices([entry["text_bytes"] for entry in entries])
         self._prompts = _known_slices([entry.get("num_prompt_tokens") for entry in entries])
+        self._masks = _known_slices([entry.get("num_mask_ids") for entry in entries])
         self._measured = {name: _measured(entries, name) for name in MEASURED}
 
     def group(self, number: int) -> StoredGroup:
@@ -199,6 +207,7 @@ class StepReader:
             logprobs=arrays["logprobs"][tokens],
             advantage=entry["advantage"] if one_for_all else arrays["advantages"][self._advantages[i]],
             prompt_ids=_part(arrays, "prompt_ids", self._prompts[i]),
+            mask_ids=_part(arrays, "mask_ids", self._masks[i]),
             terms=entry["terms"],
             facts=entry.get("facts", {}),
             versions=tuple(_span(*span) for span in entry["versions"]),

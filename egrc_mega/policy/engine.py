@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from egrc_kernels import registry
 from egrc_kernels.linear_logprob import linear_logprob, linear_token_loss
+from egrc_kernels.masked_logprob import masked_logprob
 from egrc_kernels.policy_loss import LossMetrics
 from egrc_kernels.trial import try_kernels
 
@@ -36,6 +37,7 @@ from egrc_mega.policy.context import TokenSplit
 from egrc_mega.policy.copies import CopyStream
 from egrc_mega.policy.flops import FlopModel, Work
 from egrc_mega.policy.loss import policy_loss
+from egrc_mega.policy.masks import among
 from egrc_mega.policy.model import build_model, transformer_config
 from egrc_mega.policy.offload import OptimizerOnHost
 from egrc_mega.policy.overlap import gather_weight, gather_weights
@@ -254,17 +256,24 @@ class Policy:
             "group": parallel_state.get_tensor_model_parallel_group() if is_sharded else None,
         }
         is_fused = self.section.fused_output_layer
-        if pass_.loss is not None and not is_fused and takes_gradient_in_forward(pass_.loss, hidden_RH.device):
-            token_loss = TokenLoss(batch.rows, pass_.loss)
-            slopes_R = entropy_slopes(batch.rows, pass_.loss)
+        loss = pass_.loss
+        is_in_forward = loss is not None and not is_fused and takes_gradient_in_forward(loss, hidden_RH.device)
+        if loss is not None and is_in_forward and batch.masks is None:
+            token_loss = TokenLoss(batch.rows, loss)
+            slopes_R = entropy_slopes(batch.rows, loss)
             scalar, stats = linear_token_loss(
                 hidden_RH, weight_VH, batch.targets_R, token_loss, entropy_slopes_T=slopes_R, **how
             )
             metrics = token_loss.metrics()
         else:
-            stats = linear_logprob(hidden_RH, weight_VH, batch.targets_R, fuses_gradients=is_fused, **how)
-            if pass_.loss is not None:
-                scalar, metrics = policy_loss(stats.logprob_T, batch.rows, pass_.loss, stats.entropy_T)
+            # of the whole vocabulary, tokens that were all drawn from a part of it need the entropy at most
+            is_idle = batch.masks is not None and batch.masks.covers_all and not (loss and loss.entropy_coef)
+            with torch.no_grad() if is_idle else nullcontext():
+                stats = linear_logprob(hidden_RH, weight_VH, batch.targets_R, fuses_gradients=is_fused, **how)
+            if batch.masks is not None:
+                stats = among(batch.masks, stats, masked_logprob(hidden_RH, weight_VH, batch.masks, **how))
+            if loss is not None:
+                scalar, metrics = policy_loss(stats.logprob_T, batch.rows, loss, stats.entropy_T)
         sums.add(batch, stats)
         if metrics is not None:
             sums.add_loss(scalar, metrics)

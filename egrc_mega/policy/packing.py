@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from egrc_kernels.masked_logprob import SamplingMasks
 from numpy.typing import DTypeLike, NDArray
 
 from egrc_mega.policy.balance import Load
 from egrc_mega.policy.context import TokenSplit, held_tokens, ranges
 from egrc_mega.policy.loss import LossRows
+from egrc_mega.policy.masks import masks_of
 from egrc_mega.policy.packed import WHOLE, PackedSequences, on_device, pack
 from egrc_mega.types import TrainSample
 
@@ -37,6 +39,8 @@ class MicroBatch:
     """Positions in T whose logits predict the output tokens."""
     targets_R: torch.Tensor
     rows: LossRows
+    masks: SamplingMasks | None
+    """What the rows' targets were drawn from; None: all of them from the whole vocabulary."""
     flat_R: torch.Tensor
     """Place of each row among the outputs of all samples of the batch."""
     is_filler: bool
@@ -90,14 +94,16 @@ def build_micro_batch(
     places_W[held_T] = np.arange(len(held_T))
     is_here_W = places_W[rows_W] >= 0
 
+    targets_R = ids_W[rows_W + 1][is_here_W]
     positions_W = ranges(np.zeros_like(boundaries[1:]), np.diff(boundaries))
     return MicroBatch(
         input_ids_1T=on_device(ids_W[held_T][None], device),
         position_ids_1T=on_device(positions_W[held_T][None], device),
         packed=pack(boundaries.tolist(), device, split),
         rows_R=on_device(places_W[rows_W][is_here_W], device),
-        targets_R=on_device(ids_W[rows_W + 1][is_here_W], device),
+        targets_R=on_device(targets_R, device),
         rows=_loss_rows(samples, load, baselines, is_here_W, device),
+        masks=masks_of(own, targets_R, is_here_W, device),
         flat_R=on_device(_flat_positions(samples, load)[is_here_W], device),
         is_filler=load.is_filler,
     )

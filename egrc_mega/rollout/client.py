@@ -14,7 +14,7 @@ from egrc_mega.open_files import raise_limit
 from egrc_mega.rollout.errors import RequestRefused, ServerBusy, ServerLost
 from egrc_mega.rollout.keys import ADMIN_KEY_VARIABLE, KEY_VARIABLE, Keys
 from egrc_mega.rollout.versions import Versions, with_purity
-from egrc_mega.rollout.wire import Usage, generation_body, parse_generation, read_generation
+from egrc_mega.rollout.wire import MASK_TOKEN_BYTES, Usage, generation_body, parse_generation, read_generation
 from egrc_mega.types import Completion, RolloutRequest
 
 CONTROL_TIMEOUT_S = 30.0
@@ -63,7 +63,8 @@ class ServerClient:
         """
         cache_key, what = self.versions.cache_key(), f"request {request.rid}"
         body = generation_body(request) | ({} if cache_key is None else {"extra_key": cache_key})
-        limit = GENERATION_BYTES + TOKEN_BYTES * request.sampling.max_new_tokens
+        token_bytes = TOKEN_BYTES + MASK_TOKEN_BYTES * (request.sampling.top_k or 0)
+        limit = GENERATION_BYTES + token_bytes * request.sampling.max_new_tokens
         call = self._call("POST", "/generate", body, self.request_timeout_s, what, read_generation, limit)
         reply = await self._wait_for(call, request.rid)
         self.replied_at = asyncio.get_running_loop().time()

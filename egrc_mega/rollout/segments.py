@@ -11,6 +11,7 @@ import numpy as np
 
 from egrc_mega.rollout.client import ServerClient
 from egrc_mega.rollout.environment import Environment
+from egrc_mega.sampling_mask import join_masks
 from egrc_mega.seeds import derive_seed
 from egrc_mega.types import Completion, FinishReason, RolloutRequest, VersionSpan, token_array
 
@@ -86,6 +87,7 @@ def _joined(whole: Completion, segment: Completion) -> Completion:
         whole,
         output_ids=np.concatenate([whole.output_ids, segment.output_ids]),
         logprobs=np.concatenate([whole.logprobs, segment.logprobs]),
+        sampling_mask=join_masks([(whole.sampling_mask, offset), (segment.sampling_mask, len(segment.output_ids))]),
         sampled=np.concatenate([whole.sampled, segment.sampled]),
         finish_reason=segment.finish_reason,
         weight_versions=_merged([*whole.weight_versions, *moved]),
@@ -100,6 +102,7 @@ def _with_written(whole: Completion, written: list[int]) -> Completion:
         whole,
         output_ids=np.concatenate([whole.output_ids, token_array(written)]),
         logprobs=np.concatenate([whole.logprobs, np.zeros(count, np.float32)]),
+        sampling_mask=join_masks([(whole.sampling_mask, len(whole.output_ids)), (None, count)]),
         sampled=np.concatenate([whole.sampled, np.zeros(count, bool)]),
         weight_versions=(*whole.weight_versions[:-1], replace(last, end=last.end + count)),
     )

@@ -5,7 +5,6 @@ Shape suffixes: O sampled tokens of one reply.
 
 import math
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,14 @@ import orjson
 from pydantic import BaseModel, ConfigDict, StrictInt, ValidationError
 
 from egrc_mega.rollout.errors import UnusableReply
+from egrc_mega.rollout.reply_arrays import MASK_EDGE, Wrong, columns, integers, masks
+from egrc_mega.sampling_mask import SamplingMask, join_masks
 from egrc_mega.types import Completion, FinishReason, RolloutRequest, VersionSpan
 
 LOGPROB_SLACK = 1e-3
 """A log-prob may exceed zero by rounding only."""
+MASK_TOKEN_BYTES = 12
+"""Of an id in a reply's sampling mask, with its comma."""
 NEUTRAL = {
     "top_k": -1,
     "min_p": 0.0,
@@ -27,9 +30,11 @@ NEUTRAL = {
     "ignore_eos": False,
     "n": 1,
 }
-"""Sampling parameters that no configuration of ours has, at the values that change nothing. They are sent all the same:
+"""Sampling parameters that we do not use, or not always, at the values that change nothing. They are sent all the same:
 a server may have been started with others (sglang's --preferred-sampling-params), which no log-prob would show."""
 ROW_EDGE, SAME_LENGTH = b"],[", b" , "
+MASKS = b'"output_token_sampling_mask":[['
+"""No text of a reply has this in it: quotation marks in a text have a backslash before them."""
 
 
 class _Wire(BaseModel):
@@ -55,12 +60,15 @@ class _Meta(_Wire):
     weight_version: str | None = None
     weight_versions: list[_Span] = []
     output_token_logprobs: Any = []
-    """Per token, so checked as arrays: see `_columns`."""
+    """Per token, so checked as arrays: see `reply_arrays`."""
+    output_token_sampling_mask: Any = None
+    output_token_sampling_logprobs: Any = None
+    """Per token, where they were asked for: see `reply_arrays.masks`."""
 
 
 class _Generation(_Wire):
     output_ids: Any = []
-    """Per token, so checked as an array: see `_integers`."""
+    """Per token, so checked as an array: see `reply_arrays`."""
     meta_info: _Meta
 
 
@@ -82,11 +90,13 @@ class Usage:
 
 def generation_body(request: RolloutRequest) -> dict[str, Any]:
     """What /generate is sent: the forced tokens follow the prompt, and leave that much less to be sampled."""
-    sampling = request.sampling
+    sampling, params = request.sampling, dict(NEUTRAL)
+    if sampling.top_k is not None:
+        params["top_k"] = sampling.top_k
     return {
         "rid": request.rid,
         "input_ids": np.concatenate([request.prompt_ids, request.forced_ids]),
-        "sampling_params": NEUTRAL
+        "sampling_params": params
         | {
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
@@ -95,6 +105,7 @@ def generation_body(request: RolloutRequest) -> dict[str, Any]:
             "sampling_seed": request.seed,
         },
         "return_logprob": True,
+        **({} if sampling.top_k is None else {"return_sampling_mask": True}),
     }
 
 
@@ -102,9 +113,17 @@ def read_generation(raw: bytes) -> Any:
     """What orjson reads in a reply to /generate whose rows `[log-prob, id, text]` are laid end to end first.
 
     One list of plain values takes half the time of a list for each token to read, and again to convert. Nothing but
-    the edges between rows is lost, and `_columns` reads the rows' values in the same order with and without them.
+    the edges between rows is lost, and `columns` reads the rows' values in the same order with and without them.
+    Sampling masks become one list, too, with `MASK_EDGE` where one ends and the next begins.
     """
-    return orjson.loads(raw.replace(ROW_EDGE, SAME_LENGTH))
+    head, key, rest = raw.partition(MASKS)
+    masks, end, tail = rest.partition(b"]]")
+    edge = b",%d," % MASK_EDGE
+    joined = head.replace(ROW_EDGE, SAME_LENGTH) + key + masks.replace(ROW_EDGE, edge) + end
+    try:
+        return orjson.loads(joined + tail.replace(ROW_EDGE, SAME_LENGTH))
+    except orjson.JSONDecodeError:  # an empty mask, say: what is wrong is said of the reply as it came
+        return orjson.loads(raw)
 
 
 def parse_generation(
@@ -125,99 +144,52 @@ def parse_generation(
     except ValidationError as error:
         first = error.errors()[0]
         problem = f"{'.'.join(map(str, first['loc'])) or 'body'}: {first['msg']}"
-    except _Wrong as error:
+    except Wrong as error:
         problem = str(error)
     raise UnusableReply(f"reply of {url} to request {request.rid} is unusable: {problem}")
 
 
-class _Wrong(Exception):
-    """What is wrong with a reply, in words."""
-
-
 def _checked(generation: _Generation, request: RolloutRequest, vocab_size: int | None) -> tuple[Completion, Usage]:
     meta, num_forced = generation.meta_info, len(request.forced_ids)
-    ids_O = _integers(generation.output_ids, "output_ids")
-    logprobs_O, logprob_ids_O = _columns(meta.output_token_logprobs)
+    ids_O = integers(generation.output_ids, "output_ids")
+    logprobs_O, logprob_ids_O = columns(meta.output_token_logprobs)
     if meta.id != request.rid:
-        raise _Wrong(f"it answers request {meta.id}")
+        raise Wrong(f"it answers request {meta.id}")
     if not len(ids_O) == len(logprobs_O) == meta.completion_tokens:
-        raise _Wrong(f"{len(ids_O)} ids, {len(logprobs_O)} log-probs, {meta.completion_tokens} tokens claimed")
-    _check_tokens(ids_O, logprobs_O, logprob_ids_O, vocab_size)
+        raise Wrong(f"{len(ids_O)} ids, {len(logprobs_O)} log-probs, {meta.completion_tokens} tokens claimed")
+    if not np.array_equal(ids_O, logprob_ids_O):
+        raise Wrong("log-probs belong to other tokens than output_ids")
+    mask = None
+    if request.sampling.top_k is not None and len(ids_O):
+        mask, logprobs_O = masks(meta.output_token_sampling_mask, meta.output_token_sampling_logprobs, ids_O)
+        _check_ids(mask.token_ids, vocab_size)
+    _check_ids(ids_O, vocab_size)
+    _check_logprobs(logprobs_O)
     _check_number(len(ids_O), meta, request.sampling.max_new_tokens - num_forced)
     spans = _spans(meta, len(ids_O), num_forced)
     usage = Usage(meta.prompt_tokens, meta.cached_tokens, len(ids_O))
-    return _completion(request, meta, ids_O, logprobs_O, spans), usage
+    return _completion(request, meta, ids_O, logprobs_O, mask, spans), usage
 
 
-def _integers(values: Any, where: str) -> np.ndarray:
-    """[O] int64 of a list of integers; no bool and no float passes as one."""
-    found = _array(values, where)
-    if found.dtype == np.int64:
-        # numpy takes True for 1 and False for 0, and has no other way to hide a bool among integers
-        doubtful = np.flatnonzero((found == 0) | (found == 1)).tolist()
-        if all(type(values[i]) is int for i in doubtful):
-            return found
-    wrong = next((i for i, value in enumerate(values) if type(value) is not int), 0)
-    raise _Wrong(f"{where}.{wrong}: Input should be a valid integer")
-
-
-def _numbers(values: Any, where: str) -> np.ndarray:
-    """[O] float64 of a list of numbers."""
-    found = _array(values, where)
-    if found.dtype in (np.float64, np.int64):
-        return found.astype(np.float64)
-    wrong = next((i for i, value in enumerate(values) if type(value) not in (float, int)), 0)
-    raise _Wrong(f"{where}.{wrong}.0: Input should be a valid number")
-
-
-def _array(values: Any, where: str) -> np.ndarray:
-    """Of whatever type numpy finds in a list; float64 when there is nothing in it that it could tell from."""
-    if not isinstance(values, list):
-        raise _Wrong(f"{where}: Input should be a valid list")
-    if not values:
-        return np.zeros(0, np.int64)
-    try:
-        found = np.array(values)
-    except ValueError:  # lists of different lengths in it
-        return np.zeros(len(values), object)
-    return found if found.ndim == 1 else np.zeros(len(values), object)
-
-
-def _columns(rows: Any) -> tuple[np.ndarray, np.ndarray]:
-    """[O] log-probs, float64, and [O] ids, int64, of rows `[log-prob, id, text]`, each by itself or all in one row."""
-    where = "meta_info.output_token_logprobs"
-    if not isinstance(rows, list):
-        raise _Wrong(f"{where}: Input should be a valid list")
-    if not set(map(type, rows)) <= {list}:
-        raise _Wrong(f"{where}: Input should be a valid tuple")
-    cells = rows[0] if len(rows) == 1 else list(chain.from_iterable(rows))
-    is_one_row = len(rows) == 1 and len(cells) % 3 == 0 and len(cells) > 0
-    if not is_one_row and any(len(row) != 3 for row in rows):
-        raise _Wrong(f"{where}: a row has not its three values")
-    texts = cells[2::3]
-    if texts.count(None) != len(texts) and not all(text is None or isinstance(text, str) for text in texts):
-        raise _Wrong(f"{where}: the third value of a row should be a valid string or null")
-    return _numbers(cells[0::3], where), _integers(cells[1::3], where)
-
-
-def _check_tokens(ids_O: np.ndarray, logprobs_O: np.ndarray, logprob_ids_O: np.ndarray, vocab_size: int | None) -> None:
-    if not np.array_equal(ids_O, logprob_ids_O):
-        raise _Wrong("log-probs belong to other tokens than output_ids")
+def _check_ids(ids: np.ndarray, vocab_size: int | None) -> None:
     limit = math.inf if vocab_size is None else vocab_size
-    if len(ids_O) and not 0 <= ids_O.min() <= ids_O.max() < min(limit, 2**31):
-        raise _Wrong(f"an id is outside the model's vocabulary of {limit}")
+    if len(ids) and not 0 <= ids.min() <= ids.max() < min(limit, 2**31):
+        raise Wrong(f"an id is outside the model's vocabulary of {limit}")
+
+
+def _check_logprobs(logprobs_O: np.ndarray) -> None:
     with np.errstate(over="ignore"):
         is_good_O = np.isfinite(logprobs_O.astype(np.float32)) & (logprobs_O <= LOGPROB_SLACK)
     if not is_good_O.all():
-        raise _Wrong("a log-prob is not finite or above zero")
+        raise Wrong("a log-prob is not finite or above zero")
 
 
 def _check_number(num_ids: int, meta: _Meta, room: int) -> None:
     """Of tokens: as many as were asked for, at the most, and none only from a request that was aborted."""
     if num_ids > room:
-        raise _Wrong(f"{num_ids} tokens, asked for at most {room}")
+        raise Wrong(f"{num_ids} tokens, asked for at most {room}")
     if not num_ids and meta.finish_reason.type is not FinishReason.ABORT and room:
-        raise _Wrong("no token, and it was not aborted")
+        raise Wrong("no token, and it was not aborted")
 
 
 def _spans(meta: _Meta, num_sampled: int, num_forced: int) -> tuple[VersionSpan, ...]:
@@ -227,14 +199,19 @@ def _spans(meta: _Meta, num_sampled: int, num_forced: int) -> tuple[VersionSpan,
         spans = [_Span(version=meta.weight_version, start=0, end=num_sampled)]
     edges = [0] + [span.end for span in spans]
     if [span.start for span in spans] != edges[:-1] or edges[-1] != num_sampled:
-        raise _Wrong(f"weight_versions do not cover the {num_sampled} output tokens")
+        raise Wrong(f"weight_versions do not cover the {num_sampled} output tokens")
     return tuple(
         VersionSpan(version=span.version, start=num_forced + span.start, end=num_forced + span.end) for span in spans
     )
 
 
 def _completion(
-    request: RolloutRequest, meta: _Meta, ids_O: np.ndarray, logprobs_O: np.ndarray, spans: tuple[VersionSpan, ...]
+    request: RolloutRequest,
+    meta: _Meta,
+    ids_O: np.ndarray,
+    logprobs_O: np.ndarray,
+    mask: SamplingMask | None,
+    spans: tuple[VersionSpan, ...],
 ) -> Completion:
     """The forced tokens and behind them the sampled ones."""
     num_forced = len(request.forced_ids)
@@ -244,6 +221,7 @@ def _completion(
         output_ids=np.concatenate([request.forced_ids, ids_O.astype(np.int32)]),
         logprobs=np.concatenate([np.zeros(num_forced, np.float32), logprobs_O.astype(np.float32)]),
         sampled=np.arange(num_forced + len(ids_O)) >= num_forced,
+        sampling_mask=join_masks([(None, num_forced), (mask, len(ids_O))]),
         # sglang looks at the length first, and calls a stop token on the cap "length"; an abort may meet one, too
         finish_reason=FinishReason.STOP if is_stopped else meta.finish_reason.type,
         weight_versions=spans,

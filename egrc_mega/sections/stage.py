@@ -19,8 +19,10 @@ class SamplingSection(Section):
     temperature: PositiveFloat = 1.0
     """Sampling temperature; log-probs and the loss use logits divided by it."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Nucleus; must be 1 in training: below it tokens come from a renormalised distribution whose log-probs no server
-    names."""
+    """Nucleus: below 1 tokens are drawn from the likeliest ones that together have this probability, and `top_k` bounds
+    how many these may be. Log-probs, ratios and the loss are then over what each token was drawn from."""
+    top_k: Annotated[int, Field(ge=2, le=4096)] | None = None
+    """Tokens are drawn from so many at most (4096: what SGLang names); None: from the whole vocabulary."""
     max_new_tokens: PositiveInt | None = None
     """Generation cap on |y|; None: the method's own, for instance clip_len in compress and 2 x clip_len in explore."""
     drop_groups: Literal["never", "all_right_or_wrong", "no_advantage"] = "never"

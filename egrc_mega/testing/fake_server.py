@@ -26,6 +26,8 @@ def right_reply(body: dict[str, Any], version: str, token: int = 7) -> Reply:
             "weight_version": version,
             "weight_versions": [{"version": version, "start": 0, "end": count}],
             "output_token_logprobs": [[-1.0, token, None]] * count,
+            "output_token_sampling_mask": [[token, 1]] * count,
+            "output_token_sampling_logprobs": [-0.5] * count,
         },
     }
 

@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from egrc_kernels.linear_logprob import linear_logprob, linear_token_loss
 from egrc_kernels.linear_logprob.in_forward import TokenLoss
+from egrc_kernels.masked_logprob import SamplingMasks, masked_logprob
 from egrc_kernels.policy_loss import LossSettings, policy_loss
 from egrc_kernels.registry import is_interpreting
 
@@ -111,4 +112,59 @@ def compare_token_loss_shards() -> None:
     dist.all_reduce(gradients[0])
     torch.testing.assert_close(gradients[0], gradients[2], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(gradients[1], gradients[3].chunk(size)[rank], rtol=1e-5, atol=1e-6)
+    dist.destroy_process_group()
+
+
+def random_masks(num_rows: int, num_columns: int, seed: int = 3) -> SamplingMasks:
+    """Of each row from one to all columns, some rows without a mask among them."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = torch.randint(1, num_columns + 1, (num_rows,), generator=generator)
+    sizes[::4] = 1
+    sizes[2::4] = 0
+    tokens = [torch.randperm(num_columns, generator=generator)[:size] for size in sizes.tolist()]
+    boundaries = torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)])
+    drawn = (torch.rand(num_rows, generator=generator) * sizes).long()
+    return SamplingMasks(
+        torch.arange(num_rows).repeat_interleave(sizes),
+        torch.cat(tokens),
+        boundaries,
+        torch.where(sizes > 0, boundaries[:-1] + drawn, 0),
+    )
+
+
+def take(masks: SamplingMasks, rows: list[int]) -> SamplingMasks:
+    """The masks of some rows."""
+    sizes = masks.boundaries_T1.diff()[rows]
+    boundaries = torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)])
+    places = [torch.arange(int(masks.boundaries_T1[row]), int(masks.boundaries_T1[row + 1])) for row in rows]
+    drawn = masks.targets_T[rows] - masks.boundaries_T1[rows]
+    return SamplingMasks(
+        torch.arange(len(rows)).repeat_interleave(sizes),
+        masks.tokens_K[torch.cat(places)],
+        boundaries,
+        torch.where(sizes > 0, boundaries[:-1] + drawn, 0),
+    )
+
+
+def compare_masked_shards() -> None:
+    """Log-probs among sampling masks, sharded against whole: 11 real columns, the last shards padded or empty."""
+    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=HANG_LIMIT_S))
+    rank, size = dist.get_rank(), dist.get_world_size()
+    generator = torch.Generator().manual_seed(0)
+    hidden, factor = torch.randn(9, 16, generator=generator), torch.randn(9, generator=generator)
+    weight, masks = torch.full((24, 16), 7.0), random_masks(9, 11)
+    weight[:11] = torch.randn(11, 16, generator=generator)
+    whole = [x.clone().requires_grad_() for x in (hidden, weight[:11])]
+    expected = masked_logprob(whole[0], whole[1], masks, temperature=0.7)
+    (expected * factor).sum().backward()
+    shard = [hidden.clone().requires_grad_(), weight.chunk(size)[rank].clone().requires_grad_()]
+    found = masked_logprob(shard[0], shard[1], masks, temperature=0.7, vocab_size=11, group=dist.group.WORLD)
+    (found * factor).sum().backward()
+    torch.testing.assert_close(found, expected)
+    gradients = [x.grad if x.grad is not None else torch.empty(0) for x in (*shard, *whole)]
+    dist.all_reduce(gradients[0])
+    torch.testing.assert_close(gradients[0], gradients[2])
+    padded = torch.zeros(24, 16)
+    padded[:11] = gradients[3]
+    torch.testing.assert_close(gradients[1], padded.chunk(size)[rank])
     dist.destroy_process_group()

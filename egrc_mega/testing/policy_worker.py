@@ -20,7 +20,7 @@ from egrc_mega.policy.weights import gather_hf, local_parameters
 from egrc_mega.sections.policy import MegatronSection, PolicySection
 from egrc_mega.sections.stage import LossSection
 from egrc_mega.testing.gloo import HANG_LIMIT_S
-from egrc_mega.testing.samples import make_train_sample
+from egrc_mega.testing.samples import make_mask, make_train_sample
 from egrc_mega.types import TrainSample
 
 
@@ -53,12 +53,34 @@ def one_positive_sample() -> list[TrainSample]:
     ]
 
 
+def masked_samples() -> list[TrainSample]:
+    """The same samples, most of them drawn from a part of the vocabulary: of one token to all of them."""
+    rng, found = random.Random(4), []
+    for i, sample in enumerate(ragged_samples()):
+        drawn = zip(sample.output_ids.tolist(), sample.sampled.tolist(), strict=True)
+        masks = [_mask_around(token, rng) if is_sampled and i % 5 else [] for token, is_sampled in drawn]
+        found.append(replace(sample, sampling_mask=make_mask(masks) if i % 4 else None))
+    return found
+
+
+def _mask_around(token: int, rng: random.Random, vocab_size: int = 40) -> list[int]:
+    others = [other for other in range(vocab_size) if other != token]
+    mask = [token, *rng.sample(others, rng.choice([0, 1, 2, 5, 39]))]
+    rng.shuffle(mask)
+    return mask
+
+
 def reversed_samples() -> list[TrainSample]:
     """The same samples from last to first."""
     return ragged_samples()[::-1]
 
 
-BATCHES = {"ragged": ragged_samples, "reversed": reversed_samples, "one positive": one_positive_sample}
+BATCHES = {
+    "masked": masked_samples,
+    "ragged": ragged_samples,
+    "reversed": reversed_samples,
+    "one positive": one_positive_sample,
+}
 
 
 def first_updates(model_path: Path, layouts: dict[str, tuple[dict[str, Any], int, str]], out: Path) -> None:

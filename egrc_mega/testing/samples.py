@@ -8,6 +8,7 @@ import numpy as np
 
 from egrc_mega.methods.method import Method, build_method
 from egrc_mega.methods.records import View
+from egrc_mega.sampling_mask import SamplingMask
 from egrc_mega.sections.stage import StageSection
 from egrc_mega.training.batch import Batch, build_batch
 from egrc_mega.types import (
@@ -102,6 +103,7 @@ def make_train_sample(
     rollout_logprobs: Sequence[float] | float = 0.0,
     compared: Sequence[int] | int = 0,
     old_logprobs: Sequence[float] | None = None,
+    masks: Sequence[Sequence[int]] | None = None,
 ) -> TrainSample:
     """A record of what the policy trains on; one number stands for one at every token."""
 
@@ -117,12 +119,28 @@ def make_train_sample(
         rollout_logprobs=per_token(rollout_logprobs, np.float32),
         compared=per_token(compared, np.bool_),
         old_logprobs=None if old_logprobs is None else per_token(old_logprobs, np.float32),
+        sampling_mask=None if masks is None else make_mask(masks),
     )
 
 
+def make_mask(masks: Sequence[Sequence[int]]) -> SamplingMask:
+    """What each token was drawn from, a list of ids for each."""
+    ids = [token for mask in masks for token in mask]
+    return SamplingMask(np.array(ids, np.int32), np.array([len(mask) for mask in masks], np.int32))
+
+
+def masks_in(mask: SamplingMask | None) -> list[list[int]] | None:
+    """The list of ids for each token that `make_mask` was given."""
+    return None if mask is None else [part.token_ids.tolist() for part in mask.split([1] * len(mask.counts))]
+
+
 def same_bits(a: TrainSample, b: TrainSample) -> bool:
-    """Whether every array of the two has the same dtype and the same bits, NaN included."""
-    pairs = [(getattr(a, field.name), getattr(b, field.name)) for field in fields(TrainSample)]
+    """Whether every array of the two has the same dtype and the same bits, NaN included, and the masks are equal."""
+    nothing: list[list[int]] = [[]] * len(a.output_ids)  # as good as no mask
+    if (masks_in(a.sampling_mask) or nothing) != (masks_in(b.sampling_mask) or nothing):
+        return False
+    names = [field.name for field in fields(TrainSample) if field.name != "sampling_mask"]
+    pairs = [(getattr(a, name), getattr(b, name)) for name in names]
     return all(
         (x is None and y is None)
         or (x is not None and y is not None and x.dtype == y.dtype and x.tobytes() == y.tobytes())
@@ -138,6 +156,7 @@ def contents(completions: Sequence[Completion]) -> list[tuple[Any, ...]]:
             completion.output_ids.tolist(),
             completion.logprobs.tobytes(),
             completion.sampled.tolist(),
+            masks_in(completion.sampling_mask),
             completion.finish_reason,
             completion.weight_versions,
         )

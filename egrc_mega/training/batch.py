@@ -12,6 +12,7 @@ from egrc_mega.methods.method import is_graded
 from egrc_mega.methods.records import DROPPED, Credit, IntArray
 from egrc_mega.methods.weights import token_weights
 from egrc_mega.policy.packing import joined
+from egrc_mega.sampling_mask import SamplingMask, join_masks
 from egrc_mega.sections.stage import LossSection, StageSection
 from egrc_mega.types import BoolArray, Completion, FloatArray, Group, Sample, TrainSample
 
@@ -138,7 +139,14 @@ def _train_sample(
         rollout_logprobs=server,
         compared=compared,
         old_logprobs=_stated(sample, credit, size),
+        sampling_mask=_mask(completion, known, size),
     )
+
+
+def _mask(completion: Completion, known: int, size: int) -> SamplingMask | None:
+    """What the first `known` of `size` tokens were drawn from; those of an edit count as drawn from all there is."""
+    mask = completion.sampling_mask
+    return None if mask is None else join_masks([(mask.first(known), known), (None, size - known)])
 
 
 def _stated(sample: Sample, credit: Credit, size: int) -> FloatArray | None:
@@ -176,6 +184,7 @@ def encode(batch: Batch) -> bytes:
     samples = [*batch.dropped, *(sample for update in batch.updates for sample in update)]
     parts = [-1] * len(batch.dropped) + [i for i, update in enumerate(batch.updates) for _ in update]
     stated = [sample for sample in samples if sample.old_logprobs is not None]
+    mask = join_masks([(sample.sampling_mask, len(sample.output_ids)) for sample in samples])
     return save(
         {
             "part": np.array(parts, np.int32),
@@ -185,6 +194,7 @@ def encode(batch: Batch) -> bytes:
             "prompt_ids": joined(samples, "prompt_ids", np.int32),
             "old_logprobs": joined(stated, "old_logprobs", np.float32),
             **{name: joined(samples, name, dtype) for name, dtype in PER_OUTPUT_TOKEN.items()},
+            **({} if mask is None else {"mask_ids": mask.token_ids, "mask_counts": mask.counts}),
         }
     )
 
@@ -195,13 +205,17 @@ def decode(payload: bytes) -> Batch:
     prompts, outputs = _slices(arrays["prompt_length"]), _slices(arrays["output_length"])
     states_old = arrays["states_old_logprobs"]
     old_logprobs = iter(_slices(arrays["output_length"][states_old]))
+    masks: Sequence[SamplingMask | None] = [None] * len(outputs)
+    if "mask_counts" in arrays:
+        masks = SamplingMask(arrays["mask_ids"], arrays["mask_counts"]).split(arrays["output_length"])
     samples = [
         TrainSample(
             prompt_ids=arrays["prompt_ids"][prompt],
             old_logprobs=arrays["old_logprobs"][next(old_logprobs)] if has_old else None,
+            sampling_mask=mask,
             **{name: arrays[name][output] for name in PER_OUTPUT_TOKEN},
         )
-        for prompt, output, has_old in zip(prompts, outputs, states_old, strict=True)
+        for prompt, output, has_old, mask in zip(prompts, outputs, states_old, masks, strict=True)
     ]
     by_part: dict[int, list[TrainSample]] = {}
     for part, sample in zip(arrays["part"].tolist(), samples, strict=True):

@@ -132,6 +132,7 @@ class Planner:
         return Sampling(
             temperature=turn.stage.rollout.temperature,
             top_p=turn.stage.rollout.top_p,
+            top_k=turn.stage.rollout.top_k,
             max_new_tokens=ask.max_new_tokens or turn.method.longest,
             stop_token_ids=self.stop_token_ids,
         )

@@ -17,6 +17,7 @@ from egrc_mega.methods.recorded import recorded_groups
 from egrc_mega.methods.records import Credit, View
 from egrc_mega.observe.rollout_file import StoredGroup, StoredSample
 from egrc_mega.observe.rollouts import read_rollouts
+from egrc_mega.sampling_mask import SamplingMask
 from egrc_mega.sections.stage import StageSection
 from egrc_mega.types import Ask, Completion, FinishReason, Grade, Group, Problem, Sample
 
@@ -75,6 +76,7 @@ def _sample(sample: StoredSample, problem: Problem) -> Sample:
         output_ids=sample.output_ids,
         logprobs=sample.logprobs,
         sampled=sample.sampled,
+        sampling_mask=_mask(sample),
         finish_reason=FinishReason.LENGTH if sample.truncated else FinishReason.STOP,
         weight_versions=sample.versions,
     )
@@ -92,6 +94,12 @@ def _sample(sample: StoredSample, problem: Problem) -> Sample:
         entropies=None if sample.entropies is None else sample.entropies.astype(np.float32),
         reference_kl=sample.reference_kl,
     )
+
+
+def _mask(sample: StoredSample) -> SamplingMask | None:
+    if sample.mask_counts is None or sample.mask_ids is None:
+        return None
+    return SamplingMask(sample.mask_ids, sample.mask_counts)
 
 
 def _num_forced(sampled: NDArray[np.bool_]) -> int:

@@ -22,7 +22,7 @@ def stored_groups(groups: Sequence[Group], credits: Sequence[Sequence[Credit]]) 
 
 
 def _stored(sample: Sample, credit: Credit) -> StoredSample:
-    completion = sample.completion
+    completion, mask = sample.completion, sample.completion.sampling_mask
     return StoredSample(
         text=sample.text,
         output_ids=completion.output_ids,
@@ -45,4 +45,6 @@ def _stored(sample: Sample, credit: Credit) -> StoredSample:
         token_ends=sample.token_ends,
         reference_kl=sample.reference_kl,
         prompt_ids=sample.prompt_ids,
+        mask_counts=None if mask is None else mask.counts,
+        mask_ids=None if mask is None else mask.token_ids,
     )

@@ -230,7 +230,7 @@ def checked(loaded: LoadedConfig, world_size: int = 1) -> EgrcError:
             ["stages.explore.rollout.top_p=0.9"],
             1,
             ConfigError,
-            "stages.explore.rollout.top_p: 0.9, but servers name log-probs of the whole distribution",
+            "stages.explore.rollout.top_p: 0.9, but servers name what a token was drawn from only where it is bounded",
         ),
         (
             ["stages.explore.rollout.n=1"],

@@ -18,6 +18,7 @@ import torch
 
 from egrc_mega.rollout.client import ServerClient, open_session
 from egrc_mega.testing.http import call, call_all
+from egrc_mega.testing.samples import masks_in
 from egrc_mega.types import Completion, FinishReason, RolloutRequest, Sampling, token_array
 
 PROMPT = [1, 5, 9, 12]
@@ -155,6 +156,37 @@ def test_top_p_and_top_k_cut_the_tail(server: str) -> None:
         for seed in range(5):
             params = {"sampling_seed": seed, "max_new_tokens": 1, **cut}
             assert generate(server, sampling_params=params)["output_ids"] == likeliest
+
+
+@pytest.mark.parametrize(("top_p", "top_k"), [(0.7, 12), (1.0, 3), (0.9, 4096)])
+def test_a_token_comes_with_what_it_was_drawn_from_and_its_log_prob_among_that(
+    server: str, model_a: Path, top_p: float, top_k: int
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    sampling, num_tokens = replace(wanted().sampling, temperature=0.8, top_p=top_p, top_k=top_k), 0
+    model = AutoModelForCausalLM.from_pretrained(model_a)
+    for seed in range(6):
+        found = complete(server, wanted(sampling=sampling, seed=seed))
+        with torch.no_grad():
+            logits = model(torch.tensor([PROMPT + found.output_ids.tolist()])).logits[0, len(PROMPT) - 1 : -1]
+        masks = masks_in(found.sampling_mask)
+        assert masks is not None and len(masks) == len(found.output_ids)
+        for row, mask, token, logprob in zip(logits, masks, found.output_ids.tolist(), found.logprobs, strict=True):
+            likeliest, order = torch.softmax(row.double() / 0.8, -1).sort(descending=True)
+            before = likeliest.cumsum(0) - likeliest
+            size = int(((before < top_p) & (torch.arange(len(row)) < top_k)).sum())
+            assert sorted(mask) == sorted(order[:size].tolist()) and token in mask
+            expected = torch.log_softmax(row[mask] / 0.8, -1)[mask.index(token)]
+            assert float(logprob) == pytest.approx(float(expected), abs=1e-5)
+            num_tokens += 1
+    assert num_tokens >= 10
+
+
+def test_a_mask_without_a_bound_is_refused(server: str) -> None:
+    for params in ({"top_p": 0.9}, {"top_p": 0.9, "top_k": 5000}):
+        status, reply = call(server + "/generate", request(return_sampling_mask=True, sampling_params=params))
+        assert status == 400 and "top_k" in str(reply)
 
 
 def test_a_matched_stop_token_is_part_of_the_output(server: str) -> None:

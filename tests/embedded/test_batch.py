@@ -3,7 +3,7 @@
 import pytest
 
 from egrc_mega.embedded.batch import Request
-from egrc_mega.embedded.sampling import SamplingParams
+from egrc_mega.embedded.sampling import Drawn, SamplingParams
 
 
 def request(cap: int = 4) -> Request:
@@ -13,7 +13,7 @@ def request(cap: int = 4) -> Request:
 
 def write(one: Request, *tokens: int, version: str = "v0") -> Request:
     for token in tokens:
-        one.add(token, -0.5, version)
+        one.add(Drawn(token, -0.5, [], -0.5), version)
     return one
 
 

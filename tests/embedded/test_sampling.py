@@ -14,8 +14,8 @@ LOGITS = torch.tensor(PROBABILITIES, dtype=torch.float64).log().float()[None]
 
 
 def drawn(uniform: float, **params: float) -> tuple[int, float]:
-    [token], [logprob] = draw(LOGITS, [SamplingParams(**params)], np.array([uniform]))
-    return token, logprob
+    [found] = draw(LOGITS, [SamplingParams(**params)], np.array([uniform]))
+    return found.token, found.logprob
 
 
 @pytest.mark.parametrize(
@@ -63,8 +63,25 @@ def test_no_temperature_is_the_likeliest_token_with_its_log_prob_at_one(temperat
 
 def test_each_row_has_its_own_parameters_and_its_own_number() -> None:
     params = [SamplingParams(), SamplingParams(temperature=0.0), SamplingParams(top_k=1), SamplingParams()]
-    tokens, _logprobs = draw(LOGITS.repeat(4, 1), params, np.array([0.0, 0.9, 0.9, 0.9]))
-    assert tokens == [0, 1, 1, 3]
+    found = draw(LOGITS.repeat(4, 1), params, np.array([0.0, 0.9, 0.9, 0.9]))
+    assert [each.token for each in found] == [0, 1, 1, 3]
+    # what was drawn from, and none where that was the whole vocabulary
+    assert [each.mask for each in found] == [[], [1], [1], []]
+
+
+@pytest.mark.parametrize(
+    ("params", "mask"), [({"top_p": 0.6}, [1, 3]), ({"top_k": 3}, [0, 1, 3]), ({"temperature": 0.0}, [1])]
+)
+def test_a_token_comes_with_what_it_was_drawn_from_and_its_log_prob_among_that(
+    params: dict[str, float], mask: list[int]
+) -> None:
+    for uniform in np.arange(0.0, 1.0, 1 / 16):
+        [found] = draw(LOGITS, [SamplingParams(**params)], np.array([uniform]))
+        assert found.mask == mask
+        mass = sum(PROBABILITIES[token] for token in mask)
+        assert found.masked_logprob == pytest.approx(math.log(PROBABILITIES[found.token] / mass), abs=1e-6)
+    [whole] = draw(LOGITS, [SamplingParams()], np.array([0.5]))
+    assert whole.masked_logprob == whole.logprob
 
 
 def test_every_token_of_a_request_has_a_number_of_its_own_that_its_seed_decides() -> None:

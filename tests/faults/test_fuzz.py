@@ -9,6 +9,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -127,22 +128,26 @@ REPLY: dict[str, Any] = {
         "weight_version": "v1",
         "weight_versions": [{"version": "v1", "start": 0, "end": 3}],
         "output_token_logprobs": [[-0.5, 5, None], [-1.5, 6, None], [0.0, 2, None]],
+        "output_token_sampling_mask": [[5, 7], [6], [1, 2, 3]],
+        "output_token_sampling_logprobs": [-0.25, 0.0, -0.5],
     },
 }
 
 
 def of_replies(_room: Path, _root: Path) -> tuple[Check, list[bytes]]:
-    """A server's reply to a request of four tokens."""
+    """A server's reply to a request of four tokens, with and without sampling masks."""
     sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=4, stop_token_ids=(2,))
     request = RolloutRequest(rid="r", prompt_id="p", prompt_ids=PROMPT_IDS, sampling=sampling, seed=1)
+    cut = replace(request, sampling=replace(sampling, top_k=3))
 
     def check(content: bytes) -> None:
         try:
             reply = read_generation(content)
         except orjson.JSONDecodeError:  # the client makes a lost server of it
             return
-        with declared():
-            parse_generation(reply, request, "http://s", 40)
+        for asked in (request, cut):
+            with declared():
+                parse_generation(reply, asked, "http://s", 40)
 
     return check, [orjson.dumps(REPLY)]
 

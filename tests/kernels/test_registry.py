@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from egrc_kernels import registry, trial
 from egrc_kernels.linear_logprob import linear_logprob, linear_token_loss, ops, products
 from egrc_kernels.logprob import logprob_entropy, rows
+from egrc_kernels.masked_logprob import ops as masked_ops
 from egrc_kernels.policy_loss import LossSettings, api, policy_loss, token_weights
 from egrc_kernels.rmsnorm import api as norm_api
 from egrc_kernels.rmsnorm import rmsnorm
@@ -138,6 +139,8 @@ def samples() -> list[tuple[object, tuple]]:
         (products.float32_product, (x.bfloat16(), x.T.bfloat16())),
         (products.add_float32_product_, (torch.zeros(4, 4), x.bfloat16(), x.T.bfloat16())),
         (products.scaled, (x, torch.tensor(2.0), torch.bfloat16)),
+        (masked_ops.pair_logits, (x, logits[:, :6].contiguous(), positions[:3], positions[:3], 0, 3)),
+        (masked_ops.pair_gradients, (x, logits[:, :6].contiguous(), ones, positions[:3], positions[:3], 0, 3)),
         (api._loss_gradients_metrics, (*[ones] * 7, boundaries, *settings)),
         (api._loss_gradients_metrics, (*[ones] * 6, None, boundaries, *settings)),
         (norm_api._forward, (x, weight, 1e-6)),

@@ -61,13 +61,16 @@ def test_every_field_of_every_sample_comes_back(tmp_path: Path) -> None:
             3, versions=(VersionSpan(version="v2", start=0, end=1), VersionSpan(version="v3", start=1, end=3))
         ),
         make_stored_sample(2, versions=(VersionSpan(version="v2", start=0, end=2, pure=False),)),
+        make_stored_sample(3, mask_counts=np.array([2, 0, 1], np.int32), mask_ids=np.array([7, 9, 4], np.int32)),
+        make_stored_sample(2, mask_counts=np.zeros(2, np.int32), mask_ids=np.zeros(0, np.int32)),
+        make_stored_sample(1, mask_counts=np.array([2], np.int32), mask_ids=np.array([1, 3], np.int32)),
     ]
     groups = (make_stored_group(*samples[:3], key="a:1"), make_stored_group(*samples[3:], key="a:2"))
     write(tmp_path, 7, groups=groups)
     stored = read_rollouts(tmp_path, 7)
     assert (stored.step, stored.stage) == (7, "explore")
     assert [(g.key, g.prompt, g.answer) for g in stored.groups] == [(g.key, g.prompt, g.answer) for g in groups]
-    assert [len(group.samples) for group in stored.groups] == [3, 11]
+    assert [len(group.samples) for group in stored.groups] == [3, 14]
     for found, expected in zip((s for g in stored.groups for s in g.samples), samples, strict=True):
         assert_same(found, expected)
 

@@ -4,7 +4,7 @@ On a CPU nobody waits, so the operations that would wait on a GPU are counted: r
 and shapes that depend on values. Our kernels' references stand for the kernels, and a double for the flash attention.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from egrc_mega.policy.packed import on_device
 from egrc_mega.policy.packing import Baselines
 from egrc_mega.sections.policy import MegatronSection, PolicySection
 from egrc_mega.sections.stage import LossSection
-from egrc_mega.testing.policy_worker import ragged_samples
+from egrc_mega.testing.policy_worker import masked_samples, ragged_samples
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
+from egrc_mega.types import TrainSample
 
 pytestmark = pytest.mark.usefixtures("world_of_one")
 
@@ -76,7 +77,9 @@ def policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Policy:
     return Policy(folder, section, PolicySection(max_tokens_per_micro_batch=100))
 
 
-def schedules_of(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def schedules_of(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch, make: Callable[[], list[TrainSample]] = ragged_samples
+) -> list[str]:
     """Waits in the schedules of a score and an update."""
     found: list[str] = []
     original = engine.get_forward_backward_func()
@@ -88,7 +91,7 @@ def schedules_of(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return result
 
     monkeypatch.setattr(engine, "get_forward_backward_func", lambda: run)
-    samples = ragged_samples()
+    samples = make()
     old = policy.score(samples, 0.7).logprobs
     policy.update(samples, 0.7, LOSS, 1e-3, Baselines(old=old, reference=old - 0.1))
     return found
@@ -114,6 +117,10 @@ def test_no_layer_and_no_micro_batch_waits(
         # one a micro-batch, in every layer, forward and recomputed; the micro-batches are scored, then trained on
         assert len({id(tensor) for tensor in boundaries}) == 2 * len(policy._plan(ragged_samples()))
         assert len(boundaries) == 2 * 4 * (1 + 2) * len(policy._plan(ragged_samples()))
+
+
+def test_what_tokens_were_drawn_from_makes_nobody_wait(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert schedules_of(policy, monkeypatch, masked_samples) == []
 
 
 def test_a_micro_batch_is_built_when_the_one_before_has_been_launched(

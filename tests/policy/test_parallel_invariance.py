@@ -26,6 +26,8 @@ LAYOUTS: dict[int, dict[str, tuple[dict, int, str]]] = {
     1: {
         "alone": ({}, 4096, "ragged"),
         "alone-one-positive": ({}, 4096, "one positive"),
+        "alone-masked": ({}, 4096, "masked"),
+        "many-micro-batches-masked": ({}, 45, "masked"),
         "many-micro-batches": ({}, 45, "ragged"),
         "full-recompute": (FULL, 64, "ragged"),
         "selective-recompute": ({"recompute_granularity": "selective"}, 64, "ragged"),
@@ -33,13 +35,16 @@ LAYOUTS: dict[int, dict[str, tuple[dict, int, str]]] = {
     2: {
         "tp2": (TP2, 64, "ragged"),
         "tp2-sp": (TP2 | SP, 64, "ragged"),
+        "tp2-sp-masked": (TP2 | SP, 64, "masked"),
         "tp2-sp-full-recompute": (TP2 | SP | FULL, 64, "ragged"),
         "pp2": (PP2, 64, "ragged"),
         "cp2": (CP2, 64, "ragged"),
+        "cp2-masked": (CP2, 64, "masked"),
         "cp2-full-recompute": (CP2 | FULL, 64, "ragged"),
         "dp2": ({}, 64, "ragged"),
         "dp2-reversed": ({}, 64, "reversed"),
         "dp2-one-positive": ({}, 64, "one positive"),
+        "dp2-masked": ({}, 64, "masked"),
         "dp2-plain-optimizer": ({"use_distributed_optimizer": False}, 64, "ragged"),
         "dp2-overlap": (OVERLAP, 64, "ragged"),
         "dp2-overlap-one-positive": (OVERLAP, 64, "one positive"),
@@ -96,7 +101,8 @@ def relative_l2(a: torch.Tensor, b: torch.Tensor) -> float:
 
 def test_the_first_update_is_the_same_under_every_layout(updates: dict[str, dict]) -> None:
     for layout, split in updates.items():
-        alone = updates["alone-one-positive" if layout.endswith("one-positive") else "alone"]
+        batch = next((batch for batch in ("one-positive", "masked") if layout.endswith(batch)), None)
+        alone = updates[f"alone-{batch}" if batch else "alone"]
         assert split.keys() == alone.keys()
         # of another order the statistics are too: loss, gradients and weights are not
         names = [name for name in alone if not (layout.endswith("reversed") and name in ("logprobs", "entropies"))]

@@ -10,6 +10,7 @@ import pytest
 
 from egrc_mega.rollout import segments
 from egrc_mega.seeds import derive_seed
+from egrc_mega.testing.samples import make_mask, masks_in
 from egrc_mega.types import Completion, FinishReason, RolloutRequest, Sampling, VersionSpan, token_array
 
 STOP, PAUSE = 2, 10
@@ -189,3 +190,18 @@ def test_forced_tokens_stand_first_and_belong_to_no_version() -> None:
     assert client.requests[0].sampling.max_new_tokens == 18
     assert whole.sampled.tolist() == [False, False, True, True]
     assert [(span.start, span.end) for span in whole.weight_versions] == [(2, 4)]
+
+
+def test_masks_of_segments_lie_end_to_end_and_what_an_environment_wrote_has_none() -> None:
+    class Masking(Client):
+        async def generate(self, request: RolloutRequest) -> Completion:
+            completion = await super().generate(request)
+            masks = [[token, 90] for token in completion.output_ids.tolist()]
+            return replace(completion, sampling_mask=make_mask(masks))
+
+    whole = generate(Masking([5, PAUSE], [STOP]), Environment(), forced=[8])
+    assert whole.output_ids.tolist() == [8, 5, PAUSE, 7, 7, STOP]
+    assert masks_in(whole.sampling_mask) == [[], [5, 90], [PAUSE, 90], [], [], [STOP, 90]]
+    # a begun response of a step without masks goes on with them
+    whole = generate(Masking([STOP]), start=begun(4, 6))
+    assert masks_in(whole.sampling_mask) == [[], [], [STOP, 90]]

@@ -10,8 +10,8 @@ import orjson
 import pytest
 
 from egrc_mega.errors import RolloutError
-from egrc_mega.rollout.wire import Usage, generation_body, parse_generation, read_generation
-from egrc_mega.testing.samples import PROMPT_IDS
+from egrc_mega.rollout.wire import NEUTRAL, Usage, generation_body, parse_generation, read_generation
+from egrc_mega.testing.samples import PROMPT_IDS, masks_in
 from egrc_mega.types import Completion, FinishReason, RolloutRequest, Sampling, VersionSpan, token_array
 
 SAMPLING = Sampling(temperature=0.6, top_p=0.95, max_new_tokens=4, stop_token_ids=(2,))
@@ -230,7 +230,13 @@ OTHER: dict[str, Any] = {
     "forced_ids": token_array([30]),
     "seed": 10,
 }
-OTHER_SAMPLING: dict[str, Any] = {"temperature": 0.7, "top_p": 0.9, "max_new_tokens": 5, "stop_token_ids": (2, 3)}
+OTHER_SAMPLING: dict[str, Any] = {
+    "temperature": 0.7,
+    "top_p": 0.9,
+    "top_k": 20,
+    "max_new_tokens": 5,
+    "stop_token_ids": (2, 3),
+}
 
 
 def test_every_field_of_a_request_and_of_its_sampling_is_known_here() -> None:
@@ -246,3 +252,85 @@ def test_another_value_of_any_field_is_another_body(name: str) -> None:
         other = replace(REQUEST, sampling=replace(SAMPLING, **{name: OTHER_SAMPLING[name]}))
     sent = [orjson.dumps(generation_body(one), option=orjson.OPT_SERIALIZE_NUMPY) for one in (REQUEST, other)]
     assert (sent[0] == sent[1]) is (name == "prompt_id")
+
+
+CUT = replace(REQUEST, sampling=replace(SAMPLING, top_k=8))
+MASKS, AMONG = [[6, 5], [6], [9, 4, 1], [2, 3]], [-0.25, 0.0, -0.0625, -0.5]
+MASK, MASKED = "output_token_sampling_mask", "output_token_sampling_logprobs"
+
+
+def with_masks(masks: Any = MASKS, among: Any = AMONG) -> dict[str, Any]:
+    return GOOD | {"meta_info": GOOD["meta_info"] | {MASK: masks, MASKED: among}}
+
+
+def cut(
+    reply: dict[str, Any], request: RolloutRequest = CUT, vocab_size: int | None = None, dumps=COMPACT
+) -> Completion:
+    return parsed(dumps(reply), request, vocab_size)[0]
+
+
+def test_only_a_request_with_top_k_asks_for_the_sampling_masks() -> None:
+    body = generation_body(CUT)
+    assert (body["sampling_params"]["top_k"], body["return_sampling_mask"]) == (8, True)
+    plain = generation_body(REQUEST)
+    assert plain["sampling_params"]["top_k"] == NEUTRAL["top_k"] == -1 and "return_sampling_mask" not in plain
+
+
+@pytest.mark.parametrize("dumps", [COMPACT, SPACED])
+def test_sampling_masks_come_with_the_tokens_and_log_probs_are_among_them(dumps) -> None:
+    sampling = replace(CUT.sampling, max_new_tokens=5)
+    completion = cut(with_masks(), replace(CUT, forced_ids=token_array([30]), sampling=sampling), dumps=dumps)
+    assert masks_in(completion.sampling_mask) == [[], *MASKS]
+    assert completion.logprobs.tolist() == [0.0, *AMONG]
+    assert completion.sampling_mask.token_ids.dtype == completion.sampling_mask.counts.dtype == np.int32
+    assert parsed(COMPACT(with_masks()))[0].sampling_mask is None  # nobody has asked
+
+
+def test_masks_are_read_as_one_list_and_a_single_token_has_one() -> None:
+    reply = read_generation(COMPACT(with_masks()))
+    assert reply["meta_info"][MASK] == [[6, 5, -1, 6, -1, 9, 4, 1, -1, 2, 3]]
+    assert reply["meta_info"][MASKED] == AMONG
+    meta = GOOD["meta_info"] | {"completion_tokens": 1, "weight_versions": [], MASK: [[4, 5]], MASKED: [-0.5]}
+    single = {"output_ids": [5], "meta_info": meta | {"output_token_logprobs": [[-0.7, 5, None]]}}
+    assert masks_in(cut(single).sampling_mask) == [[4, 5]]
+
+
+def test_a_request_aborted_before_its_first_token_has_no_sampling_mask() -> None:
+    reply = {"output_ids": [], "meta_info": {"id": "r1", "finish_reason": {"type": "abort"}}}
+    assert cut(reply).sampling_mask is None
+
+
+LIST_OF_LISTS = "output_token_sampling_mask: Input should be a list of lists"
+BAD_MASKS = [
+    (None, AMONG, "output_token_sampling_mask: missing, and without it rollout.top_k cannot be trained with"),
+    (MASKS, None, "output_token_sampling_mask: missing"),
+    (7, AMONG, LIST_OF_LISTS),
+    ([[6, 5], [6], 1, [2, 3]], AMONG, LIST_OF_LISTS),
+    (MASKS[:3], AMONG, "4 ids, 3 sampling masks and 4 log-probs over them"),
+    (MASKS, AMONG[:3], "4 ids, 4 sampling masks and 3 log-probs over them"),
+    ([*MASKS[:3], []], AMONG, "a token does not stand once in its own mask"),
+    ([*MASKS[:3], [3, 4]], AMONG, "a token does not stand once in its own mask"),
+    ([*MASKS[:3], [2, 3, 2]], AMONG, "a token does not stand once in its own mask"),
+    ([*MASKS[:3], [2, 3, 3]], AMONG, "an id stands twice in a mask"),
+    ([*MASKS[:3], [2, 3.0]], AMONG, INTEGER),
+    ([*MASKS[:3], [2, True]], AMONG, INTEGER),
+    ([*MASKS[:3], [2, None]], AMONG, INTEGER),
+    ([*MASKS[:3], [2, [3]]], AMONG, INTEGER),
+    ([*MASKS[:3], [2, 10]], AMONG, "outside the model's vocabulary of 10"),
+    ([*MASKS[:3], [2, -2]], AMONG, "outside the model's vocabulary of 10"),
+    (MASKS, [*AMONG[:3], "0"], "output_token_sampling_logprobs.3.0: Input should be a valid number"),
+    (MASKS, [*AMONG[:3], 0.1], "not finite or above zero"),
+    (MASKS, [*AMONG[:3], None], "output_token_sampling_logprobs.3.0"),
+]
+
+
+@pytest.mark.parametrize("dumps", [COMPACT, SPACED])
+@pytest.mark.parametrize(("masks", "among", "problem"), BAD_MASKS, ids=range(len(BAD_MASKS)))
+def test_unusable_sampling_masks_are_refused(masks: Any, among: Any, problem: str, dumps) -> None:
+    with pytest.raises(RolloutError, match="reply of http://s to request r1 is unusable") as refusal:
+        cut(with_masks(masks, among), vocab_size=10, dumps=dumps)
+    assert problem in str(refusal.value)
+
+
+def test_an_id_may_stand_in_the_masks_of_several_tokens() -> None:
+    assert masks_in(cut(with_masks([[6, 5], [6, 5], [6, 5, 1], [6, 2]])).sampling_mask)[2] == [6, 5, 1]

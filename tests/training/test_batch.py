@@ -1,14 +1,23 @@
 """A batch as arrays: what the builder writes into them, and that every bit of them arrives at the other ranks."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 
 from egrc_mega.methods.compress import CompressSection
-from egrc_mega.testing.policy_worker import ragged_samples
-from egrc_mega.testing.samples import batch_of, make_group, make_sample, make_train_sample, same_bits
-from egrc_mega.training.batch import Batch, decode, encode
+from egrc_mega.methods.records import Credit, Edit
+from egrc_mega.testing.policy_worker import masked_samples, ragged_samples
+from egrc_mega.testing.samples import (
+    batch_of,
+    make_group,
+    make_mask,
+    make_sample,
+    make_train_sample,
+    masks_in,
+    same_bits,
+)
+from egrc_mega.training.batch import Batch, build_batch, decode, encode
 from egrc_mega.types import Grade, TrainSample
 
 
@@ -32,8 +41,9 @@ def stated(place: int) -> TrainSample:
         Batch((tuple(ragged_samples(5)), (stated(3), *ragged_samples(2, seed=1), stated(4))), (stated(5),)),
         Batch((), tuple(ragged_samples(3))),
         Batch((tuple(ragged_samples(4)),), ()),
+        Batch((tuple(masked_samples()[:4]), tuple(masked_samples()[4:7])), tuple(masked_samples()[7:])),
     ],
-    ids=["two updates, some state old log-probs", "only dropped", "nothing dropped"],
+    ids=["two updates, some state old log-probs", "only dropped", "nothing dropped", "some have masks"],
 )
 def test_every_bit_of_a_batch_arrives_in_its_place(batch: Batch) -> None:
     arrived = decode(encode(batch))
@@ -47,7 +57,7 @@ def test_decoding_copies_no_sample() -> None:
     batch = decode(encode(Batch((tuple(ragged_samples(3)),), ())))
     for field in fields(TrainSample):
         arrays = [getattr(sample, field.name) for sample in batch.updates[0]]
-        if field.name != "old_logprobs":
+        if field.name not in ("old_logprobs", "sampling_mask"):
             assert len({id(array.base) for array in arrays}) == 1, field.name
 
 
@@ -99,3 +109,15 @@ def test_a_kl_term_changes_nothing_of_what_the_advantages_weigh(agg: str) -> Non
     assert len(pulls()) == 2  # of five graded ones
     for with_kl, without in zip(pulls(kl_coef=0.1), pulls(), strict=True):
         assert with_kl == pytest.approx(without, rel=1e-6)
+
+
+def test_what_a_token_was_drawn_from_goes_with_it_and_an_edits_tokens_count_as_drawn_from_all() -> None:
+    stage = CompressSection(clip_len=100, shape={"kind": "none"})
+    sample = make_sample([5, 6, 7, 8])
+    sample = replace(sample, completion=replace(sample.completion, sampling_mask=make_mask([[5, 1], [6], [7, 2], [8]])))
+    [[kept]] = batch_of([make_group([sample])], stage).updates
+    assert masks_in(kept.sampling_mask) == [[5, 1], [6], [7, 2], [8]]
+    credit = Credit(advantage=1.0, kept=True, edit=Edit(output_ids=np.array([5, 6, 9], np.int32), first_changed=2))
+    [[edited]] = build_batch([make_group([sample])], [[credit]], stage, "v0").updates
+    assert edited.output_ids.tolist() == [5, 6, 9]
+    assert masks_in(edited.sampling_mask) == [[5, 1], [6], []]

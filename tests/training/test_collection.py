@@ -399,18 +399,19 @@ def test_a_request_that_somebody_else_aborts_is_sent_again(collector: Collector,
 
 
 def test_what_leaves_for_training_is_what_the_stage_says(collector: Collector, fake: FakeServer) -> None:
-    fields = {"n": N, "max_new_tokens": 6, "temperature": 0.7, "top_p": 0.9}
+    fields = {"n": N, "max_new_tokens": 6, "temperature": 0.7, "top_p": 0.9, "top_k": 20}
     stage = ExploreSection(steps=5, clip_len=8, rollout=fields, loss={"tis_cap": 2.0})
     collector.planner = Planner(PLANNER.problems, PLANNER.renderer, 7, (2, 5))
     collector.collect(turn_of(0, stage), START)
     assert len(fake.bodies) == 3 * N
-    asked = {"temperature": 0.7, "top_p": 0.9, "max_new_tokens": 6, "stop_token_ids": [2, 5]}
+    asked = {"temperature": 0.7, "top_p": 0.9, "top_k": 20, "max_new_tokens": 6, "stop_token_ids": [2, 5]}
     for body in fake.bodies:
         seed = body["sampling_params"].pop("sampling_seed")
         place, n = (int(part) for part in re.findall(r"(?:prompt|sample)(\d+)", body["rid"]))
         assert seed == derive_seed(7, "rollout", 0, place, n)
         assert body["sampling_params"] == NEUTRAL | asked
         assert (body["input_ids"], body["return_logprob"]) == ([1, place + 10], True)
+        assert body["return_sampling_mask"]
 
 
 def test_ids_are_unique_and_no_prefix_of_another(collector: Collector, fake: FakeServer) -> None:

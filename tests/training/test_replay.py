@@ -15,6 +15,7 @@ from egrc_mega.observe.rollout_file import StoredStep
 from egrc_mega.observe.rollouts import RolloutLog, read_step_file, step_path
 from egrc_mega.stages.state import Carried, Position, RunState
 from egrc_mega.testing.rollouts import make_stored_group, make_stored_sample
+from egrc_mega.testing.samples import masks_in
 from egrc_mega.training.collection import StepGroups
 from egrc_mega.training.preflight import preflight
 from egrc_mega.training.replay import Replay, collected_as
@@ -48,7 +49,8 @@ def folder(config: Config, renderer: Renderer, tmp_path: Path) -> Path:
     sample = make_stored_sample(
         3, output_ids=ids, text=renderer.decode(ids), prompt_ids=np.array([1, 2], np.int32), reason="equal text"
     )
-    sample = replace(sample, entropies=np.ones(3, np.float32))
+    masks = {"mask_counts": np.array([0, 2, 1], np.int32), "mask_ids": np.array([6, 9, 7], np.int32)}
+    sample = replace(sample, entropies=np.ones(3, np.float32), **masks)
     collected = StepGroups([], POSITION, {"sampled_groups": 4}, length_sampled=2.5)
     how = collected_as(collected, first_turn(config))
     with RolloutLog(tmp_path / "rollouts", 10**6) as log:
@@ -76,6 +78,7 @@ def test_a_replay_gives_what_the_collector_gave_and_leaves_what_the_trainer_meas
     (sample,) = found.groups[0].samples
     assert sample.prompt_ids.tolist() == [1, 2] and sample.completion.output_ids.tolist() == [5, 6, 7]
     assert sample.reason == "equal text" and sample.entropies is None and sample.right
+    assert masks_in(sample.completion.sampling_mask) == [[], [6, 9], [7]]
 
 
 def test_a_folder_without_all_steps_is_refused_before_the_run_begins(
