@@ -90,6 +90,19 @@ def test_a_mask_of_the_whole_vocabulary_trains_as_none_does(folder: Path, entrop
         torch.testing.assert_close(masked[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
+def test_tokens_with_and_without_masks_are_trained_together(folder: Path) -> None:
+    def whole_for_none(sample: TrainSample) -> TrainSample:
+        masks = masks_in(sample.sampling_mask) or [[]] * len(sample.output_ids)
+        return replace(sample, sampling_mask=make_mask([mask or list(range(41)) for mask in masks]))
+
+    loss = LossSection(ratio="token", tis_cap=2.0)
+    mixed, stats = gradients_of(build(folder), masked_samples(), loss)
+    masked, expected = gradients_of(build(folder), [whole_for_none(sample) for sample in masked_samples()], loss)
+    torch.testing.assert_close(stats.logprobs, expected.logprobs)
+    for name, gradient in masked.items():
+        torch.testing.assert_close(mixed[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
 @pytest.mark.parametrize("entropy_coef", [0.0, 0.1])
 def test_leaving_out_the_vocabulary_where_every_token_has_a_mask_changes_no_gradient(
     folder: Path, entropy_coef: float, monkeypatch: pytest.MonkeyPatch
