@@ -5,11 +5,15 @@ import torch
 import torch.nn.functional as F
 from egrc_kernels.linear_logprob import linear_logprob, linear_token_loss
 from egrc_kernels.logprob import logprob_entropy, rows
+from egrc_kernels.masked_logprob import SamplingMasks, masked_logprob
 from egrc_kernels.policy_loss import LossSettings, policy_loss, reference
 from egrc_kernels.rmsnorm import rmsnorm
 from egrc_kernels.rope import rope
 from egrc_kernels.swiglu import swiglu
 
+from egrc_mega.testing.kernel_worker import random_masks
+
+TENSORS_OF_MASKS = ("rows_K", "tokens_K", "boundaries_T1", "targets_T")
 REAL = 19990
 """Columns of `head` that are no padding; all targets are among them."""
 
@@ -49,6 +53,36 @@ def test_linear_logprob_and_its_gradients(temperature: float) -> None:
     assert float((stats.entropy_T - entropy).abs().max()) <= 2e-5
     for found, exact in zip(live, doubles, strict=True):
         assert_close(found.grad, exact.grad, 6e-3)
+
+
+def test_masked_logprob_and_its_gradients_without_a_wait() -> None:
+    """Rows with one to 200 tokens, and rows with no mask; the order of sums is fixed in torch's deterministic mode."""
+    x, weight, _targets = head()
+    masks = SamplingMasks(*(getattr(random_masks(len(x), 200), name).cuda() for name in TENSORS_OF_MASKS))
+    factor, results = torch.randn(len(x), device="cuda"), []
+    torch.use_deterministic_algorithms(True)
+    try:
+        for _ in range(2):
+            live = [t.clone().requires_grad_() for t in (x, weight)]
+            torch.cuda.set_sync_debug_mode("error")
+            found = masked_logprob(*live, masks, temperature=0.7, vocab_size=REAL)
+            (factor * found).sum().backward()
+            torch.cuda.set_sync_debug_mode("default")
+            results.append((found.detach(), live[0].grad, live[1].grad))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    doubles = [t.double().requires_grad_() for t in (x, weight)]
+    allowed = torch.zeros(len(x), len(weight), dtype=torch.bool, device="cuda")
+    allowed[masks.rows_K, masks.tokens_K] = True
+    logp = torch.log_softmax((doubles[0] @ doubles[1].T / 0.7).masked_fill(~allowed, -torch.inf), -1)
+    has_mask = masks.has_mask_T
+    exact = logp[has_mask, masks.tokens_K[masks.targets_T[has_mask]]]
+    (factor[has_mask] * exact).sum().backward()
+    assert float((results[0][0][has_mask] - exact.detach()).abs().max()) <= 2e-5 and not results[0][0][~has_mask].any()
+    for gradient, expected in zip(results[0][1:], doubles, strict=True):
+        assert_close(gradient, expected.grad, 6e-3)
 
 
 def test_the_fused_forward_is_batch_invariant_and_exact() -> None:
