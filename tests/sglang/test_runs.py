@@ -43,6 +43,7 @@ def requests(count: int, tokens: int = 60) -> list[RolloutRequest]:
 
 @pytest.mark.parametrize("transport", ["disk", "distributed"])
 def test_eight_steps_of_each_stage(transport: str, root: Path, tmp_path: Path) -> None:
+    """The first stage draws from the whole vocabulary, the second with top-p and top-k."""
     command = [sys.executable, "-P", "-m", "egrc_mega.cli.main", "train", "-c", str(root / "configs/quickstart.yaml")]
     for override in (
         f"run.dir={tmp_path / 'run'}",
@@ -51,6 +52,8 @@ def test_eight_steps_of_each_stage(transport: str, root: Path, tmp_path: Path) -
         "sync.verify_every=4",
         "stages.compress.steps=8",
         "stages.explore.steps=8",
+        "stages.explore.rollout.top_p=0.9",
+        "stages.explore.rollout.top_k=20",
         "evaluation.num_problems=16",
     ):
         command += ["--set", override]
