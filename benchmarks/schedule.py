@@ -28,7 +28,8 @@ from egrc_mega.testing.real_schedule import run_real
 MODEL, GPU = "deepseek-r1-distill-qwen-7b", "h100-80g"
 N = 16
 """Responses to a prompt: those of DAPO (2503.14476) and of our own 7B recipes."""
-PROMPTS = {"8, small batch": 4, "8": 16, "16": 32, "64": 128, "128": 256, "256": 512, "512": 512, "1024": 512}
+SMALL = "8, small batch"
+PROMPTS = {SMALL: 4, "8": 16, "16": 32, "64": 128, "128": 256, "256": 512, "512": 512, "1024": 512}
 """Fleet -> prompts in a step: 64 responses a server up to DAPO's 512 x 16, which larger fleets share."""
 WRITE_S, LOAD_S = 2.9, 2.9
 """Half each of the 5.5 to 6.0 s that verl prints for Qwen2.5-7B (docs/advance/delta_weight_sync.md): what the trainer
@@ -182,10 +183,10 @@ def brief(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def holds(simulated: list[dict[str, Any]], real: list[dict[str, Any]]) -> dict[str, bool]:
-    """The goals; where the second one does not hold stands beside them."""
+    """The goals; where that of one step ahead does not hold stands beside them."""
     rows = [*simulated, *real]
     lags = [int(lag) for row in rows for lag in row["modes"]["async"]["groups_by_oldest_lag"]]
-    return {
+    goals = {
         "at most 0.60 of the synchronous time, in both readings": all(r["share of synchronous"] <= 0.60 for r in rows),
         "at most 0.90 of one step ahead, with equal work": all(
             row["share of one step ahead"] <= 0.90 for row in rows if row["reading"] == "equal work"
@@ -193,6 +194,12 @@ def holds(simulated: list[dict[str, Any]], real: list[dict[str, Any]]) -> dict[s
         "simulation and true coordinators agree within 10 %": all(max(r["difference"].values()) <= 0.10 for r in real),
         "nothing older than max_staleness": max(lags) <= 2,
     }
+    for row in real:
+        if (row["fleet"], row["reading"]) == (SMALL, "equal phases"):
+            goals["at most 0.60 and 0.90 on the true coordinators, with equal phases and 64 responses a step"] = (
+                row["share of synchronous"] <= 0.60 and row["share of one step ahead"] <= 0.90
+            )
+    return goals
 
 
 if __name__ == "__main__":
