@@ -73,7 +73,7 @@ def resumed(state: RunState, config: Mapping[str, Any]) -> RunState:
     problems = [*_problems_outside_stages(state.config, config), *_problems_in_stages(state, config)]
     if problems:
         raise RunError("\n".join(problems))
-    return state.model_copy(update={**_reopened(state, config), "config": dict(config)})
+    return state.model_copy(update={**_moved(state, config), "config": dict(config)})
 
 
 def asks_the_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
@@ -110,16 +110,28 @@ def _problems_in_stages(state: RunState, config: Mapping[str, Any]) -> Iterator[
             )
 
 
-def _reopened(state: RunState, config: Mapping[str, Any]) -> dict[str, Any]:
-    """A run that was over goes on where its last stage has been given more steps, else with stages that were added."""
-    progress, last = state.progress, len(state.config["stages"]) - 1
+def _moved(state: RunState, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Where another number of steps takes the run.
+
+    A stage under way that is given as many as it has had is over. A run that was over goes on where its last stage has
+    been given more steps, else with stages that were added.
+    """
+    progress, last, stages = state.progress, len(state.config["stages"]) - 1, config["stages"]
     if progress.stage <= last:
-        return {}
-    if config["stages"][last]["steps"] > state.config["stages"][last]["steps"]:
+        is_over = stages[progress.stage]["steps"] == progress.step_in_stage
+        return _behind_stage(progress, is_last=progress.stage + 1 == len(stages)) if is_over else {}
+    if stages[last]["steps"] > state.config["stages"][last]["steps"]:
         return {"progress": progress.model_copy(update={"stage": last})}
-    if len(config["stages"]) > last + 1:  # what the last stage has seen and remembers is not theirs
-        return {"progress": Progress(step=progress.step, stage=progress.stage), "method": None}
+    if len(stages) > last + 1:
+        return _behind_stage(progress.model_copy(update={"stage": last}), is_last=False)
     return {}
+
+
+def _behind_stage(progress: Progress, *, is_last: bool) -> dict[str, Any]:
+    """The place behind the stage under way; what it has seen and remembers is not another stage's."""
+    if is_last:
+        return {"progress": progress.model_copy(update={"stage": progress.stage + 1})}
+    return {"progress": Progress(step=progress.step, stage=progress.stage + 1), "method": None}
 
 
 def _is_among(names: Iterable[str], name: str) -> bool:

@@ -97,6 +97,14 @@ def test_the_same_configuration_resumes_where_it_was(quickstart: Path) -> None:
     assert resume(quickstart, progress=OVER).progress == OVER
 
 
+def test_a_stage_under_way_that_is_given_as_many_steps_as_it_has_had_is_over(quickstart: Path) -> None:
+    state = resume(quickstart, "stages.explore.steps=2")
+    assert (state.progress, state.method) == (Progress(step=6, stage=2), None)
+    # as the last stage of all it remembers what it has seen, for it may be given more steps later
+    place = Progress(step=14, stage=2, step_in_stage=4)
+    assert resume(quickstart, "stages.dapo.steps=4", progress=place).progress == place.model_copy(update={"stage": 3})
+
+
 def test_a_run_that_was_over_goes_on_where_its_last_stage_is_given_more_steps(quickstart: Path) -> None:
     state = resume(quickstart, "stages.dapo.steps=8", progress=OVER)
     assert state.progress == Progress(step=15, stage=2, step_in_stage=5)
