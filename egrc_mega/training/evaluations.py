@@ -56,7 +56,8 @@ class Evaluations:
         """At the place that the run has reached."""
         run = self.run
         progress, section = run.state.progress, run.config.evaluation
-        within = is_within_stage(progress, run.config.stages)
+        # where a rule ends the run its stage ends, too
+        within = is_within_stage(progress, run.config.stages) and not run.stopped_by
         if not self._is_served or (within and (section.every is None or progress.step % section.every)):
             return
         if section.spare is not None:

@@ -160,6 +160,21 @@ def test_a_run_that_is_resumed_without_spare_servers_has_the_others_measure_what
     assert [point[2] for point in notes.of("point")] == [3, 4, 5, 6, 7, 8]
 
 
+def test_what_was_awaited_may_end_a_resumed_run_without_spare_servers_and_its_end_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules: dict[str, Any] = {"every": 2, "stop": {"target": 0.65}}
+    whole = FakeRun(config_of(tmp_path, **rules), Notes())
+    go(monkeypatch, whole)
+    run = resumed(whole, 3, config_of(tmp_path, spare=None, **rules))
+    notes = go(monkeypatch, run)
+    # step 2 has reached the target; the run had gone on to a step that is no point of its own
+    assert notes.of("load") == [(0,), (2,)] and notes.of("collect") == []
+    assert [point[:3] for point in notes.of("point")] == [("base", 0, 0), ("a", 1, 2), ("a", 1, 3)]
+    assert [facts["within"] for (facts,) in notes.of("evaluation")] == [False, True, False]
+    assert notes.of("export") == [(3, 3.0)]
+
+
 def test_a_best_step_that_could_not_be_written_is_none_and_the_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
