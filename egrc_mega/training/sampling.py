@@ -28,8 +28,10 @@ def sample_rollouts(config: Config) -> None:
         EgrcError: the configuration needs a trainer, or a server cannot be used.
     """
     require_no_trainer(config)
-    # nobody trains, which is nothing to warn of, and nobody evaluates
+    # nobody trains, which is nothing to warn of, and nobody evaluates; weights that stay are never too old
+    mode = "ahead" if config.rollout.mode == "async" else config.rollout.mode
     calm = {
+        "rollout": config.rollout.model_copy(update={"mode": mode}),
         "evaluation": config.evaluation.model_copy(update={"spare": None}),
         "health": config.health.model_copy(update={"no_update_steps": None}),
         "policy": config.policy.model_copy(update={"logprob_check": False}),

@@ -12,13 +12,16 @@ from egrc_mega.training.sampling import require_no_trainer
 
 
 def test_rollouts_of_all_steps_are_written_by_the_first_weights_and_can_be_replayed(root: Path, tmp_path: Path) -> None:
-    overrides = ("stages.compress.steps=1", "stages.explore.steps=1", "evaluation.spare={}")
+    steps = ("stages.compress.steps=3", "stages.explore.steps=1")
+    # weights that stay are at no step too old: nothing waits for new ones
+    mode = ("rollout.mode=async", "rollout.max_staleness=1", "rollout.allow_uncorrected=true")
+    overrides = (*steps, *mode, "evaluation.spare={}")
     said = finish_run(start_run(root, tmp_path / "run", "--rollouts-only", overrides=overrides))
     assert said.splitlines()[-1] == f"rollouts: {tmp_path}/run/rollouts; train on them with --replay-rollouts"
     assert not any(word in said for word in ("no update", "warning", "spare servers"))
-    assert stored_steps(tmp_path / "run" / "rollouts") == [1, 2]
+    assert stored_steps(tmp_path / "run" / "rollouts") == [1, 2, 3, 4]
     assert not any((tmp_path / "run" / name).exists() for name in ("checkpoints", "export", "evaluation.json"))
-    for number, stage in ((1, "compress"), (2, "explore")):
+    for number, stage in ((1, "compress"), (3, "compress"), (4, "explore")):
         stored = read_rollouts(tmp_path / "run", number)
         samples = [sample for group in stored.groups for sample in group.samples]
         assert (stored.stage, len(samples)) == (stage, 16)
