@@ -105,6 +105,10 @@ class FakeAhead:
         cursor = position.cursor + PROMPTS_PER_STEP
         return StepGroups(groups, Position(cursor=cursor, carried=(Carried(place=cursor - 1, age=1),)), {})
 
+    def close(self) -> None:
+        """Note that the stage has ended."""
+        self.notes.append(("close",))
+
 
 class FakeSpare:
     """Measures a point when somebody waits for its numbers, and not before."""

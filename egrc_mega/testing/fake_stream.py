@@ -14,7 +14,7 @@ from egrc_mega.rollout.segments import unsampled
 from egrc_mega.rollout.stream import Outcome, Refused
 from egrc_mega.sections.rollout import RolloutSection
 from egrc_mega.sections.stage import SamplingSection, StageSection
-from egrc_mega.training.collection import Collector, Planner
+from egrc_mega.training.collection import Collector, Means, Planner
 from egrc_mega.training.turn import Turn
 from egrc_mega.types import (
     Ask,
@@ -201,7 +201,7 @@ def collector_of(servers: Servers, **fields: Any) -> Collector:
     """A collector of `WANTED` groups a step over these servers."""
     section = RolloutSection(prompts_per_step=WANTED, **fields)
     planner = Planner(Problems(), Words(), 1, (2, 3))  # type: ignore[arg-type]
-    return Collector(section, planner, servers, None, judge)  # type: ignore[arg-type]
+    return Collector(Means(section, planner, servers, None, judge))  # type: ignore[arg-type]
 
 
 def place_of(request: RolloutRequest) -> int:

@@ -26,7 +26,7 @@ from egrc_mega.testing.fake_stream import Problems, Words, judge
 from egrc_mega.testing.loaded_server import LoadedFakeServer, Scale
 from egrc_mega.testing.virtual_threads import SharedVirtualLoop
 from egrc_mega.training.ahead import Ahead
-from egrc_mega.training.collection import Collector, Planner, StepGroups
+from egrc_mega.training.collection import Collector, Means, Planner, StepGroups
 from egrc_mega.training.sampler import Sampler
 from egrc_mega.training.staleness import version_number
 from egrc_mega.training.turn import Turn
@@ -49,8 +49,8 @@ class Trainer:
             rollout=SamplingSection(n=setting.n, max_new_tokens=setting.responses.cap, drop_groups="never"),
         )
         planner = Planner(Problems(), Words(), 1, (2,))  # type: ignore[arg-type]
-        parts = fleet.section, planner, fleet, None, judge
-        self.source = Sampler(*parts) if mode == "async" else Ahead(Collector(*parts))
+        means = Means(fleet.section, planner, fleet, None, judge)
+        self.source = Sampler(means) if mode == "async" else Ahead(Collector(means))
         self.publisher = Publisher(Timed(self), in_flight=mode == "async")
         self.steps: list[Step] = []
 
@@ -84,8 +84,7 @@ class Trainer:
     def close(self) -> None:
         """Sample no more, once the servers have loaded what they were given."""
         self.publisher.settle()
-        if isinstance(self.source, Sampler):
-            self.source.close()
+        self.source.close()
 
     def _turn(self, number: int) -> Turn:
         method = build_method(self.stage)

@@ -138,22 +138,27 @@ class Planner:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What sampling takes, in every mode: how much of it, the requests, and who answers, writes and judges."""
+
+    section: RolloutSection
+    planner: Planner
+    fleet: Fleet
+    environment: Environment | None
+    judge: Judge
+
+    def stream(self) -> Stream:
+        """Requests that are sent and answered while the caller does other things."""
+        return self.fleet.stream(self.environment)
+
+
 class Collector:
     """Asks the fleet for groups and the graders for verdicts. One step at a time, from any thread."""
 
-    def __init__(
-        self,
-        section: RolloutSection,
-        planner: Planner,
-        fleet: Fleet,
-        environment: Environment | None,
-        judge: Judge,
-        num_refused: int = 0,
-    ) -> None:
+    def __init__(self, means: Means, num_refused: int = 0) -> None:
         """`num_refused`: prompts that the run has lost to refusals before."""
-        self.section, self.planner, self.fleet = section, planner, fleet
-        self.environment, self.judge = environment, judge
-        self.num_refused = num_refused
+        self.means, self.num_refused = means, num_refused
         self.waiting: dict[int, OpenGroup] = {}
         """Groups that the last step left, by their place."""
 
@@ -164,7 +169,7 @@ class Collector:
             RolloutError: too many requests were lost or refused, or too few groups have a signal.
         """
         carried, requeued = self._carried(turn, position)
-        with span("rollout"), self.fleet.stream(self.environment) as stream:
+        with span("rollout"), self.means.stream() as stream:
             collection = _Collection(self, turn, position.cursor, stream)
             found = collection.run(carried, requeued)
         self.waiting = {group.place: group for group in collection.open}
@@ -181,7 +186,7 @@ class Collector:
             group = waiting.get(carried.place)
             reason = self._why_anew(group, turn)
             if group is None or reason in (OTHER_STAGE, OTHER_PLAN):
-                group = self.planner.plan(carried.place, -1 - number, turn, carried.age)
+                group = self.means.planner.plan(carried.place, -1 - number, turn, carried.age)
             if reason:
                 requeued.append(Requeued(place=carried.place, reason=reason))
             groups.append(group)
@@ -189,11 +194,11 @@ class Collector:
 
     def _why_anew(self, group: OpenGroup | None, turn: Turn) -> str | None:
         """Why nothing is left of what an earlier step had of a group; None: something is."""
-        if group is None:
-            return RESUMED
         if turn.opens_stage:
             return OTHER_STAGE
-        if not self.planner.is_current(group, turn):
+        if group is None:
+            return RESUMED
+        if not self.means.planner.is_current(group, turn):
             return OTHER_PLAN
         return None if group.done or group.begun else ABORTED
 
@@ -203,7 +208,7 @@ class _Collection:
 
     def __init__(self, collector: Collector, turn: Turn, cursor: int, stream: Stream) -> None:
         self.collector, self.turn, self.cursor, self.stream = collector, turn, cursor, stream
-        self.section = collector.section
+        self.section = collector.means.section
         self.drops = turn.stage.rollout.drop_groups != "never"
         self.wanted = self.section.prompts_per_step
         self.num_asked = 0
@@ -273,7 +278,7 @@ class _Collection:
             count = min(count, math.floor(self.wanted * self.section.dynamic_sampling_limit) - self.num_asked)
         count = max(0, count)
         numbers = range(self.num_asked, self.num_asked + count)
-        plan = self.collector.planner.plan
+        plan = self.collector.means.planner.plan
         self._send([plan(self.cursor + i, number, self.turn) for i, number in enumerate(numbers)])
         self.cursor += count
         self.num_asked += count
@@ -320,7 +325,7 @@ class _Collection:
             self.open = [group for group in self.open if group not in whole]
             with span("grade"):
                 drawn = [one for group in whole for one in group.drawn]
-                samples = self.collector.judge(drawn, self.turn.method.needs)
+                samples = self.collector.means.judge(drawn, self.turn.method.needs)
             for group in whole:
                 own, samples = samples[: len(group.requests)], samples[len(group.requests) :]
                 self._keep(group.place, Group(problem=group.problem, samples=tuple(own)))

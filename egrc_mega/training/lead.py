@@ -39,7 +39,7 @@ from egrc_mega.trackers.children import Trackers
 from egrc_mega.training.ahead import Ahead
 from egrc_mega.training.asks import prove_asks
 from egrc_mega.training.batch import Batch, build_batch, scored_only
-from egrc_mega.training.collection import Collector, Planner, StepGroups
+from egrc_mega.training.collection import Collector, Means, Planner, StepGroups
 from egrc_mega.training.conclusion import conclusion
 from egrc_mega.training.credit import credited
 from egrc_mega.training.gate import GateWatch, bounds_of
@@ -134,13 +134,11 @@ class Lead(MeasuringLead):
             own = self.folder.path, self.folder.logs / "spare", spent.spare_restarts
             spare = Spare(config, serving, *own, self.note_evaluation, self.printer.note)
             self.spare = stack.enter_context(spare)
-        parts = config.rollout, planner, serving.fleet, serving.environment, serving.judge, spent.refused
         self.serving = serving
-        if config.rollout.mode == "async":
-            self.ahead = sampler = Sampler(*parts)
-            stack.callback(sampler.close)
-        else:
-            self.ahead = Ahead(Collector(*parts))
+        means = Means(config.rollout, planner, serving.fleet, serving.environment, serving.judge)
+        is_async = config.rollout.mode == "async"
+        self.ahead = Sampler(means, spent.refused) if is_async else Ahead(Collector(means, spent.refused))
+        stack.callback(self.ahead.close)
 
     def _open_records(self, stack: ExitStack, *, resume: bool) -> None:
         """What is kept of the run and shown of it; from here on the folder holds a run."""
@@ -250,7 +248,8 @@ class Lead(MeasuringLead):
             self.printer.note(line)
 
     def note_switch(self, switch: Switch) -> None:
-        """Keep and say why a stage has ended."""
+        """Keep and say why a stage has ended; no more is sampled for it."""
+        self.ahead.close()
         self.events.write("switch", **switch.model_dump())
         self.printer.note(f"stage {switch.ended} ends after {switch.steps_in_stage} steps: {switch.reason}")
 

@@ -14,7 +14,7 @@ all the same is requeued: begun anew under the present weights.
 """
 
 import math
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -37,6 +37,8 @@ class Entry:
     asked: OpenGroup
     oldest: int
     """Number of the oldest weights that its tokens may be from."""
+    attempt: int = 0
+    """How often it was begun before."""
     group: Group | None = None
     """Graded, and ready to be trained on; None while samples are under way."""
 
@@ -66,7 +68,6 @@ class Pool:
         """By place."""
         self._entry_of: dict[str, Entry] = {}
         """By rid, of the requests under way."""
-        self._attempts: Counter[int] = Counter()
         self._abandoned: list[str] = []
         self._may_be_late = False
         """A group has come whose tokens are older than what its server was known to have when it was asked."""
@@ -105,12 +106,10 @@ class Pool:
         self.cursor += 1
         return Carried(place=self.cursor - 1, age=0)
 
-    def _begin(self, carried: Carried) -> OpenGroup:
-        place = carried.place
-        asked = self.planner.plan_alone(place, self._attempts[place], self.turn, carried.age)
-        self._attempts[place] += 1
+    def _begin(self, carried: Carried, attempt: int = 0) -> OpenGroup:
+        asked = self.planner.plan_alone(carried.place, attempt, self.turn, carried.age)
         self._num_admitted += 1
-        entry = self.entries[place] = Entry(asked, self.version)
+        entry = self.entries[carried.place] = Entry(asked, self.version, attempt)
         self._entry_of |= {request.rid: entry for request in asked.requests}
         return asked
 
@@ -179,7 +178,7 @@ class Pool:
         for entry in self._late(self.entries.values(), self.next_step):
             self._leave(entry)
             self._requeued.append(Requeued(place=entry.place, reason=TOO_OLD))
-            begun.append(self._begin(Carried(place=entry.place, age=entry.asked.age)))
+            begun.append(self._begin(Carried(place=entry.place, age=entry.asked.age), entry.attempt + 1))
         return begun
 
     def take_abandoned(self) -> list[str]:
@@ -283,5 +282,5 @@ class Pool:
         self.turn = turn
 
     def note_version(self, name: str) -> None:
-        """Every server has these weights: what is begun from here on has no older token."""
-        self.version = version_number(name)
+        """Every server has these weights, or newer ones: what is begun from here on has no older token."""
+        self.version = max(self.version, version_number(name))

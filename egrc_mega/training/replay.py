@@ -76,6 +76,9 @@ class Replay:
     def begin(self, turn: Turn, position: Position) -> None:
         """Nothing: what comes next is there."""
 
+    def close(self) -> None:
+        """Nothing: nobody samples here."""
+
     def collect(self, turn: Turn, position: Position) -> StepGroups:
         """The groups of a step, and the position that the run had after them.
 

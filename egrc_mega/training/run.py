@@ -28,7 +28,7 @@ from egrc_mega.stages.progress import (
     steps_left_at_most,
 )
 from egrc_mega.stages.resume import resumed
-from egrc_mega.stages.state import RunState
+from egrc_mega.stages.state import Position, RunState
 from egrc_mega.stop_signal import StopSignal
 from egrc_mega.training.accounting import Accounting
 from egrc_mega.training.batch import Batch, decode, encode
@@ -234,14 +234,14 @@ class Run:
             self.policy.reset_optimizer()
 
     def collect(self, turn: Turn) -> None:
-        """Roll out and grade the step's groups."""
+        """Roll out and grade the step's groups.
 
-        def roll_out(lead: Lead) -> None:
-            position = lead.collect(turn, self.state.position)
-            self.state = self.state.model_copy(update={"position": position})
-
+        The position moves when a stop can give nothing up any more: what is committed then lacks no problem.
+        """
         self.profiler.begin(turn.step + 1)
-        self.unless_stopped(roll_out)
+        before = self.state.position
+        found = self.unless_stopped(lambda lead: lead.collect(turn, before).model_dump_json().encode())
+        self.state = self.state.model_copy(update={"position": Position.model_validate_json(found)})
 
     def sample_ahead(self, turn: Turn) -> None:
         """Begin the next step's groups, where the configuration says so and the stage may go on."""

@@ -1,25 +1,23 @@
 """Samples all the time, in a thread of its own, while the policy trains: `rollout.mode: async`.
 
 The thread `sampler` owns one stream of requests for a whole stage. It sends what the pool admits, grades whole groups,
-and hands a step's batch to the trainer once the pool gives it. The weights move under its requests. What the trainer
-wants of it goes through an inbox that the thread empties between two outcomes, so nothing here is locked but the error
-that has ended it.
+and hands a step's batch to the trainer once the pool gives it. The weights move under its requests. What others want of
+it goes through an inbox that the thread empties between two outcomes, and what becomes of it through futures, so
+nothing here is locked.
 """
 
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from typing import Any
 
 from egrc_mega.errors import RolloutError
 from egrc_mega.methods.method import Judge
 from egrc_mega.observe.spans import span
-from egrc_mega.rollout.environment import Environment
-from egrc_mega.rollout.fleet import Fleet
 from egrc_mega.rollout.stream import Stream
-from egrc_mega.sections.rollout import RolloutSection
 from egrc_mega.stages.state import Position
-from egrc_mega.training.collection import Planner, StepGroups
+from egrc_mega.training.collection import Means, StepGroups
 from egrc_mega.training.pool import Entry, Pool
 from egrc_mega.training.staleness import version_number
 from egrc_mega.training.turn import Turn
@@ -29,13 +27,26 @@ SAMPLER = "sampler"
 
 
 class Sampling:
-    """Of one stage: its pool, its requests, and the graders. Everything but `post` belongs to one thread."""
+    """Of one stage: its pool, its requests, and the graders. `post` is for any thread, everything else for one."""
 
     def __init__(self, pool: Pool, stream: Stream, judge: Judge) -> None:
         self.pool, self.stream, self.judge = pool, stream, judge
         self.is_over = False
+        self.ended: Future[None] = Future()
+        """Nothing more comes of it; with the error, if one has ended it."""
         self._inbox: deque[Callable[[], None]] = deque()
         self._wanted: Future[StepGroups] | None = None
+
+    def run(self) -> None:
+        """Sample until the stage is over, or something goes wrong."""
+        try:
+            with self.stream:
+                self.send()
+                while not self.is_over:
+                    self.go_on()
+            self.ended.set_result(None)
+        except BaseException as error:
+            self.ended.set_exception(error)
 
     def post(self, message: Callable[[], None]) -> None:
         """Have the thread do something between two outcomes; from any thread."""
@@ -93,30 +104,17 @@ class Sampling:
 class Sampler:
     """Stands where `Ahead` does in the other modes: one stage's sampling after the other.
 
-    Nothing is lost with what is open when the run ends: the position that a step leaves holds its places.
+    Nothing is lost with what is open when the run ends: the position that a step leaves holds its places. What becomes
+    of places that a stage leaves open when a rule ends it counts for nothing, for the next stage asks for them again.
     """
 
-    def __init__(
-        self,
-        section: RolloutSection,
-        planner: Planner,
-        fleet: Fleet,
-        environment: Environment | None,
-        judge: Judge,
-        num_refused: int = 0,
-    ) -> None:
+    def __init__(self, means: Means, num_refused: int = 0) -> None:
         """`num_refused`: prompts that the run has lost to refusals before."""
-        self.section, self.planner, self.fleet = section, planner, fleet
-        self.environment, self.judge, self.num_refused = environment, judge, num_refused
+        self.means, self.num_refused = means, num_refused
         self.sampling: Sampling | None = None
         self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
-        self._error: BaseException | None = None
-        """What has ended the thread."""
-        self._found: Future[StepGroups] | None = None
-        """What the trainer waits for."""
-        fleet.versions.listeners.append(self._note_version)
-        fleet.recovery.listeners.append(self._give_up)
+        means.fleet.versions.listeners.append(self._note_version)
+        means.fleet.recovery.listeners.append(self._give_up)
 
     def begin(self, turn: Turn, position: Position) -> None:
         """Sampling goes on as this turn asks for; its groups are taken after those that train now."""
@@ -133,42 +131,36 @@ class Sampler:
         with span("rollout"):
             if self.sampling is None or turn.opens_stage:
                 self._open(turn, position)
-            found: Future[StepGroups] = Future()
-            with self._lock:
-                if self._error is not None:
-                    raise self._error
-                self._found = found
-            sampling = self.sampling
+            sampling, found = self.sampling, Future[StepGroups]()
             assert sampling is not None and sampling.pool.next_step == turn.step
             sampling.post(lambda: sampling.want(turn, found))
             # every request has its deadlines, and so has every answer to be graded
-            return found.result()
+            either: list[Future[Any]] = [found, sampling.ended]
+            wait(either, return_when=FIRST_COMPLETED)
+            if not found.done():
+                sampling.ended.result()
+            groups = found.result()
+        self.num_refused += groups.counts["refused_groups"]
+        return groups
 
     def _open(self, turn: Turn, position: Position) -> None:
         """Begin a stage, or go on in one after a resume; nothing of what was open is trained."""
         self.close()
         if self._thread is not None:  # it ends its requests first; at most it grades what came last
             self._thread.join()
-        refused = self.sampling.pool.num_refused if self.sampling else self.num_refused
-        newest = self.fleet.versions.newest
-        version = turn.step if newest is None else min(turn.step, version_number(newest))
-        pool = Pool(self.section, self.planner, turn, position, version, refused)
-        self.sampling = Sampling(pool, self.fleet.stream(self.environment), self.judge)
+        means = self.means
+        pool = Pool(means.section, means.planner, turn, position, self._version(turn), self.num_refused)
+        self.sampling = Sampling(pool, means.stream(), means.judge)
+        # from here on it hears of versions; one that has come meanwhile it has missed
+        self._note_version(f"v{self._version(turn)}")
         # a daemon: when the run ends early nobody waits for it
-        self._thread = threading.Thread(target=self._work, args=(self.sampling,), name=SAMPLER, daemon=True)
+        self._thread = threading.Thread(target=self.sampling.run, name=SAMPLER, daemon=True)
         self._thread.start()
 
-    def _work(self, sampling: Sampling) -> None:
-        try:
-            with sampling.stream:
-                sampling.send()
-                while not sampling.is_over:
-                    sampling.go_on()
-        except BaseException as error:
-            with self._lock:
-                self._error, found = error, self._found
-            if found is not None and not found.done():
-                found.set_exception(error)
+    def _version(self, turn: Turn) -> int:
+        """Number of the newest weights that every server has; servers that were given none have the turn's."""
+        newest = self.means.fleet.versions.newest
+        return turn.step if newest is None else min(turn.step, version_number(newest))
 
     def _note_version(self, name: str) -> None:
         """In the fleet's loop: every server has these weights."""
@@ -185,6 +177,6 @@ class Sampler:
             self.sampling.post(fail)
 
     def close(self) -> None:
-        """End the stage's sampling, without waiting for it."""
+        """The stage has ended: nothing more is sampled for it. Waits for nobody."""
         if self.sampling is not None:
             self.sampling.post(self.sampling.end)

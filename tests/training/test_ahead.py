@@ -1,6 +1,7 @@
 """Sampling ahead: what was begun is what the next step gets, errors included; a stage that opens begins anew."""
 
 import threading
+from concurrent.futures import wait
 from typing import Any
 
 import pytest
@@ -30,10 +31,12 @@ class Collecting:
         self.asked: list[tuple[int, int]] = []
         self.threads: list[str] = []
         self.error = error
+        self.num_refused = 0
 
     def collect(self, turn: Turn, position: Position) -> StepGroups:
         self.asked.append((turn.step, position.cursor))
         self.threads.append(threading.current_thread().name)
+        self.num_refused += 1
         if self.error:
             raise self.error
         return StepGroups([], Position(cursor=position.cursor + 2), {"step": turn.step})
@@ -72,6 +75,24 @@ def test_what_was_begun_for_a_stage_that_ended_is_dropped_and_its_problems_are_a
     found = ahead.collect(turn_of(2, step_in_stage=0), Position(cursor=4))
     assert found.position.cursor == 6
     assert (collecting.asked, collecting.threads[0]) == ([(2, 4), (2, 4)], "ahead")
+
+
+def test_what_was_refused_in_a_batch_that_is_dropped_counts_once_for_it_is_asked_for_again() -> None:
+    collecting = Collecting()
+    ahead = Ahead(collecting)  # type: ignore[arg-type]
+    ahead.begin(turn_of(2), Position(cursor=4))
+    ahead.collect(turn_of(2, step_in_stage=0), Position(cursor=4))
+    assert collecting.num_refused == 1
+
+
+def test_an_error_in_a_batch_that_is_dropped_is_nobodys() -> None:
+    collecting = Collecting(RolloutError("no group of the stage that ended teaches anything"))
+    ahead = Ahead(collecting)  # type: ignore[arg-type]
+    ahead.begin(turn_of(2), Position(cursor=4))
+    assert ahead._begun is not None
+    wait([ahead._begun])
+    collecting.error = None
+    assert ahead.collect(turn_of(2, step_in_stage=0), Position(cursor=4)).position.cursor == 6
 
 
 def test_an_error_of_the_thread_is_the_steps() -> None:

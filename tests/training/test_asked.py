@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -84,7 +85,7 @@ def test_what_is_missing_after_groups_were_dropped_is_over_sampled_as_the_step_w
 def test_graders_are_told_what_the_method_needs_and_get_a_group_as_it_was_drawn() -> None:
     servers = Servers(random.Random(0))
     collector, told = collector_of(servers), []
-    plain = collector.judge
+    plain = collector.means.judge
 
     def noting(drawn: Sequence[Any], needs: frozenset[str]) -> list[Any]:
         told.append(needs)
@@ -92,7 +93,7 @@ def test_graders_are_told_what_the_method_needs_and_get_a_group_as_it_was_drawn(
             assert (one.problem.key, one.completion.rid) == (str(place_of(one.request)), one.request.rid)
         return plain(drawn, needs)
 
-    collector.judge = noting
+    collector.means = replace(collector.means, judge=noting)
     turn = turn_of(0)
     turn.method.needs = frozenset({"token_ends"})  # type: ignore[misc]
     collector.collect(turn, START)

@@ -30,7 +30,7 @@ from egrc_mega.seeds import derive_seed
 from egrc_mega.stages.state import Carried, Position
 from egrc_mega.testing.fake_server import FakeServer
 from egrc_mega.testing.samples import batch_of
-from egrc_mega.training.collection import Collector, Planner, StepGroups
+from egrc_mega.training.collection import Collector, Means, Planner, StepGroups
 from egrc_mega.training.turn import Turn
 from egrc_mega.types import (
     Ask,
@@ -107,7 +107,7 @@ def collector(request: pytest.FixtureRequest, fake: FakeServer, tmp_path: Path) 
     section = RolloutSection(server="external", urls=(fake.url,), **fields)
     with Fleet.start(section, tmp_path, "v0", tmp_path) as fleet:
         fleet.update_weights(FolderWeights(tmp_path, "v0"))
-        yield Collector(section, PLANNER, fleet, None, judge)
+        yield Collector(Means(section, PLANNER, fleet, None, judge))
 
 
 def places_of(position: Position) -> list[int]:
@@ -178,7 +178,7 @@ def test_a_sample_that_spans_two_versions_carries_both_and_its_importance_weight
 ) -> None:
     fake.holds = lambda body: number_of(body) in (1, 3)
     first = collector.collect(turn_of(0), START)
-    collector.fleet.update_weights(FolderWeights(tmp_path, "v1"))
+    collector.means.fleet.update_weights(FolderWeights(tmp_path, "v1"))
     fake.holds = lambda body: number_of(body) in (5, 6)
     fake.bodies.clear()
     second = collector.collect(turn_of(1), first.position)
@@ -221,7 +221,7 @@ def test_tokens_that_grow_too_old_are_sampled_again(collector: Collector, fake: 
         collected = collector.collect(turn_of(index), position)
         position = collected.position
         assert 1 in places_of(position)
-        collector.fleet.update_weights(FolderWeights(tmp_path, f"v{index + 1}"))
+        collector.means.fleet.update_weights(FolderWeights(tmp_path, f"v{index + 1}"))
     fake.holds = lambda body: number_of(body) > 8
     fake.bodies.clear()
     last = collector.collect(turn_of(2), position)
@@ -247,7 +247,8 @@ def test_the_length_sampled_is_over_every_response_that_ended_also_in_carried_gr
     # of p1 one sample never ends; the other is not trained in this step, and has a length
     fake.holds = lambda body: number_of(body) == 3 or (number_of(body) == 1 and body["rid"].endswith("0001"))
     fake.is_right, shorter = lambda body: False, fake.reply
-    collector.planner = Planner(Problems(), Words(), 1, (8,))  # type: ignore[arg-type]
+    planner = Planner(Problems(), Words(), 1, (8,))  # type: ignore[arg-type]
+    collector.means = replace(collector.means, planner=planner)
 
     def reply(body: dict) -> dict:
         count = 1 if number_of(body) == 1 else 3
@@ -291,7 +292,7 @@ def test_with_everything_switched_on_each_prompt_is_trained_or_without_signal_or
         for completion in (sample.completion for group in collected.groups for sample in group.samples):
             assert len(completion.output_ids) == 6 == completion.weight_versions[-1].end
             assert all(int(span.version[1:]) >= index - 2 for span in completion.weight_versions)
-        collector.fleet.update_weights(FolderWeights(tmp_path, f"v{index + 1}"))
+        collector.means.fleet.update_weights(FolderWeights(tmp_path, f"v{index + 1}"))
     assert len(trained) == len(set(trained)) == 15
     assert num_carried and num_idle
     assert not set(trained) & {f"p{place}" for place in places_of(position)}
@@ -343,7 +344,7 @@ class SmallHelpings:
 def test_the_limit_of_dynamic_sampling_is_used_up_however_replies_arrive(helping: int, over_sampling: float) -> None:
     section = RolloutSection(prompts_per_step=3, dynamic_sampling_limit=2.0, over_sampling=over_sampling)
     fleet = SimpleNamespace(stream=lambda _environment: nullcontext(SmallHelpings(helping)))
-    collector = Collector(section, PLANNER, fleet, None, judge)  # type: ignore[arg-type]
+    collector = Collector(Means(section, PLANNER, fleet, None, judge))  # type: ignore[arg-type]
     with pytest.raises(RolloutError, match="6 prompts gave 0 of 3 groups"):
         collector.collect(turn_of(0, DROPPING), START)
 
@@ -365,7 +366,7 @@ def test_a_refused_prompt_is_absent_with_its_whole_group_and_counted(collector: 
     collected = collector.collect(turn_of(0), START)
     assert prompts_of(collected) == ["p0", "p2"]
     assert collected.counts["refused_groups"] == 1
-    assert collector.fleet.take_stats()["lost_requests"] == 0
+    assert collector.means.fleet.take_stats()["lost_requests"] == 0
 
 
 @pytest.mark.parametrize("collector", [{"max_refused": 1}], indirect=True)
@@ -390,18 +391,19 @@ def test_a_request_that_somebody_else_aborts_is_sent_again(collector: Collector,
         return number_of(body) == 1 and held.pop("once", False)
 
     fake.holds = hold
-    timer = threading.Timer(0.3, lambda: collector.fleet.run(collector.fleet.servers[0].client.abort_all()))
+    timer = threading.Timer(0.3, lambda: collector.means.fleet.run(collector.means.fleet.servers[0].client.abort_all()))
     timer.start()
     collected = collector.collect(turn_of(0), START)
     assert prompts_of(collected) == ["p0", "p1", "p2"]
     assert all(s.completion.output_ids.tolist() == [7] * 6 for group in collected.groups for s in group.samples)
-    assert collector.fleet.take_stats()["lost_requests"] == 1
+    assert collector.means.fleet.take_stats()["lost_requests"] == 1
 
 
 def test_what_leaves_for_training_is_what_the_stage_says(collector: Collector, fake: FakeServer) -> None:
     fields = {"n": N, "max_new_tokens": 6, "temperature": 0.7, "top_p": 0.9, "top_k": 20}
     stage = ExploreSection(steps=5, clip_len=8, rollout=fields, loss={"tis_cap": 2.0})
-    collector.planner = Planner(PLANNER.problems, PLANNER.renderer, 7, (2, 5))
+    planner = Planner(PLANNER.problems, PLANNER.renderer, 7, (2, 5))
+    collector.means = replace(collector.means, planner=planner)
     collector.collect(turn_of(0, stage), START)
     assert len(fake.bodies) == 3 * N
     asked = {"temperature": 0.7, "top_p": 0.9, "top_k": 20, "max_new_tokens": 6, "stop_token_ids": [2, 5]}
@@ -432,7 +434,8 @@ def test_ids_are_unique_and_no_prefix_of_another(collector: Collector, fake: Fak
 def test_no_problem_is_carried_for_more_steps_than_the_bound(
     collector: Collector, fake: FakeServer, partial: bool, tmp_path: Path
 ) -> None:
-    collector.section = collector.section.model_copy(update={"partial_rollouts": partial})
+    section = collector.means.section.model_copy(update={"partial_rollouts": partial})
+    collector.means = replace(collector.means, section=section)
     # two problems are slower than all others, for ever: whoever waits gets them
     fake.hold_s = 0.4
     fake.holds = lambda body: number_of(body) in (1, 3)
@@ -443,7 +446,7 @@ def test_no_problem_is_carried_for_more_steps_than_the_bound(
         assert len(collected.groups) == 3
         assert all(carried.age <= 2 for carried in position.carried)
         trained_at |= dict.fromkeys(prompts_of(collected), step)
-        collector.fleet.update_weights(FolderWeights(tmp_path, f"v{step + 1}"))
+        collector.means.fleet.update_weights(FolderWeights(tmp_path, f"v{step + 1}"))
     assert trained_at["p1"] <= 2
     assert trained_at["p3"] <= 2
 

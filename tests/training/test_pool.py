@@ -1,7 +1,7 @@
 """Asynchronous sampling without threads: bounds, terms, fates and what becomes of them, whatever comes back when."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -135,6 +135,8 @@ def test_all_that_a_stage_samples_is_trained_once_by_its_term_and_nothing_is_sam
     assert len(run.servers.sent) == STEPS * WANTED * N
     for number, event in enumerate(run.events):
         assert all(number <= max(place // WANTED, staleness) for place in event["trained"])
+    # a stage has as many problems as it has time for: nothing is kept of those that are done
+    assert not [name for name, kept in vars(run.pool).items() if isinstance(kept, Collection) and kept]
 
 
 @PATIENT

@@ -1,6 +1,7 @@
 """A run of three stages: where it measures, resets and commits, what it hands on, and that a resume changes nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ import pytest
 
 from egrc_mega import train as train_module
 from egrc_mega.config.config import Config
+from egrc_mega.errors import Stopped
 from egrc_mega.methods.compress import CompressSection
 from egrc_mega.methods.method import METHODS, Method, Need, NoState
 from egrc_mega.methods.records import Credit, View
 from egrc_mega.methods.thinkprune import ThinkPruneState
 from egrc_mega.stages.state import Carried, Position, RunState
+from egrc_mega.stop_signal import StopSignal
 from egrc_mega.testing.fake_run import FakePolicy, FakeRun, Notes
 from egrc_mega.training import run as run_module
 from egrc_mega.types import Group, Sample
@@ -284,6 +287,37 @@ class Needing(Method[CompressSection, NoState]):
     def credit(self, groups: Sequence[Group], view: View) -> list[list[Credit]]:
         self.found += [sample for group in groups for sample in group.samples]
         return [[Credit(advantage=1.0) for _sample in group.samples] for group in groups]
+
+
+def test_nothing_more_is_sampled_for_a_stage_once_it_has_ended(whole: FakeRun) -> None:
+    names = [note[0] for note in whole.notes if note[0] in ("close", "switch", "point", "collect")]
+    ends = [place for place, name in enumerate(names) if name == "switch"]
+    assert [names[place - 1 : place + 2] for place in ends] == [["close", "switch", "point"]] * 3
+    assert names.count("close") == 3
+
+
+def test_a_stop_at_the_moment_at_which_a_batch_is_there_commits_the_place_before_it(tmp_path: Path) -> None:
+    class Late(StopSignal):
+        """Its alarm rings when the work is done, and may still be given up."""
+
+        @contextmanager
+        def may_give_up(self) -> Iterator[None]:
+            yield
+            raise Stopped("the step was given up")
+
+    run = FakeRun(config_of(tmp_path, checkpoint={"every": 5}), Notes())
+    with run:
+        turn = run.turn()
+        assert turn
+        run.collect(turn)
+        run.record(turn, run.update(turn, run.credit(turn)))
+        run.commit(turn)
+        before, following = run.state, run.turn()
+        assert following and not run.fake_store.states
+        run.stop = Late(60.0, answers=True)
+        with pytest.raises(Stopped, match="stopped by SIGTERM after step 1, which is committed"):
+            run.collect(following)
+    assert RunState.model_validate(run.fake_store.states[1]) == before
 
 
 @pytest.mark.parametrize("needs", [(), ("entropies",), ("reference_logprobs",), ("entropies", "reference_logprobs")])
