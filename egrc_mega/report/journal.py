@@ -1,7 +1,7 @@
 """What `metrics.jsonl` says, folded into columns and short lists; it is read on from where it was left."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,41 +41,46 @@ class SpanSums:
     num_errors: int = 0
 
 
-@dataclass
 class Journal:
     """The steps of a run as columns, and what else has happened. Memory grows with the number of steps only."""
 
-    path: Path
-    position: int = 0
-    """Byte behind the last whole event that was read."""
-    head: bytes = b""
-    """The file's first bytes: those of another run differ, for an event has its time."""
-    begun: float | None = None
-    """Wall clock of the first event, in seconds since 1970; None: there is none."""
-    last: float | None = None
-    has_ended: bool = False
-    """The run has written its end, and nothing was trained since."""
-    total_steps: int = 0
-    steps: list[int] = field(default_factory=list)
-    stages: list[str] = field(default_factory=list)
-    """Label of each step's stage."""
-    columns: dict[str, list[float | None]] = field(default_factory=dict)
-    """Every number of the step records; None where a record has none."""
-    switches: list[Event] = field(default_factory=list)
-    checkpoints: list[int] = field(default_factory=list)
-    incidents: list[Event] = field(default_factory=list)
-    num_incidents: Counter[str] = field(default_factory=Counter)
-    """By kind."""
-    spans: dict[tuple[str, bool], SpanSums] = field(default_factory=dict)
-    """By name, and whether it was another thread than the main one."""
-    changes: int = 0
-    """How often rows that had been read went again: a reader of the columns takes them anew when it changes."""
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.changes = 0
+        """How often rows that had been read went again: a reader of the columns takes them anew when it changes."""
+        self._forget()
+
+    def _forget(self) -> None:
+        """Nothing of the file has been read."""
+        self.position = 0
+        """Byte behind the last whole event that was read."""
+        self.head = b""
+        """The file's first bytes: those of another run differ, for an event has its time."""
+        self.begun: float | None = None
+        """Wall clock of the first event, in seconds since 1970; None: there is none."""
+        self.last: float | None = None
+        self.has_ended = False
+        """The run has written its end, and nothing was trained since."""
+        self.total_steps = 0
+        self.steps: list[int] = []
+        self.stages: list[str] = []
+        """Label of each step's stage."""
+        self.columns: dict[str, list[float | None]] = {}
+        """Every number of the step records; None where a record has none."""
+        self.switches: list[Event] = []
+        self.checkpoints: list[int] = []
+        self.incidents: list[Event] = []
+        self.num_incidents: Counter[str] = Counter()
+        """By kind."""
+        self.spans: dict[tuple[str, bool], SpanSums] = {}
+        """By name, and whether it was another thread than the main one."""
 
     def advance(self) -> None:
         """Read what has been written since; a file that is shorter, or begins otherwise, is another run's."""
         size, head = self.path.stat().st_size if self.path.exists() else 0, _head_of(self.path)
         if size < self.position or not head.startswith(self.head):
-            self.__init__(self.path, changes=self.changes + 1)  # type: ignore[misc]
+            self._forget()
+            self.changes += 1
         self.head = head
         for event, position in follow(self.path, self.position, lambda: True):
             self.position = position
