@@ -3,21 +3,18 @@
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from egrc_mega import __version__
-from egrc_mega.checkpoint.store import Outcome
 from egrc_mega.config.config import Config
 from egrc_mega.convert.hf_folder import HfTensors, weight_bytes, write_folder
 from egrc_mega.data.problems import ProblemSource
 from egrc_mega.data.reader import read_problems
 from egrc_mega.data.render import Renderer
 from egrc_mega.data.tokenizer import special_tokens
-from egrc_mega.errors import HealthError
 from egrc_mega.evaluation.sets import training_profile
 from egrc_mega.methods.records import Credit
 from egrc_mega.observe.console import StepPrinter
@@ -26,11 +23,8 @@ from egrc_mega.observe.rollouts import FOLDER, RolloutLog
 from egrc_mega.observe.span_log import SERVERS, SpanLog
 from egrc_mega.observe.spans import RECORDER, Span
 from egrc_mega.policy.engine import Policy
-from egrc_mega.policy.layer_spec import parts_in_use
 from egrc_mega.policy.pass_sums import TokenStats
 from egrc_mega.run_folder import LOG, RunFolder
-from egrc_mega.stages.best import Best
-from egrc_mega.stages.health import Alarm
 from egrc_mega.stages.progress import Switch
 from egrc_mega.stages.state import Position, Spent
 from egrc_mega.sync.publisher import Publisher
@@ -40,9 +34,8 @@ from egrc_mega.training.ahead import Ahead
 from egrc_mega.training.asks import prove_asks
 from egrc_mega.training.batch import Batch, build_batch, scored_only
 from egrc_mega.training.collection import Collector, Means, Planner, StepGroups
-from egrc_mega.training.conclusion import conclusion
 from egrc_mega.training.credit import credited
-from egrc_mega.training.gate import GateWatch, bounds_of
+from egrc_mega.training.gate import GateWatch
 from egrc_mega.training.live import Live, kept_in_a_file, metrics_endpoint
 from egrc_mega.training.measuring import MeasuringLead
 from egrc_mega.training.record import step_record
@@ -56,9 +49,6 @@ from egrc_mega.training.update import UpdateMetrics
 from egrc_mega.types import FloatArray, Group
 
 MEGA = 10**6
-
-
-NOTHING_TO_RESUME = "resuming from the beginning: no step of this run is committed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,36 +99,39 @@ class Lead(MeasuringLead):
         self.lesson: Lesson
 
     def _open_servers(self, renderer: Renderer, stack: ExitStack, spent: Spent) -> None:
-        """Whoever samples and grades, and the problems."""
+        """Whoever samples, grades and evaluates."""
         config = self.config
         check_transport(config)
         self.printer.note(f"run folder {self.folder.path}; starting servers and graders")
-        tokens = special_tokens(renderer.tokenizer)
-        problems = read_problems(
-            config.data.train,
-            config.data,
-            self.folder.quarantine,
-            profile=training_profile(config),
-            special_tokens=tokens,
-            note=self.printer.note,
-        )
-        prove_asks(config, renderer, problems)
-        template = renderer.template
-        self.printer.note(f"the chat template {template.proof.line(template.today)}")
-        serving = Serving(config, renderer, self.folder, stack, self.printer.note, self.printer.bar)
-        source = ProblemSource(problems, shuffle=config.data.shuffle, seed=config.run.seed)
-        planner = Planner(source, renderer, config.run.seed, serving.stop_token_ids)
+        source = self._read_problems(renderer)
+        serving = self.serving = Serving(config, renderer, self.folder, stack, self.printer.note, self.printer.bar)
         serving.fleet.restarts.recall(spent.restarts)
         if config.evaluation.spare:
             self.printer.note("starting spare servers, which evaluate beside training")
             own = self.folder.path, self.folder.logs / "spare", spent.spare_restarts
             spare = Spare(config, serving, *own, self.note_evaluation, self.printer.note)
             self.spare = stack.enter_context(spare)
-        self.serving = serving
+        planner = Planner(source, renderer, config.run.seed, serving.stop_token_ids)
         means = Means(config.rollout, planner, serving.fleet, serving.environment, serving.judge)
         is_async = config.rollout.mode == "async"
         self.ahead = Sampler(means, spent.refused) if is_async else Ahead(Collector(means, spent.refused))
         stack.callback(self.ahead.close)
+
+    def _read_problems(self, renderer: Renderer) -> ProblemSource:
+        """The training data, once it is proved that every stage can ask for it."""
+        config = self.config
+        problems = read_problems(
+            config.data.train,
+            config.data,
+            self.folder.quarantine,
+            profile=training_profile(config),
+            special_tokens=special_tokens(renderer.tokenizer),
+            note=self.printer.note,
+        )
+        prove_asks(config, renderer, problems)
+        template = renderer.template
+        self.printer.note(f"the chat template {template.proof.line(template.today)}")
+        return ProblemSource(problems, shuffle=config.data.shuffle, seed=config.run.seed)
 
     def _open_records(self, stack: ExitStack, *, resume: bool) -> None:
         """What is kept of the run and shown of it; from here on the folder holds a run."""
@@ -153,17 +146,6 @@ class Lead(MeasuringLead):
         self.live = Live(run_dir, self.events.newest, [*self.serving.fleet.servers, *spare_servers])
         stack.enter_context(kept_in_a_file(self.live))
         stack.enter_context(metrics_endpoint(section, self.live, self.printer.note))
-
-    def note_resume(self, step: int, checkpoint: Path | None) -> None:
-        """Say from which step the run goes on."""
-        found = f"resuming from step {step}: checkpoints/{checkpoint.name}" if checkpoint else NOTHING_TO_RESUME
-        self.printer.note(found)
-
-    def note_parts(self) -> None:
-        """Say and keep which implementations the run trains with."""
-        parts = parts_in_use(self.config.megatron.transformer_impl, self.config.policy.fused_output_layer)
-        self.events.write("parts", **parts)
-        self.printer.note("; ".join(f"{purpose}: {part}" for purpose, part in parts.items()))
 
     def note_processes(self, ranks: Sequence[Mapping[str, Any]]) -> None:
         """Keep where the ranks are, in order, each with its `host` and `pid`, and where the servers are."""
@@ -237,51 +219,10 @@ class Lead(MeasuringLead):
             servers += self.spare.take_timelines(RECORDER.wall_time)
         self.server_spans.write(turn.step + 1, servers=servers)
 
-    def note_stage(self, turn: Turn) -> None:
-        """Say which stage begins."""
-        most = "at most " if turn.stage.plateau else ""
-        self.printer.note(f"stage {turn.stage.name} begins: {most}{turn.stage.steps} steps of {turn.stage.method}")
-
-    def conclude(self, best: Best) -> None:
-        """Say at the end what came of it, where it is, and what may come next."""
-        for line in conclusion(self.config.run.dir, best):
-            self.printer.note(line)
-
-    def note_switch(self, switch: Switch) -> None:
-        """Keep and say why a stage has ended; no more is sampled for it."""
+    def end_stage(self, switch: Switch) -> None:
+        """Say so; nothing more is sampled for it."""
         self.ahead.close()
-        self.events.write("switch", **switch.model_dump())
-        self.printer.note(f"stage {switch.ended} ends after {switch.steps_in_stage} steps: {switch.reason}")
-
-    def note_save(self, outcome: Outcome) -> None:
-        """Keep how a save has ended; say so when there is no checkpoint of it."""
-        step, seconds, problem = outcome.step, outcome.seconds, outcome.problem
-        if problem is None:
-            self.events.write("committed", step=step, seconds=seconds)
-            return
-        self.events.write("checkpoint_failed", step=step, seconds=seconds, problem=problem)
-        self.printer.note(f"checkpoint of step {step} is not written, the run goes on: {problem}")
-
-    @property
-    def mismatch_bound(self) -> float:
-        """Of the median difference between the servers' log-probs and the trainer's."""
-        dtype = torch.bfloat16 if self.config.megatron.bf16 else torch.float32
-        return bounds_of(self.config.policy, dtype)["median"]
-
-    def note_alarms(self, step: int, alarms: Sequence[Alarm]) -> None:
-        """Keep and say what is ill."""
-        for alarm in alarms:
-            self.events.write("alarm", step=step, name=alarm.name, text=alarm.text)
-            self.printer.note(f"alarm ({alarm.name}): {alarm.text}")
-
-    def give_up(self, step: int, place: str, reasons: Sequence[str]) -> None:
-        """End the run by its alarms after a step; `place` says what is committed.
-
-        Raises:
-            HealthError: with what is ill.
-        """
-        self.events.write("stop", step=step, reason="; ".join(reasons))
-        raise HealthError(f"health.stop ends the run {place}: {'; '.join(reasons)}; --resume goes on from there")
+        self.note_switch(switch)
 
     def publish(self, tensors: HfTensors, policy: Policy, version: str) -> None:
         """Move every server to these weights, or begin to: see `Publisher`."""
@@ -306,8 +247,3 @@ class Lead(MeasuringLead):
                 f"{self.folder.export} is in {dtype}, as it was measured; the model came in {architecture.dtype}: "
                 f"egrc convert with --dtype rounds it, and says where a value does not fit"
             )
-
-    def end(self, step: int, policy: Policy, best: Best) -> None:
-        """Keep that all is done."""
-        dtype = str(policy.dtype).removeprefix("torch.")
-        self.events.write("end", step=step, dtype=dtype, best=best.model_dump(mode="json"))

@@ -4,30 +4,21 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from egrc_mega.checkpoint.pointers import BEST, point
-from egrc_mega.config.config import Config
 from egrc_mega.convert.hf_folder import HfTensors
 from egrc_mega.evaluation.evaluator import Outcome
 from egrc_mega.evaluation.kept_weights import KeptWeights
 from egrc_mega.evaluation.records import Subject
 from egrc_mega.evaluation.score import score_of
-from egrc_mega.observe.console import StepPrinter
-from egrc_mega.observe.events import EventLog
 from egrc_mega.policy.engine import Policy
-from egrc_mega.run_folder import RunFolder
-from egrc_mega.sections.evaluation import BestSection
-from egrc_mega.stages.best import Score, said
+from egrc_mega.stages.best import Score
+from egrc_mega.training.noting import NotingLead
 from egrc_mega.training.serving import Serving
 from egrc_mega.training.spare import Spare, measured
 
 
-class MeasuringLead:
+class MeasuringLead(NotingLead):
     """What the lead does about evaluations, with parts that it has."""
 
-    config: Config
-    folder: RunFolder
-    printer: StepPrinter
-    events: EventLog
     serving: Serving
     spare: Spare | None = None
     """Servers of the evaluation's own; None: it is done on those that sample."""
@@ -94,14 +85,3 @@ class MeasuringLead:
         """Keep the weights of a point until its numbers are there; their fingerprint."""
         architecture, source, dtype = policy.architecture, policy.companions, policy.dtype
         return self.kept_weights.write(step, tensors, architecture=architecture, source=source, dtype=dtype)
-
-    def note_best(self, by: BestSection, score: Score) -> None:
-        """Point at the checkpoint that is the best so far, and say so."""
-        point(self.folder.path / "checkpoints", BEST, score.step)
-        self.events.write("best", **score.model_dump(), metric=by.metric, set=by.set, temperature=by.temperature)
-        self.printer.note(f"best checkpoint so far: step {score.step}, {said(by, score)}")
-
-    def note_stop(self, step: int, reason: str) -> None:
-        """Keep and say why the run ends before its last step."""
-        self.events.write("stop", step=step, reason=reason)
-        self.printer.note(f"the run ends after step {step}: {reason}")

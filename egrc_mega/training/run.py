@@ -301,7 +301,7 @@ class Run:
             lead.num_evaluations_left = evaluations_left_at_most(before, stages, self.config.evaluation.every)
             record = lead.record(turn, update, costs, total_steps)
             progress, switch = advance(before, stages, record)
-            health, alarms = watch_health(self.state.health, self.config.health, record, lead.mismatch_bound)
+            health, alarms = watch_health(self.state.health, self.config.health, record, lead.gate_watch.bound)
             view = replace(turn.view, state=turn.method.remember(turn.view, lead.lesson.groups))
             own = turn.method.after_step(view, record).model_dump(mode="json")
             goes_on = switch is None or switch.opens is None
@@ -309,7 +309,7 @@ class Run:
             moved["spent"] = lead.spent(self.state.spent)
             lead.note_alarms(turn.step + 1, alarms)
             if switch:
-                lead.note_switch(switch)
+                lead.end_stage(switch)
             fatal = tuple(alarm.text for alarm in alarms if alarm.name in self.config.health.stop)
             return Recorded(state=self.state.model_copy(update=moved), fatal=fatal).model_dump_json().encode()
 

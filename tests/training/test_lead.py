@@ -25,6 +25,7 @@ from egrc_mega.training import lead as lead_module
 from egrc_mega.training.collection import StepGroups
 from egrc_mega.training.gate import GateWatch
 from egrc_mega.training.lead import Lead
+from egrc_mega.training.noting import NOTHING_TO_RESUME
 from egrc_mega.training.replay import collected_as
 from egrc_mega.training.stored import stored_groups
 from egrc_mega.training.turn import Turn
@@ -79,7 +80,7 @@ def test_a_resume_says_its_step_and_that_there_may_be_none(lead: Lead) -> None:
     lead.printer = SimpleNamespace(note=said.append)  # type: ignore[assignment]
     lead.note_resume(50, Path("runs/x/checkpoints/step_000050"))
     lead.note_resume(0, None)
-    assert said == ["resuming from step 50: checkpoints/step_000050", lead_module.NOTHING_TO_RESUME]
+    assert said == ["resuming from step 50: checkpoints/step_000050", NOTHING_TO_RESUME]
 
 
 def test_all_samples_are_measured_in_order_and_none_is_trained_on(lead: Lead) -> None:
