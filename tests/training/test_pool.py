@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from egrc_mega.errors import RolloutError
 from egrc_mega.sections.rollout import RolloutSection
 from egrc_mega.sections.stage import StageSection
-from egrc_mega.stages.state import Carried, Position
-from egrc_mega.testing.fake_stream import SECTION, WANTED, FakeStream, N, Problems, Servers, Words, judge, place_of
+from egrc_mega.stages.state import Position
+from egrc_mega.testing.fake_stream import CAP, SECTION, WANTED, FakeStream, N, Problems, Servers, Words, judge, place_of
 from egrc_mega.testing.fake_stream import turn_of as any_turn
 from egrc_mega.training.collection import Planner, StepGroups
 from egrc_mega.training.fates import OTHER_STAGE, RESUMED, TOO_OLD, fate_problems
@@ -199,6 +199,31 @@ def test_what_a_stage_leaves_is_asked_for_first_by_the_next_one_in_its_own_way_a
     assert {one.reason for one in found.fates.requeued} == {OTHER_STAGE}
 
 
+@PATIENT
+@given(seed=st.integers(0, 2**32), every=st.integers(1, 3), right=st.sampled_from([0.4, 0.6]))
+def test_through_kills_resumes_and_early_ends_of_stages_every_problem_keeps_one_fate(
+    seed: int, every: int, right: float
+) -> None:
+    rng = random.Random(seed)
+    servers = Servers(random.Random(seed), slow=frozenset(rng.sample(range(80), 16)), right=right, refuses=0.03)
+    run = Run(servers, {"max_refused": 500, "dynamic_sampling_limit": 50}, DROPPING)
+    committed = run.position, run.next
+    for what in rng.choices(("step", "kill", "end"), (6, 2, 1), k=30):
+        if what == "kill":
+            run.position, run.next = committed
+            del run.events[run.next :]
+            run.section = run.section.model_copy(update={"max_staleness": rng.randint(1, 3)})
+            run.begin()
+        elif what == "step" and run.next < run.first + STEPS:
+            run.step()  # in which the fates of all problems are looked at
+        elif run.next > run.first:
+            run.first = run.next
+            run.begin()
+        if run.next == run.first or run.next % every == 0:
+            committed = run.position, run.next
+    assert len(trained(run)) == run.next * WANTED
+
+
 def test_no_more_is_asked_for_than_the_bound_allows_and_more_once_every_server_has_new_weights() -> None:
     run = Run(Servers(random.Random(1)), {"max_staleness": 2})
 
@@ -216,6 +241,14 @@ def test_no_more_is_asked_for_than_the_bound_allows_and_more_once_every_server_h
     run.publish()
     run.hear()
     assert num_asked() == 5 * WANTED
+
+
+def test_what_is_heard_late_of_older_weights_takes_no_room_away() -> None:
+    run = Run(Servers(random.Random(1)), {"max_staleness": 2})
+    run.collect()
+    for name in ("v1", "v0"):
+        run.pool.note_version(name)
+    assert run.pool.room == 1 * WANTED
 
 
 def test_a_step_waits_where_what_stays_behind_would_miss_its_term_and_nowhere_else() -> None:
@@ -257,6 +290,31 @@ def test_what_is_too_old_all_the_same_is_begun_anew_under_present_weights_and_co
     assert again == {f"stage000004-problem00000{p}-attempt0{a}" for p in (5, 6) for a in (0, 1)}
 
 
+class Arbitrary(FakeStream):
+    """Its servers answer one request in five with weights of any age."""
+
+    def outcome(self, request: Any) -> Any:
+        outcome = super().outcome(request)
+        if self.rng.random() < 0.8:
+            return outcome
+        version = max(0, int(self.servers.version[1:]) - self.rng.randint(0, 4))
+        return replace(outcome, weight_versions=(VersionSpan(version=f"v{version}", start=0, end=CAP),))
+
+
+@PATIENT
+@given(seed=st.integers(0, 2**32), staleness=STALENESS, slow=SLOW)
+def test_servers_that_answer_with_weights_of_any_age_hold_nothing_up_and_are_never_trained_on_beyond_the_bound(
+    seed: int, staleness: int, slow: frozenset[int]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Servers, "stream", lambda servers, _environment: Arbitrary(servers))
+        servers = Servers(random.Random(seed), slow=slow)
+        run = Run(servers, {"max_staleness": staleness})
+        for _ in range(STEPS):
+            run.step()  # in which ages and fates are looked at
+    assert sorted(trained(run)) == list(range(STEPS * WANTED))
+
+
 def test_a_group_that_is_begun_anew_aborts_what_is_left_of_its_requests() -> None:
     run = Run(Servers(random.Random(4)), {"max_staleness": 1})
     entry = run.pool.entries[0]
@@ -294,6 +352,16 @@ def test_dropped_groups_are_replaced_up_to_the_limit_and_then_the_run_stops() ->
         run.collect()
 
 
+def test_dropped_groups_beyond_a_steps_limit_are_replaced_with_the_next_step_without_another_word() -> None:
+    run = Run(Servers(random.Random(7), right=0.4), {"max_staleness": 1, "dynamic_sampling_limit": 1.0}, DROPPING)
+    while run.stream.num_open:
+        run.hear()
+    num_dropped = len(run.pool._dropped)
+    assert 0 < num_dropped <= WANTED and run.pool.room == 0 and run.pool.cursor == 2 * WANTED
+    run.collect()
+    assert run.stream.num_open == num_dropped * N and run.pool.cursor == 2 * WANTED + num_dropped
+
+
 def test_more_refusals_than_a_run_may_lose_end_it_also_with_those_before_a_resume() -> None:
     run = Run(Servers(random.Random(6), refuses=1.0), {"max_refused": 16})
     run.pool.num_refused = 15
@@ -312,25 +380,3 @@ def test_ids_and_seeds_of_a_problem_depend_on_its_place_and_stage_and_on_nothing
     one, other = (sorted(asked(seed)) for seed in (1, 2))
     assert one == other
     assert len({rid for _place, rid, _seed in one}) == len({seed for _place, _rid, seed in one}) == len(one)
-
-
-@pytest.mark.parametrize(
-    ("events", "position", "problem"),
-    [
-        (
-            [{"trained": [0]}, {"trained": [0]}],
-            Position(cursor=1),
-            "problem 0 has 2 fates: trained in step 1 and",
-        ),
-        ([{"trained": [0]}], Position(cursor=2), "problem 1 is lost: neither trained, dropped nor refused by step 1"),
-        ([{"dropped": [1]}], Position(cursor=1), "problem 1 was never asked for, and is dropped in step 1"),
-        (
-            [{"refused": [0]}],
-            Position(cursor=1, carried=(Carried(place=0, age=1),)),
-            "problem 0 has 2 fates: refused in step 1 and open after step 1",
-        ),
-    ],
-)
-def test_a_problem_without_a_fate_or_with_two_is_told(events: list[Any], position: Position, problem: str) -> None:
-    whole = [{"trained": [], "dropped": [], "refused": []} | event for event in events]
-    assert any(told.startswith(problem) for told in fate_problems(whole, position))

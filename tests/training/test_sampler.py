@@ -103,6 +103,10 @@ def test_a_stage_is_sampled_beside_its_steps_and_new_weights_let_it_go_on_by_the
     assert trained == {str(place) for place in range(4 * SIZE)}
     assert position == Position(cursor=4 * SIZE)
     assert fake.num_requests == 4 * SIZE * N and fake.num_aborts == 0
+    # one stream has had the whole stage: it keeps nothing of requests that have ended
+    assert sampler.sampling is not None
+    stream = sampler.sampling.stream
+    assert not any((stream.num_open, stream._tasks, stream._given_up, stream._homes, stream._num_of))
 
 
 def test_a_stage_that_ends_early_takes_its_requests_with_it_and_the_next_begins_with_their_problems(
