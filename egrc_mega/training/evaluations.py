@@ -173,7 +173,7 @@ class Evaluations:
         run.state = run.state.model_copy(update={"best": best})
         if reason and run.turn():
             run.stopped_by = reason
-            run.on_lead(lambda lead: lead.note_stop(place.progress.step, reason))
+            run.on_lead(lambda lead: lead.end_run(place.progress.step, reason))
 
 
 def _subject(point: Awaited) -> Subject:

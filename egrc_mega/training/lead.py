@@ -224,6 +224,11 @@ class Lead(MeasuringLead):
         self.ahead.close()
         self.note_switch(switch)
 
+    def end_run(self, step: int, reason: str) -> None:
+        """Say why it ends before its last step; nothing more is sampled for it."""
+        self.ahead.close()
+        self.note_stop(step, reason)
+
     def publish(self, tensors: HfTensors, policy: Policy, version: str) -> None:
         """Move every server to these weights, or begin to: see `Publisher`."""
         self.publisher.publish(tensors, policy.architecture, policy.dtype, version)

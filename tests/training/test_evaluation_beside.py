@@ -118,6 +118,8 @@ def test_the_step_at_which_late_numbers_end_a_run_follows_from_the_configuration
     notes = go(monkeypatch, run)
     assert len(notes.of("collect")) == last and notes.of("export") == [(last, float(last))]
     assert [facts["step"] for (facts,) in notes.of("stop")] == ([] if last == 8 else [last])
+    # and no more is sampled for a stage that ends, by whatever rule
+    assert len(notes.of("close")) == len(notes.of("switch")) + len(notes.of("stop"))
     # the place where it ends is measured once, as the end of its stage, and is committed
     assert [point[2:] for point in notes.of("begin point")][-1] == (last, False)
     assert notes.of("save")[-1][0] == last
