@@ -62,6 +62,7 @@ def _rank(rank: RankMemory) -> dict[str, Any]:
         "working": rank.working,
         "head": rank.head,
         "sync": rank.sync,
+        "in_flight": rank.in_flight,
         "reserved": rank.reserved,
         "phases": rank.phases(),
         "peak": rank.peak,

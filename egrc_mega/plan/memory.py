@@ -31,6 +31,8 @@ class Setting:
     bucket_bytes: int
     """Of a weight update on its way to the servers."""
     is_colocated: bool
+    broadcasts_in_flight: bool = False
+    """Rank 0 sends weights to the servers while it trains."""
 
     @cached_property
     def states(self) -> tuple[States, ...]:
@@ -54,6 +56,8 @@ class RankMemory:
     """Log-probs and their gradient; on the last stage."""
     sync: float
     """Tensors on their way to the servers."""
+    in_flight: float
+    """The part of them that is on their way beside training."""
     reserved: float
 
     @property
@@ -66,8 +70,8 @@ class RankMemory:
         """Peak of each phase of the trainer. The head is done when backward enters the layers."""
         visiting = self.states.optimizer if self.optimizer_on_host else 0
         return {
-            "train": self.resident + self.activations + max(self.working, self.head),
-            "optimizer step": self.resident + visiting,
+            "train": self.resident + self.in_flight + self.activations + max(self.working, self.head),
+            "optimizer step": self.resident + self.in_flight + visiting,
             "weight sync": self.resident + self.sync,
         }
 
@@ -89,10 +93,11 @@ def rank_memory(setting: Setting, stage: int, budget: int, num_micro_batches: in
     tokens = -(-budget // section.context_parallel_size)
     kept = kept_bytes(architecture, section, stage, tokens, num_micro_batches)
     reserved = RESERVED_BYTES + (ASLEEP_BYTES if setting.is_colocated else 0)
+    in_flight = largest_bucket(setting) if setting.broadcasts_in_flight and stage == 0 else 0.0
     head = 0.0
     if stage == section.pipeline_model_parallel_size - 1:
         on_device = 0 if setting.offloads_optimizer else states.optimizer
-        free = setting.gpu.memory_bytes - (states.weights + states.gradients + on_device + reserved + kept)
+        free = setting.gpu.memory_bytes - (states.weights + states.gradients + on_device + reserved + in_flight + kept)
         head = head_bytes(architecture, section, tokens, affordable(free))
     return RankMemory(
         stage=stage,
@@ -102,6 +107,7 @@ def rank_memory(setting: Setting, stage: int, budget: int, num_micro_batches: in
         working=working_bytes(architecture, section, tokens),
         head=head,
         sync=sync_bytes(setting),
+        in_flight=in_flight,
         reserved=reserved,
     )
 
@@ -118,11 +124,21 @@ def activations_by_mode(setting: Setting, stage: int, budget: int, num_micro_bat
 
 def sync_bytes(setting: Setting) -> float:
     """A tensor gathered from its shards, and a bucket with its copy in one piece (`sync.distributed`, `sync.ipc`)."""
-    architecture, section = setting.model.architecture, setting.world.section
-    width = 2 if section.bf16 else 4
-    largest = width * max(architecture.vocab_size, 2 * architecture.ffn_size) * architecture.hidden_size
-    gathered = 2 * largest if section.tensor_model_parallel_size > 1 else largest
-    return gathered + 2 * max(setting.bucket_bytes, largest)
+    largest = largest_tensor(setting)
+    gathered = 2 * largest if setting.world.section.tensor_model_parallel_size > 1 else largest
+    return gathered + 2 * largest_bucket(setting)
+
+
+def largest_bucket(setting: Setting) -> float:
+    """A tensor that is larger than a bucket travels in one of its own."""
+    return max(setting.bucket_bytes, largest_tensor(setting))
+
+
+def largest_tensor(setting: Setting) -> float:
+    """Bytes of the largest whole tensor, in the dtype in which it is served."""
+    architecture = setting.model.architecture
+    width = 2 if setting.world.section.bf16 else 4
+    return width * max(architecture.vocab_size, 2 * architecture.ffn_size) * architecture.hidden_size
 
 
 def ranks(setting: Setting, budget: int, num_micro_batches: int) -> list[RankMemory]:

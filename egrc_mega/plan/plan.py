@@ -147,6 +147,7 @@ def _setting(config: Config, model: Model, gpu: Gpu, split: Split) -> Setting:
         offloads_optimizer=config.policy.offload_optimizer,
         bucket_bytes=config.sync.bucket_mib * 2**20,
         is_colocated=split.is_colocated,
+        broadcasts_in_flight=config.rollout.mode == "async" and config.sync.transport == "distributed",
     )
 
 

@@ -183,14 +183,37 @@ class Fleet:
         """
         self.run(self.recovery.loading.acquire())
         before()
+        self._move(weights, produce)
+
+    def stage_weights(self, weights: Weights, fill: Callable[[], None]) -> Callable[[], None]:
+        """Prepare to move every server to other weights, which `fill` puts where those before them have been.
+
+        Servers go on meanwhile with what they have; one that comes back waits for the new weights.
+
+        Args:
+            fill: runs in this thread when no server reads the old weights any longer.
+
+        Returns:
+            What moves them, in any thread; it must be called. Raises as `update_weights`.
+        """
+        self.run(self.recovery.loading.acquire())
+        try:
+            fill()
+        except BaseException as error:
+            self._fail(_not_whole(weights, error))
+            self.loop.call_soon_threadsafe(self.recovery.loading.release)
+            raise
+        return partial(self._move, weights)
+
+    def _move(self, weights: Weights, produce: Callable[[], None] = lambda: None) -> None:
+        """Move the servers to other weights, while `loading` is held for them, and let it go."""
         self.recovery.weights = weights
         self.versions.announce(weights.version)
         update = asyncio.run_coroutine_threadsafe(self._update_all(), self.loop)
         try:
             produce()
         except BaseException as error:
-            # servers may hold a part of them, and there is no whole to bring them to
-            self._fail(RolloutError(f"weights {weights.version!r} were not gathered whole: {error!r}"))
+            self._fail(_not_whole(weights, error))
             update.cancel()
             raise
         try:
@@ -278,3 +301,8 @@ class Fleet:
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run in the loop's thread; every coroutine here has its own deadlines."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
+
+
+def _not_whole(weights: Weights, error: BaseException) -> RolloutError:
+    """Servers may hold a part of them, those before them are gone: there is no whole to bring a server to."""
+    return RolloutError(f"weights {weights.version!r} were not gathered whole: {error!r}")

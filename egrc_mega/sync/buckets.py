@@ -12,8 +12,7 @@ import torch
 from egrc_mega.convert.family import Architecture
 from egrc_mega.rollout.client import ServerClient
 from egrc_mega.rollout.errors import RequestRefused, ServerLost
-from egrc_mega.rollout.weights import all_of
-from egrc_mega.sync.disk import Servers
+from egrc_mega.rollout.weights import Weights, all_of
 from egrc_mega.sync.spool import Bucket, Spool
 
 
@@ -28,6 +27,14 @@ class Carrier(Protocol):
 
     def disconnect(self) -> None:
         """After an error: trust no connection."""
+
+
+class Servers(Protocol):
+    """What takes new weights while they are gathered, or after: see `rollout.fleet.Fleet`."""
+
+    def update_weights(self, weights: Weights, produce: Callable[[], None], before: Callable[[], None]) -> None: ...
+
+    def stage_weights(self, weights: Weights, fill: Callable[[], None]) -> Callable[[], None]: ...
 
 
 class StreamedWeights:
@@ -67,7 +74,7 @@ class StreamedWeights:
 
 
 class StreamSync:
-    """Sends versions as they are gathered."""
+    """Sends a version as it is gathered; in flight, from the host's copy of it, which the spool has anyhow."""
 
     def __init__(self, spool: Spool, carrier: Carrier, servers: Servers) -> None:
         self.spool, self.carrier, self.servers = spool, carrier, servers
@@ -85,6 +92,10 @@ class StreamSync:
     def stage(
         self, tensors: Iterable[tuple[str, torch.Tensor]], architecture: Architecture, dtype: torch.dtype, version: str
     ) -> Callable[[], None]:
-        """`publish`, after which nothing is left to do: servers load what is gathered while it is gathered."""
-        self.publish(tensors, architecture, dtype, version)
-        return lambda: None
+        """Copy `tensors` to the host; what is returned sends them from there, in any thread."""
+
+        def fill() -> None:
+            self.spool.clear()
+            self.spool.fill(tensors, dtype)
+
+        return self.servers.stage_weights(StreamedWeights(self.spool, self.carrier, version), fill)

@@ -22,9 +22,7 @@ VERSION = re.compile(r"v\d+")
 class Servers(Protocol):
     """What takes new weights: see `rollout.fleet.Fleet`."""
 
-    def update_weights(
-        self, weights: Weights, produce: Callable[[], None] = ..., before: Callable[[], None] = ...
-    ) -> None: ...
+    def update_weights(self, weights: Weights) -> None: ...
 
 
 class DiskSync:

@@ -24,6 +24,11 @@ _numbers = itertools.count()
 class Broadcast:
     """A carrier. The group stays for the next version as long as the servers are the same and nothing fails.
 
+    In asynchronous mode it sends beside the trainer's own collectives, from other threads. NCCL allows that: the group
+    is a communicator of its own, for which one thread at a time calls; and no rank of a server is in a group of the
+    trainer's, nor is any rank but this one in ours, so that a broadcast waits for servers only, never for a collective
+    that waits for it. Its kernels have a stream of their own. Rank 0's GPU then holds a bucket while it trains.
+
     Args:
         flatten: send a bucket as one array of bytes, which costs a copy and saves a start per tensor: for NCCL.
     """

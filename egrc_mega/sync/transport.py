@@ -73,23 +73,32 @@ class Verified:
         Raises:
             RolloutError: naming the server and the first parameter that differs, or that it knows no checksums.
         """
-        self.stage(tensors, architecture, dtype, version)()
+        watched, compare = self._watched(tensors, architecture, dtype, version)
+        self.transport.publish(watched, architecture, dtype, version)
+        compare()
 
     def stage(
         self, tensors: HfTensors, architecture: Architecture, dtype: torch.dtype, version: str
     ) -> Callable[[], None]:
         """As the transport does, and we hash what passes; servers are compared with that after they have it all."""
-        self.num_updates += 1
-        if self.num_updates % self.every:
-            return self.transport.stage(tensors, architecture, dtype, version)
-        expected = Checksums(architecture, dtype, self.fleet.num_ranks(), self.device)
-        deliver = self.transport.stage(expected.watch(tensors), architecture, dtype, version)
+        watched, compare = self._watched(tensors, architecture, dtype, version)
+        deliver = self.transport.stage(watched, architecture, dtype, version)
 
         def deliver_and_compare() -> None:
             deliver()
-            self._compare(expected, version)
+            compare()
 
         return deliver_and_compare
+
+    def _watched(
+        self, tensors: HfTensors, architecture: Architecture, dtype: torch.dtype, version: str
+    ) -> tuple[HfTensors, Callable[[], None]]:
+        """The tensors, hashed as they pass where it is this version's turn, and what compares servers with that."""
+        self.num_updates += 1
+        if self.num_updates % self.every:
+            return tensors, lambda: None
+        expected = Checksums(architecture, dtype, self.fleet.num_ranks(), self.device)
+        return expected.watch(tensors), lambda: self._compare(expected, version)
 
     def _compare(self, expected: Checksums, version: str) -> None:
         for url, served in self._served().items():

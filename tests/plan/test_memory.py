@@ -194,3 +194,15 @@ def test_gradients_of_experts_are_not_reduced_in_buckets_and_adams_moments_may_b
     assert optimizer_bytes(eight.section) == 12
     assert optimizer_bytes(MegatronSection()) == 8
     assert optimizer_bytes(MegatronSection(bf16=True, exp_avg_dtype="bf16", exp_avg_sq_dtype="fp16")) == 8
+
+
+def test_weights_that_are_broadcast_in_flight_take_a_bucket_of_rank_0_while_it_trains() -> None:
+    behind = setting(SEVEN, 4, pipeline_model_parallel_size=2)
+    beside = replace(behind, broadcasts_in_flight=True)
+    for stage, bucket in ((0, 2 * 152064 * 3584), (1, 0)):
+        with_it, without = (rank_memory(each, stage, 8192, 1) for each in (beside, behind))
+        for phase in ("train", "optimizer step"):
+            assert with_it.phases()[phase] - without.phases()[phase] == bucket
+        assert with_it.phases()["weight sync"] == without.phases()["weight sync"]
+    roomy = replace(beside, bucket_bytes=2**31)
+    assert rank_memory(roomy, 0, 8192, 1).in_flight == 2**31

@@ -61,6 +61,17 @@ def test_json_has_what_the_page_has(root: Path) -> None:
     assert found["gpu_hours"] == pytest.approx(16 * hours)
 
 
+@pytest.mark.parametrize(
+    ("mode", "transport", "is_beside"),
+    [("async", "distributed", True), ("async", "disk", False), ("sync", "distributed", False)],
+)
+def test_a_bucket_is_beside_training_where_weights_are_broadcast_in_flight(
+    mode: str, transport: str, is_beside: bool, root: Path
+) -> None:
+    sets = f"rollout.mode={mode}", f"sync.transport={transport}", *(f"stages.{i}.loss.tis_cap=2" for i in (0, 1))
+    assert (as_json(ask(root, *sets))["ranks"][0]["in_flight"] > 0) is is_beside
+
+
 def test_a_folders_own_config_json_has_the_last_word(root: Path, tmp_path: Path) -> None:
     folder = tmp_path / "DeepSeek-R1-Distill-Qwen-7B"
     folder.mkdir()

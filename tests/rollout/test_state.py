@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -176,6 +176,54 @@ def test_a_server_that_is_being_brought_back_takes_new_weights_by_its_recovery_a
             fleet.update_weights(FolderWeights(tmp_path, "v1"), produce=until_the_other_has_them)
             assert (two.version, two.num_updates) == ("v1", 1)
             assert all(server.is_serving for server in fleet.servers)
+
+
+class Taken(FolderWeights):
+    """Notes when servers take them."""
+
+    taken: ClassVar[list[str]] = []
+
+    async def load_into(self, clients: Sequence[ServerClient], timeout_s: float, *, keeps_cache: bool = False) -> None:
+        self.taken.append(self.version)
+        await super().load_into(clients, timeout_s, keeps_cache=keeps_cache)
+
+
+def test_a_server_that_is_lost_while_weights_are_staged_is_given_the_new_ones_and_never_those_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Taken, "taken", [])
+    with FakeServer() as fake, attach(fake, tmp_path) as fleet:
+        fleet.update_weights(Taken(tmp_path, "v1"))
+
+        def fill() -> None:
+            assert fleet.recovery.loading.locked()
+            fake.version = "of a server that was started anew"
+            fleet.loop.call_soon_threadsafe(fleet.recovery.fence, fleet.servers[0], RolloutError("lost"))
+            while fleet.servers[0].state is State.SERVING:
+                time.sleep(0.01)
+
+        deliver = fleet.stage_weights(Taken(tmp_path, "v2"), fill)
+        assert Taken.taken == ["v1"] and fleet.versions.newest == "v1"
+        deliver()
+        assert (fake.version, set(Taken.taken[1:])) == ("v2", {"v2"})
+        assert fleet.servers[0].is_serving and fleet.versions.newest == "v2"
+        fleet.update_weights(Taken(tmp_path, "v3"))  # nothing is held any longer
+
+
+def test_weights_that_cannot_be_staged_whole_end_requests_and_hold_nobody_up(tmp_path: Path) -> None:
+    def fail() -> None:
+        raise ValueError("a rank is gone")
+
+    with FakeServer() as fake, attach(fake, tmp_path, max_attempts=1) as fleet, fleet.stream() as stream:
+        fake.hangs = 1
+        stream.add([REQUEST])
+        while fake.num_requests < 1:
+            time.sleep(0.01)
+        with pytest.raises(ValueError, match="a rank is gone"):
+            fleet.stage_weights(FolderWeights(tmp_path, "v1"), fail)
+        with pytest.raises(RolloutError, match="weights 'v1' were not gathered whole: ValueError"):
+            stream.take()
+        fleet.run(asyncio.wait_for(fleet.recovery.loading.acquire(), 60))
 
 
 def test_leaving_a_fleet_stops_what_it_has_started_once(tmp_path: Path) -> None:

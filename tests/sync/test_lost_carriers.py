@@ -115,7 +115,10 @@ def test_every_server_is_asked_what_it_serves_and_any_that_serves_something_else
     assert [client.confirmed for client in clients] == [1, 1]
 
 
-def test_a_version_is_forgotten_before_the_next_is_filled_in() -> None:
+@pytest.mark.parametrize("in_flight", [False, True])
+def test_a_version_is_forgotten_before_the_next_is_filled_in_and_in_flight_filled_before_it_is_sent(
+    in_flight: bool,
+) -> None:
     calls: list[str] = []
 
     class Noting(Spool):
@@ -132,7 +135,17 @@ def test_a_version_is_forgotten_before_the_next_is_filled_in() -> None:
             calls.append(weights.version)
             produce()
 
-    sync = StreamSync(Noting(8), Carrier(is_connected=False), Servers())  # type: ignore[arg-type]
+        def stage_weights(self, weights: Any, fill: Any) -> Any:
+            fill()
+            return lambda: calls.append(weights.version)
+
+    nothing: Any = None
+    sync = StreamSync(Noting(8), Carrier(is_connected=False), Servers())
     for version in ("v1", "v2"):
-        sync.publish(iter(()), None, None, version)  # type: ignore[arg-type]
-    assert calls == ["clear", "v1", "fill", "clear", "v2", "fill"]
+        if in_flight:
+            sync.stage(iter(()), nothing, nothing, version)()
+        else:
+            sync.publish(iter(()), nothing, nothing, version)
+    assert calls == (
+        ["clear", "fill", "v1", "clear", "fill", "v2"] if in_flight else ["clear", "v1", "fill", "clear", "v2", "fill"]
+    )

@@ -34,9 +34,7 @@ def test_every_so_many_updates_what_all_servers_hold_is_compared_and_no_other_is
         return {}
 
     fleet: Any = SimpleNamespace(num_ranks=lambda: [1], checksums=checksums)
-    transport: Any = SimpleNamespace(
-        stage=lambda tensors, _architecture, _dtype, version: lambda: published.append(version)
-    )
+    transport: Any = SimpleNamespace(publish=lambda _tensors, _architecture, _dtype, version: published.append(version))
     sync = Verified(transport, fleet, every, "cpu")
     for number in range(1, 7):
         sync.publish(iter(state.items()), architecture, torch.float32, f"v{number}")
@@ -49,7 +47,7 @@ def test_the_first_server_that_differs_is_named_whichever_it_is(tmp_path: Path) 
     architecture, state = read_architecture(model), load_file(model / "model.safetensors")
     right = {name: checksum(tensor) for name, tensor in state.items()}
     wrong = right | {"model.norm.weight": "0" * 16}
-    transport: Any = SimpleNamespace(stage=lambda tensors, *_more: lambda passed=list(tensors): None)
+    transport: Any = SimpleNamespace(publish=lambda tensors, *_more: list(tensors))
 
     def publish(*servers: dict[str, str]) -> None:
         held = {f"http://{n}": [ranks] for n, ranks in enumerate(servers)}

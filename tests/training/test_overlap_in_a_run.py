@@ -1,7 +1,7 @@
 """A true run in async mode: its trace shows what goes on beside training. Signals force the order, not time.
 
-The run stops itself once its second step trains; until then its server owes the checksums of the first step's weights,
-and the responses that only the third step needs.
+The run stops itself once its second step trains; until then its server takes no bucket of the first step's weights, and
+owes the responses that only the third step needs.
 """
 
 import re
@@ -26,6 +26,7 @@ OVERRIDES = (
     f"rollout.prompts_per_step={PROMPTS}",
     "rollout.mode=async",
     "rollout.server=external",
+    "sync.transport=distributed",
     "checkpoint.every=1",
     "checkpoint.asynchronous=true",
     "evaluation.num_problems=2",
@@ -40,7 +41,6 @@ class Owing:
 
     def __init__(self) -> None:
         self.is_over = False
-        self.num_compared = 0
 
     def __call__(self, path: str, body: bytes) -> bool:
         if self.is_over:
@@ -48,12 +48,7 @@ class Owing:
         if path == "/generate":
             problem = re.search(rb"-problem(\d+)-", body)
             return problem is not None and int(problem[1]) >= 2 * PROMPTS
-        return path == "/weights_checker" and self.num_compared > 0
-
-    def note(self, path: str, reply: bytes) -> bytes:
-        """The weights that the run begins with are compared at once."""
-        self.num_compared += path == "/weights_checker"
-        return reply
+        return path == "/update_weights_from_distributed" and orjson.loads(body)["weight_version"].startswith("v1")
 
 
 def await_stop(run: "subprocess.Popen[str]") -> None:
@@ -82,7 +77,7 @@ def run_dir(root: Path, base_model: Path, tmp_path_factory: pytest.TempPathFacto
     child = embedded_server(base_model, port=0, weight_version="start", max_batch_size=64, log=folder / "server.log")
     try:
         with FakeServer(upstream=child.wait_until_ready(60)) as server:
-            server.waits, server.rewrite_reply = owing, owing.note
+            server.waits = owing
             overrides = (*OVERRIDES, f'rollout.urls=["{server.url}"]')
             how = {"overrides": overrides, "faults": "policy.forward@2=SIGSTOP", "variables": {ONCE: str(folder)}}
             run = start_run(root, folder / "run", stages=[STAGE], **how)
@@ -103,7 +98,7 @@ def test_the_trace_of_an_asynchronous_step_shows_what_goes_on_beside_its_trainin
         return {name for name, begin, end in bars[row] if begin < train[2] and end > train[1]}
 
     assert {name for name, *_ in bars["rank MainThread"]} >= {"rollout", "credit", "train", "sync", "checkpoint"}
-    # of the first step's weights: written by the main thread, brought to the servers beside it
+    # of the first step's weights: copied to the host by the main thread, brought to the servers beside it
     [sync] = bars["rank sync"][:1]
     assert sync[1] < train[1] < sync[2]
     assert any("-problem000004-" in name for name in overlapping("server request"))
