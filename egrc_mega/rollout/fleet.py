@@ -66,6 +66,7 @@ class Fleet:
         vocab_size: int | None = None,
         note: Callable[[str], None] = lambda line: None,
         cache: Cache = "recompute",
+        waits: bool = True,
     ) -> Self:
         """Start servers, or attach to those that run already.
 
@@ -73,6 +74,7 @@ class Fleet:
             vocab_size: of the model; prompts are held against it, for an unknown id ends a server of SGLang.
             note: gets a line, from another thread, when a server is lost and when it serves again.
             cache: what requests in flight do with theirs when weights move.
+            waits: until every server answers; else the caller does (`wait_until_ready`), before it asks for anything.
 
         Raises:
             RolloutError: a server does not come up, a port is in use, a URL does not answer.
@@ -84,11 +86,20 @@ class Fleet:
                 fleet._attach(find_servers(section))
             else:
                 fleet._launch(partial(start_server, section, model_path), log_dir)
-            fleet.run(fleet._wait_for_all())
+            if waits:
+                fleet.wait_until_ready()
         except BaseException:
             fleet.close()
             raise
         return fleet
+
+    def wait_until_ready(self) -> None:
+        """Until every server answers.
+
+        Raises:
+            RolloutError: one does not come up, or a URL does not answer.
+        """
+        self.run(self._wait_for_all())
 
     def _attach(self, urls: Sequence[str]) -> None:
         for url in urls:

@@ -111,6 +111,10 @@ class Lead(MeasuringLead):
             own = self.folder.path, self.folder.logs / "spare", spent.spare_restarts
             spare = Spare(config, serving, *own, self.note_evaluation, self.printer.note)
             self.spare = stack.enter_context(spare)
+        # all of them load the model at once
+        serving.fleet.wait_until_ready()
+        if self.spare:
+            self.spare.wait_until_ready()
         planner = Planner(source, renderer, config.run.seed, serving.stop_token_ids)
         means = Means(config.rollout, planner, serving.fleet, serving.environment, serving.judge)
         is_async = config.rollout.mode == "async"

@@ -33,8 +33,10 @@ class Serving:
         note: Callable[[str], None],
         progress: Progress = no_progress,
     ) -> None:
-        """Read the benchmark, start servers and graders; `stack` stops them. `note` gets a line about lost servers,
-        and `progress` shows how an evaluation goes on.
+        """Read the benchmark, start graders and begin to start servers; `stack` stops them. `note` gets a line about
+        lost servers, and `progress` shows how an evaluation goes on.
+
+        Servers load the model meanwhile: `fleet.wait_until_ready` before they are asked.
 
         Raises:
             EgrcError: the model folder, the benchmark or a server cannot be used.
@@ -60,6 +62,7 @@ class Serving:
             vocab_size=vocab_size,
             note=note,
             cache=config.sync.cache,
+            waits=False,
         )
         self.fleet = stack.enter_context(fleet)
 

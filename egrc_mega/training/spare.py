@@ -1,8 +1,9 @@
 """Spare servers: rank 0 has points measured there, one after the other, while training goes on."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
@@ -48,17 +49,17 @@ class Spare:
         tell: Callable[[Subject, Sequence[Outcome]], None],
         note: Callable[[str], None],
     ) -> None:
-        """Start the servers, and the thread.
+        """Begin to start the servers, and start the thread; `wait_until_ready` before the first point.
 
         Raises:
-            RolloutError: one does not come up, or does not answer.
+            RolloutError: a port is in use, or nobody says where they are.
         """
         assert config.evaluation.spare is not None
         self.serving, self.evaluator, self.tell = serving, serving.evaluator, tell
         self.kept = KeptWeights(run_dir)
         vocab_size = read_architecture(config.model.path).vocab_size
         section = spare_servers(config.rollout, config.evaluation.spare)
-        try:
+        with _named():
             self.fleet = Fleet.start(
                 section,
                 config.model.path,
@@ -66,15 +67,23 @@ class Spare:
                 log_dir,
                 vocab_size=vocab_size,
                 note=lambda line: note(f"spare {line}"),
+                waits=False,
             )
-        except RolloutError as error:
-            raise RolloutError(f"evaluation.spare: {error}") from error
         self.fleet.restarts.recall(restarts)
         self.evaluator.generate, self.evaluator.judge = self._generate, self._judge
         self._found: dict[Subject, Future[list[Outcome]]] = {}
         self._waiting: SimpleQueue[tuple[Subject, Future[list[Outcome]]]] = SimpleQueue()
         # a daemon: when the run ends early nobody waits for it
         threading.Thread(target=self._work, name=THREAD, daemon=True).start()
+
+    def wait_until_ready(self) -> None:
+        """Until every server answers.
+
+        Raises:
+            RolloutError: one does not come up, or does not answer.
+        """
+        with _named():
+            self.fleet.wait_until_ready()
 
     def begin(self, subject: Subject) -> None:
         """Have a point measured once those before it are; its weights are kept."""
@@ -95,11 +104,9 @@ class Spare:
         while True:
             subject, found = self._waiting.get()
             try:
-                with span("evaluation", step=subject.step):
+                with _named(), span("evaluation", step=subject.step):
                     outcomes = self._measured(subject)
                 found.set_result(outcomes)
-            except RolloutError as error:
-                found.set_exception(RolloutError(f"evaluation.spare: {error}"))
             except BaseException as error:
                 found.set_exception(error)
 
@@ -132,6 +139,15 @@ class Spare:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.fleet.close()
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    """Say of a lost server which field it is from."""
+    try:
+        yield
+    except RolloutError as error:
+        raise RolloutError(f"evaluation.spare: {error}") from error
 
 
 def measured(subject: Subject, evaluator: Evaluator, kept: KeptWeights, fleet: Fleet) -> list[Outcome]:

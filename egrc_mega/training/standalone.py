@@ -32,6 +32,7 @@ def evaluate_model(model: Path, config: Config, out: Path) -> None:
     with ExitStack() as stack:
         folder = stack.enter_context(RunFolder.claim(out, resume=False))
         serving = Serving(config, renderer, folder, stack, print)
+        serving.fleet.wait_until_ready()
         if config.rollout.server == "external":  # who knows what they serve
             serving.fleet.update_weights(FolderWeights(model, "evaluated"))
         for outcome in serving.evaluator.evaluate(subject):

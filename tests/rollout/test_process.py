@@ -66,6 +66,17 @@ def test_an_external_server_that_is_not_there_is_named(model: Path, tmp_path: Pa
         Fleet.start(section, model, "v0", tmp_path)
 
 
+def test_servers_that_nobody_waits_for_serve_once_they_are_waited_for(tmp_path: Path) -> None:
+    with FakeServer() as fake:
+        fake.is_ill = True
+        section = RolloutSection(server="external", urls=(fake.url,))
+        with Fleet.start(section, tmp_path, "v0", tmp_path, waits=False) as fleet:
+            assert not fleet.servers[0].is_serving
+            fake.is_ill = False
+            fleet.wait_until_ready()
+            assert fleet.servers[0].is_serving
+
+
 def test_a_server_dies_with_its_parent_even_while_it_is_stopped(model: Path, tmp_path: Path) -> None:
     script = (
         "import sys, time\n"

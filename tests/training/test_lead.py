@@ -1,5 +1,6 @@
 """What rank 0 hands from part to part: measurements to their samples, one lesson to batch, record and rollouts."""
 
+from contextlib import ExitStack
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -240,18 +241,42 @@ def test_what_is_stored_of_a_sample_is_what_it_was_and_what_it_taught() -> None:
     assert isinstance(second.advantage, np.ndarray) and second.advantage.dtype == np.float32
 
 
-def test_a_run_begins_with_what_was_spent_of_its_budgets_and_adds_each_steps_refusals(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    for name in ("check_transport", "special_tokens", "read_problems", "training_profile", "prove_asks", "Planner"):
+@pytest.fixture
+def unopened(monkeypatch: pytest.MonkeyPatch) -> Lead:
+    """A lead whose servers and problems are to be opened, all of them mocks."""
+    names = "check_transport", "special_tokens", "read_problems", "training_profile", "prove_asks", "Planner"
+    for name in (*names, "ProblemSource", "Collector"):
         monkeypatch.setattr(lead_module, name, MagicMock())
-    serving, collectors = MagicMock(), []
-    serving.fleet.restarts = RestartBudget(3, 3600.0)
-    monkeypatch.setattr(lead_module, "Serving", lambda *_: serving)
-    monkeypatch.setattr(lead_module, "ProblemSource", lambda *_, **__: None)
-    monkeypatch.setattr(lead_module, "Collector", lambda *parts: collectors.append(parts))
     lead = object.__new__(Lead)
     lead.config, lead.folder, lead.printer = MagicMock(), MagicMock(), MagicMock()
+    return lead
+
+
+def test_all_servers_begin_to_start_before_any_is_waited_for(unopened: Lead, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def started(name: str) -> Any:
+        seen.append(f"{name} start")
+        part = MagicMock()
+        wait = part if name == "spare servers" else part.fleet
+        wait.wait_until_ready = lambda: seen.append(f"{name} are there")
+        part.__enter__.return_value = part
+        return part
+
+    monkeypatch.setattr(lead_module, "Serving", lambda *_: started("servers"))
+    monkeypatch.setattr(lead_module, "Spare", lambda *_: started("spare servers"))
+    with ExitStack() as stack:
+        unopened._open_servers(MagicMock(), stack, Spent())
+    assert seen == ["servers start", "spare servers start", "servers are there", "spare servers are there"]
+
+
+def test_a_run_begins_with_what_was_spent_of_its_budgets_and_adds_each_steps_refusals(
+    unopened: Lead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lead, serving, collectors = unopened, MagicMock(), []
+    serving.fleet.restarts = RestartBudget(3, 3600.0)
+    monkeypatch.setattr(lead_module, "Serving", lambda *_: serving)
+    monkeypatch.setattr(lead_module, "Collector", lambda *parts: collectors.append(parts))
     lead.config.evaluation.spare = None
     lead._open_servers(MagicMock(), MagicMock(), Spent(refused=5, restarts=(60.0, 10.0)))
     assert collectors[0][-1] == 5

@@ -63,6 +63,10 @@ class FakeFleet:
     def take_timelines(self, _wall_time: Any) -> list[dict[str, Any]]:
         return [{"number": 0, "url": "here"}]
 
+    def wait_until_ready(self) -> None:
+        if self.loss:
+            raise self.loss
+
     def close(self) -> None:
         self.is_open = False
 
@@ -177,6 +181,12 @@ def test_a_loss_beyond_the_spare_servers_own_budget_is_raised_where_the_numbers_
         assert len(spare.outcomes(second)) == 1
     # what was not measured has its weights still, for the run that goes on
     assert bench.kept.has(first)
+
+
+def test_a_spare_server_that_does_not_come_up_is_named_as_one(bench: Bench) -> None:
+    bench.fleet.loss = RolloutError("the rollout server ended with exit code 1")
+    with bench.open() as spare, pytest.raises(RolloutError, match=r"^evaluation\.spare: the rollout server ended"):
+        spare.wait_until_ready()
 
 
 def test_what_becomes_of_spare_servers_is_told_under_numbers_of_their_own(bench: Bench) -> None:
