@@ -1,6 +1,6 @@
 """Whatever the model folder or the data can refuse is refused before a server starts."""
 
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -88,3 +88,15 @@ def test_a_template_that_cannot_be_used(configure: Any, tmp_path: Path, base_mod
 def test_the_configurations_date_reaches_the_template(configure: Any) -> None:
     assert open_renderer(configure("data.template_date=2023-04-05")).template.today == date(2023, 4, 5)
     assert open_renderer(configure()).template.today == date(2024, 7, 26)
+
+
+def test_servers_load_the_model_while_whatever_else_there_is_is_started(
+    configure: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, waits = configure(), []
+    monkeypatch.setattr(serving, "GraderPool", lambda *_: nullcontext())
+    monkeypatch.setattr(serving.Fleet, "start", lambda *_, **named: nullcontext(waits.append(named["waits"])))
+    with ExitStack() as stack:
+        folder = stack.enter_context(RunFolder.claim(config.run.dir, resume=False))
+        serving.Serving(config, open_renderer(config), folder, stack, print)
+    assert waits == [False]

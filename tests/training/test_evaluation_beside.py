@@ -1,5 +1,9 @@
 """Points that are measured beside training: which, when their numbers decide, and that a resume decides alike."""
 
+import os
+import signal
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +11,13 @@ import pytest
 
 from egrc_mega import train as train_module
 from egrc_mega.config.config import Config
+from egrc_mega.errors import Stopped
+from egrc_mega.evaluation.records import Subject
+from egrc_mega.run_folder import STOP
 from egrc_mega.sections.evaluation import SpareSection
 from egrc_mega.stages.state import RunState
+from egrc_mega.stop_signal import StopSignal
+from egrc_mega.testing import fake_run
 from egrc_mega.testing.fake_run import FakeRun, Notes
 from egrc_mega.training import run as run_module
 
@@ -175,6 +184,74 @@ def test_what_was_awaited_may_end_a_resumed_run_without_spare_servers_and_its_en
     assert [point[:3] for point in notes.of("point")] == [("base", 0, 0), ("a", 1, 2), ("a", 1, 3)]
     assert [facts["within"] for (facts,) in notes.of("evaluation")] == [False, True, False]
     assert notes.of("export") == [(3, 3.0)]
+
+
+def when_awaited(monkeypatch: pytest.MonkeyPatch, step: int, do: Callable[[], None]) -> None:
+    """Have something happen, once, while a run waits for the numbers of a step's point."""
+    start, done = FakeRun._start, []
+
+    def started(own: FakeRun) -> None:
+        start(own)
+        assert own.lead and own.lead.spare
+        outcomes = own.lead.spare.outcomes
+
+        def awaited(subject: Subject) -> Any:
+            if subject.step == step and not done:
+                done.append(step)
+                do()
+            return outcomes(subject)
+
+        own.lead.spare.outcomes = awaited  # type: ignore[method-assign]
+
+    monkeypatch.setattr(FakeRun, "_start", started)
+
+
+@pytest.mark.parametrize("step", [0, 2, 6, 8])  # those of the last three are waited for at the end of the run
+def test_a_run_that_is_terminated_while_numbers_are_awaited_gives_up_the_wait_and_a_resume_decides_alike(
+    step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(tmp_path)
+    whole = FakeRun(config, Notes())
+    go(monkeypatch, whole)
+
+    def wait_in_vain() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        Future[None]().result(60)
+
+    when_awaited(monkeypatch, step, wait_in_vain)
+    run, last = FakeRun(config, Notes()), min(step + 2, 8)
+    with StopSignal(0, answers=True) as stop, monkeypatch.context() as patch:
+        patch.setattr(fake_run, "StopSignal", lambda *_, **__: stop)
+        with pytest.raises(Stopped, match=f"^stopped by SIGTERM after step {last}, which is committed; go on with"):
+            go(monkeypatch, run)
+    # nothing that was awaited has decided, and nothing is lost
+    assert step in [point.step for point in run.state.awaited]
+    assert not run.notes.of("export") and max(run.fake_store.states) == last
+    after = resumed(run, last, config)
+    notes = go(monkeypatch, after)
+    assert after.state == whole.state and notes.of("export") == whole.notes.of("export")
+    assert run.notes.of("best") + notes.of("best") == whole.notes.of("best")
+
+
+@pytest.mark.parametrize(("step", "last"), [(0, 3), (2, 5), (6, None)])
+def test_a_run_that_its_folder_asks_to_stop_while_numbers_are_awaited_ends_after_the_step_under_way(
+    step: int, last: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(tmp_path)
+    whole = FakeRun(config, Notes())
+    go(monkeypatch, whole)
+    (tmp_path / "run").mkdir()
+    when_awaited(monkeypatch, step, (tmp_path / "run" / STOP).touch)
+    run = FakeRun(config, Notes())
+    if last is None:  # no step is left: it ends as it would have
+        go(monkeypatch, run)
+        assert run.state == whole.state
+        return
+    with pytest.raises(Stopped, match=f"^stopped by egrc stop after step {last}, which is committed"):
+        go(monkeypatch, run)
+    (tmp_path / "run" / STOP).unlink()
+    after = resumed(run, last, config)
+    assert go(monkeypatch, after).of("export") == whole.notes.of("export") and after.state == whole.state
 
 
 def test_a_best_step_that_could_not_be_written_is_none_and_the_run_goes_on(
