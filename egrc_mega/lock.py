@@ -64,10 +64,11 @@ class Lock:
     @classmethod
     def take(cls, path: Path) -> Self | None:
         """The lock, or None when somebody holds it, another part of this process included."""
-        path = path.resolve()
+        path = path.parent.resolve() / path.name
         if path in _held_here:
             return None
-        file = path.open("a+")
+        # of a link the system says "Too many levels of symbolic links": what it leads to would be cut short
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666), "a+")
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):

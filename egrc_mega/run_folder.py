@@ -63,7 +63,8 @@ class RunFolder:
         """Take the folder for this process.
 
         Raises:
-            RunError: another process holds it; it holds a run and `resume` is off; or there is nothing to resume.
+            RunError: another process holds it; it holds a run and `resume` is off; there is nothing to resume; or a
+                file in it is a link that leads out.
         """
         check(path, resume=resume)
         is_new = not path.exists()
@@ -111,6 +112,7 @@ def check(path: Path, *, resume: bool) -> None:
     Raises:
         RunError: see `RunFolder.claim`.
     """
+    require_no_links_out(path)
     if is_held(path):
         raise _held(path)
     exists = has_begun(path)
@@ -118,6 +120,25 @@ def check(path: Path, *, resume: bool) -> None:
         raise RunError(f"run.dir: {path} holds a run; continue it with --resume, or move it aside with --fresh")
     if resume and not exists:
         raise RunError(f"run.dir: {path} holds no run to resume; start it without --resume")
+
+
+def require_no_links_out(path: Path) -> None:
+    """Refuse a folder in which a file is a link to one elsewhere: what we write or cut short would be that one.
+
+    Folders may be links, for checkpoints lie on another disk so; nothing is lost in a device such as /dev/null. What
+    lies deeper is written into folders that we make, or is a tracker's own: wandb links its log to its cache.
+
+    Raises:
+        RunError: naming the link.
+    """
+    inside = path.resolve()
+    for file in (*path.glob("*"), *path.glob("*/*")):
+        is_link = file.is_symlink() and not file.is_dir()
+        if is_link and not (file.resolve().is_relative_to(inside) or file.is_char_device()):
+            raise RunError(
+                f"{file} is a link to {file.readlink()}, outside of the run's folder, which would be written there; "
+                f"remove the link"
+            )
 
 
 def has_begun(path: Path) -> bool:

@@ -9,6 +9,8 @@ import pytest
 
 # measured: faster than two on small machines, and bitwise stable; before torch is imported
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# what a child may not be given that has no use for it: it must stand there before the first of them is started
+os.environ["EGRC_TESTS_TOKEN"] = "c0ffee"
 
 ROOT = Path(__file__).parent.parent
 

@@ -6,14 +6,19 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import psutil
 import pytest
 
 from egrc_mega.errors import RunError
+from egrc_mega.launch.stop import stop
 from egrc_mega.lock import Lock, holder_of
+from egrc_mega.observe.trace import write_trace
+from egrc_mega.report.build import build_report
 from egrc_mega.run_folder import STOP, SUPERVISED, RunFolder, check, is_held, move_aside
+from egrc_mega.trackers.process import feed
 
 HOLDER = (
     "import sys, time\n"
@@ -159,3 +164,50 @@ def test_whoever_begins_is_not_stopped_by_what_was_asked_of_an_earlier_process(
     monkeypatch.delenv(SUPERVISED)
     with RunFolder.claim(tmp_path, resume=False):
         assert not (tmp_path / STOP).exists()
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "run.log", ".lock", "logs/server_0.log", ".report.html.tmp", "stop"])
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_file_that_is_a_link_out_of_the_folder_is_refused_and_what_it_leads_to_stays(
+    tmp_path: Path, name: str, is_there: bool
+) -> None:
+    run, precious = tmp_path / "run", tmp_path / "precious"
+    (run / "logs").mkdir(parents=True)
+    for file in ("metrics.jsonl", "config.yaml"):
+        (run / file).write_text('{"kind": "step", "step": 1}')
+    (run / name).unlink(missing_ok=True)
+    (run / name).symlink_to(precious)
+    if is_there:
+        precious.write_text("kept")
+    for write in (
+        lambda: RunFolder.claim(run, resume=is_there),
+        lambda: stop(run),
+        lambda: build_report(run),
+        lambda: write_trace(run, None, None),
+        lambda: feed("tensorboard", run, threading.Event()),
+    ):
+        with pytest.raises(RunError, match=rf"{name} is a link to {precious}, .*; remove the link"):
+            write()
+    assert [path.read_text() for path in tmp_path.glob("precious")] == ["kept"] * is_there
+
+
+def test_links_that_stay_inside_or_lead_to_another_disk_or_a_device_are_no_obstacle(tmp_path: Path) -> None:
+    run, disk = tmp_path / "run", tmp_path / "disk"
+    for folder in (run / "trackers", disk):
+        folder.mkdir(parents=True)
+    (run / "trackers" / "1.log").touch()
+    (run / "trackers" / "latest.log").symlink_to("1.log")
+    (run / "trackers" / "wandb" / "logs").mkdir(parents=True)
+    (run / "trackers" / "wandb" / "logs" / "core.log").symlink_to(disk / "core.log")
+    (run / "checkpoints").symlink_to(disk)
+    (run / "run.log").symlink_to("/dev/null")
+    with RunFolder.claim(run, resume=False):
+        pass
+
+
+def test_a_lock_that_is_a_link_is_not_taken_and_what_it_leads_to_is_not_cut_short(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("kept")
+    (tmp_path / ".lock").symlink_to("precious")
+    with pytest.raises(OSError, match="Too many levels of symbolic links"):
+        Lock.take(tmp_path / ".lock")
+    assert (tmp_path / "precious").read_text() == "kept"

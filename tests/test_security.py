@@ -24,6 +24,15 @@ HELD: dict[str, tuple[str, ...]] = {
     "SGLang gets them in a temporary file": (
         "rollout/test_keys.py: a_launchers_log_has_no_keys_and_its_command_line_neither",
     ),
+    "No secret goes where": (
+        "rollout/test_keys.py: a_server_has_its_keys_and_no_other_secret_of_ours",
+        "grading/test_pool.py: children_have_no_secret_variable_but_those_of_plugins_have",
+    ),
+    "Servers and graders start without": (
+        "test_child_environment.py: secrets_are_found_by_their_names_and_by_passwords_in_urls",
+        "rollout/test_keys.py: a_server_has_its_keys_and_no_other_secret_of_ours",
+        "grading/test_pool.py: children_have_no_secret_variable_but_those_of_plugins_have",
+    ),
     "The ranks of one machine": (
         "launch/test_loopback.py: nobody_of_another_machine_reaches_the_store_and_what_is_put_into_it_is_not_unpickled",
         "launch/test_loopback.py: torchrun_knows_the_meeting_by_the_name_that_a_launch_gives_it",
@@ -55,6 +64,13 @@ HELD: dict[str, tuple[str, ...]] = {
     ),
     "So are files.": ("test_yaml_text.py", "test_unpack.py"),
     "YAML whose aliases": ("test_yaml_text.py", "test_unpack.py"),
+    "Data that never ends": (
+        "test_unpack.py: what_never_ends_or_fits_into_no_memory_is_refused_in_a_line_and_not_read",
+    ),
+    "A text of more than": (
+        "data/test_reader.py: a_gigantic_text_is_quarantined_without_being_looked_at",
+        "evaluation/test_responses.py: a_row_that_never_ends_is_refused_before_it_fills_the_memory",
+    ),
     "A server's announcement": (
         "rollout/test_keys.py: of_all_announcements_only_what_answers_is_taken_and_no_link_is_followed",
     ),
@@ -85,6 +101,13 @@ HELD: dict[str, tuple[str, ...]] = {
     "Only what was written here": (
         "convert/test_publish.py: only_what_was_written_here_is_replaced_and_what_others_put_there_stays_beside_it",
         "convert/test_publish.py: of_a_folder_with_a_torn_manifest_nothing_is_removed",
+    ),
+    "A run's folder in which a file": (
+        "test_run_folder.py: a_file_that_is_a_link_out_of_the_folder_is_refused_and_what_it_leads_to_stays",
+        "test_run_folder.py: a_lock_that_is_a_link_is_not_taken_and_what_it_leads_to_is_not_cut_short",
+    ),
+    "A folder in it may be a link": (
+        "test_run_folder.py: links_that_stay_inside_or_lead_to_another_disk_or_a_device_are_no_obstacle",
     ),
     "Responses of the model are hostile text.": (
         "report/test_report_in_chromium.py: whatever_a_file_holds_stays_text",
@@ -134,6 +157,7 @@ ADVICE = (
     "Where gloo and NCCL listen",
     "Those of several machines meet",
     "Whoever may write there",
+    "Trackers have them",
 )
 """What the reader is told to see to."""
 UNPICKLES = {"convert/pickles.py", "convert/torch_dist.py"}

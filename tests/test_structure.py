@@ -23,6 +23,7 @@ BASE = {
     "manifest",
     "direct_io",
     "open_files",
+    "child_environment",
     "json_file",
     "parent",
     "plain_text",

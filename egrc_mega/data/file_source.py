@@ -10,9 +10,11 @@ from typing import Any, Literal
 from egrc_mega.data.json_rows import json_rows
 from egrc_mega.data.source import Row, Source, SourceSection
 from egrc_mega.errors import DataError
-from egrc_mega.unpack import GZIP, unpacked
+from egrc_mega.unpack import content_of, most_bytes
 
 PARQUET = b"PAR1"
+BATCH_ROWS = 64
+"""Of a parquet file, which are unpacked at one time."""
 PACKED = {b"BZh": "bunzip2", b"\xfd7zXZ\x00": "unxz", b"\x28\xb5\x2f\xfd": "unzstd", b"PK\x03\x04": "unzip"}
 """First bytes of files that something else must unpack first."""
 HEADER = re.compile(rb'\s*(?:\xef\xbb\xbf)?\s*"?[A-Za-z_][\w .]*"?(?:[,;\t]\s*"?[A-Za-z_][\w .]*"?)+\s*(?:[\r\n]|$)')
@@ -53,11 +55,9 @@ class FileSource(Source):
 def _content(path: Path) -> bytes:
     """The whole file, unpacked where it is under gzip."""
     try:
-        content = path.read_bytes()
-        if content.startswith(GZIP):
-            content = unpacked(content)
+        content = content_of(path)
     except ValueError as error:
-        raise DataError(f"data file {path}: {error}; unpack it yourself if it is what you expect") from error
+        raise DataError(f"data file {path}: {error}") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"data file {path} is not a whole gzip file: {error}; write it again") from error
     except OSError as error:
@@ -68,7 +68,8 @@ def _content(path: Path) -> bytes:
     return content
 
 
-def _parquet_rows(path: Path) -> list[dict[str, Any]]:
+def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """A few rows at a time, for what a file says of its own size leaves out values that are written once for many."""
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
@@ -76,9 +77,17 @@ def _parquet_rows(path: Path) -> list[dict[str, Any]]:
             f"data file {path} is parquet: install pyarrow, or convert it to JSONL; pip install "
             f"'egrc-mega[parquet]' brings it"
         ) from error
+    size, num_bytes = path.stat().st_size, 0
+    most = most_bytes(size)
     try:
-        rows: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
+        for batch in parquet.ParquetFile(path).iter_batches(batch_size=BATCH_ROWS):
+            num_bytes += batch.nbytes
+            if num_bytes > most:
+                raise DataError(
+                    f"data file {path}: its {size} bytes unpack to more than {most}; convert it to JSONL if it is what "
+                    f"you expect"
+                )
+            yield from batch.to_pylist()
     except (ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"data file {path} is not a whole parquet file: {reason}; write it again") from error
-    return rows

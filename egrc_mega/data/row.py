@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 
 MAX_EXPONENT = 308
 """A number of a data file stays below 10^308 and above 10^-308: text has no such bound."""
+MAX_CHARACTERS = 2**20
+"""Of a problem, or of an answer; a context of 131,072 tokens holds about half of it."""
 EATEN = {"\b": "b", "\t": "t", "\n": "n", "\f": "f", "\r": "r"}
 """What JSON makes of the begin of a LaTeX command after a single backslash."""
 TORN_BY_TAB = re.compile(r"\t(?:imes|ext|extbf|heta|frac|an|au|anh|riangle|ilde|o)(?![a-z])")
@@ -126,10 +128,11 @@ def text(value: Any, key: str) -> str:
     """A non-empty text without what no text holds, the spaces around it left out.
 
     Raises:
-        RowError: it is no such text.
+        RowError: it is no such text, or too long.
     """
     if not isinstance(value, str) or not value.strip():
         raise RowError(f"{key!r} must be a non-empty string, found {value!r:.80}")
+    _refuse_length(value, key)
     if any("\ud800" <= character <= "\udfff" for character in value):
         raise RowError(f"{key!r} holds half a character (a lone surrogate): {value!r:.80}")
     _refuse_control_characters(value, key, allowed="\t\n\r", torn=TORN_BY_TAB)
@@ -144,6 +147,7 @@ def plain_text(value: Any, key: str) -> str:
     """
     value = as_numeral(value)
     found = value.plain(key) if isinstance(value, Numeral) else value
+    _refuse_length(found, key)
     if (
         not isinstance(found, str)
         or not found.strip()
@@ -160,6 +164,12 @@ def answer_text(value: str, key: str) -> str:
     found = value.lstrip(" ").rstrip().replace("\r\n", "\n")
     _refuse_control_characters(found, key, allowed="\n", torn=TORN_BY_LINE)
     return found.strip()
+
+
+def _refuse_length(value: Any, key: str) -> None:
+    """No text that is read has so many characters; looking at each of them would take minutes."""
+    if isinstance(value, str) and len(value) > MAX_CHARACTERS:
+        raise RowError(f"{key!r} has {len(value)} characters, more than the {MAX_CHARACTERS} that are read")
 
 
 def _refuse_control_characters(value: str, key: str, allowed: str, torn: re.Pattern[str]) -> None:

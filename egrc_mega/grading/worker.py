@@ -14,15 +14,18 @@ import multiprocessing
 import os
 import resource
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
-from multiprocessing import forkserver
+from multiprocessing import forkserver, util
 from multiprocessing.connection import Connection
+from typing import Any
 
+from egrc_mega.child_environment import secrets, without_secrets
 from egrc_mega.errors import GradingError
 from egrc_mega.grading.grader import GRADERS, Grader
 from egrc_mega.grading.verdicts import Reason
@@ -38,9 +41,9 @@ MAX_STARTS = 3
 READY = b"ready"
 SPENT = (-signal.SIGPROF, -signal.SIGXCPU)
 """Exit codes of a child that has spent its CPU time."""
-MATH = json.dumps({"section": {"grader": "math"}, "plugins": []})
+MATH = json.dumps({"section": {"grader": "math"}, "plugins": [], "variables": {}})
 """The recipe of the built-in grader."""
-_main_is_hidden = threading.Lock()
+_main_is_hidden, _secrets_are_hidden = threading.Lock(), threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,7 @@ class Worker:
         context.set_forkserver_preload(["egrc_mega.grading.preload"])
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(theirs, budget.cpu_s, recipe), daemon=True)
-        with theirs, _hidden_main(), _patience_with_the_fork_server():
+        with theirs, _hidden_main(), _hidden_secrets(), _patience_with_the_fork_server():
             self.process.start()
         self.budget = budget
         self.item: int | None = None
@@ -144,8 +147,12 @@ class Worker:
 
 
 def recipe_of(grader: Grader, plugins: Sequence[str]) -> str:
-    """What a child needs to build the same grader: JSON, for nothing is pickled."""
-    return json.dumps({"section": grader.section.model_dump(mode="json"), "plugins": list(plugins)})
+    """What a child needs to build the same grader: JSON, for nothing is pickled.
+
+    A grader from outside may ask somebody who wants a key: with plugins a child has the variables that others have not.
+    """
+    section, variables = grader.section.model_dump(mode="json"), secrets() if plugins else {}
+    return json.dumps({"section": section, "plugins": list(plugins), "variables": variables})
 
 
 def _built(recipe: str) -> Grader:
@@ -153,6 +160,7 @@ def _built(recipe: str) -> Grader:
     for module in ("math", "compat"):  # the built-in graders join their family by being defined
         importlib.import_module(f"egrc_mega.grading.{module}")
     parts = json.loads(recipe)
+    os.environ.update(parts["variables"])
     GRADERS.use_plugins(load_plugins(parts["plugins"]))
     grader = GRADERS[parts["section"]["grader"]]
     return grader(grader.Config.model_validate(parts["section"]))
@@ -215,6 +223,29 @@ def _hidden_main() -> Iterator[None]:
         finally:
             del main["__spec__"]
             main.update(hidden)
+
+
+@contextlib.contextmanager
+def _hidden_secrets() -> Iterator[None]:
+    """Start the fork server, where it does not run yet, without the secret ones of our variables.
+
+    What it forks has them in its memory, whatever it deletes later, and judges texts of others.
+    """
+    with _secrets_are_hidden:
+        spawn, util.spawnv_passfds = util.spawnv_passfds, _spawn_without_secrets  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            util.spawnv_passfds = spawn
+
+
+def _spawn_without_secrets(path: bytes, arguments: Sequence[Any], descriptors: Sequence[int]) -> int:
+    """`multiprocessing.util.spawnv_passfds` with variables of its own; the child's number."""
+    child = subprocess.Popen(
+        arguments, executable=path, pass_fds=descriptors, env=without_secrets(), restore_signals=False
+    )
+    child.returncode = 0  # multiprocessing waits for it by its number
+    return child.pid
 
 
 def serve(connection: Connection, cpu_s: float, recipe: str) -> None:

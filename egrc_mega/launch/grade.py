@@ -21,7 +21,7 @@ from egrc_mega.grading.verdicts import Reason
 from egrc_mega.grading.worker import Budget
 from egrc_mega.sections.data import GradingSection
 from egrc_mega.types import Grade, Hints, Verdict
-from egrc_mega.unpack import GZIP, unpacked
+from egrc_mega.unpack import content_of
 
 GRADERS: Mapping[str, type[Grader]] = {"math": MathGrader, "deepscaler": DeepScaleR, "thinkless_compat": Thinkless}
 BATCH = 1000
@@ -129,8 +129,7 @@ def _text(path: Path, number: int, row: dict[str, Any], key: str) -> str:
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     """Of JSONL or of a JSON array, packed by gzip or not."""
     try:
-        raw = path.read_bytes()
-        content = unpacked(raw) if raw.startswith(GZIP) else raw
+        content = content_of(path)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     content = content.removeprefix(b"\xef\xbb\xbf").strip()

@@ -7,15 +7,16 @@ from pathlib import Path
 
 from egrc_mega.errors import RunError
 from egrc_mega.launch.status import RunStatus, last_holder, look
-from egrc_mega.run_folder import STOP
+from egrc_mega.run_folder import STOP, require_no_links_out
 
 
 def stop(run: Path) -> str:
     """Ask, and say what follows.
 
     Raises:
-        RunError: the folder holds no run, or one that is over.
+        RunError: the folder holds no run, one that is over, or a link out of it.
     """
+    require_no_links_out(run)
     status = look(run)
     if status.state != "running" and not _may_go_on(run, status):
         why = f" ({status.reason})" if status.reason else ""

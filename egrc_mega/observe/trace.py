@@ -18,6 +18,7 @@ from egrc_mega.errors import RunError
 from egrc_mega.observe.events import read_events
 from egrc_mega.observe.rollouts import in_words
 from egrc_mega.observe.span_log import SERVERS, rank_name, ranks_of, read_spans
+from egrc_mega.run_folder import require_no_links_out
 
 FIRST_SERVER = 1_000_000
 """Process number of server 0: above those of all ranks, which begin with 1."""
@@ -63,8 +64,9 @@ def write_trace(run_dir: Path, step: int | None, to: Path | None) -> tuple[Path,
         to: None: into the run's folder.
 
     Raises:
-        RunError: the folder holds no run, or the run has no such step.
+        RunError: the folder holds no run or a link out of it, or the run has no such step.
     """
+    require_no_links_out(run_dir)
     events = _span_events(run_dir)
     number = int(events[-1]["step"]) if step is None else step
     window = window_of(events, number)

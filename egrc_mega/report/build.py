@@ -21,7 +21,7 @@ from egrc_mega.report.settings import CONFIG, config_of, environment_of, setting
 from egrc_mega.report.summary import summary_of
 from egrc_mega.report.times import times_of
 from egrc_mega.report.tokens import Pieces, renderer_of
-from egrc_mega.run_folder import REPORT
+from egrc_mega.run_folder import REPORT, require_no_links_out
 
 METRICS = "metrics.jsonl"
 PARTS = {
@@ -39,8 +39,9 @@ def build_report(run_dir: Path) -> Path:
     Works on a run that is still going, and on a folder that has only some of the files: the page says which it lacks.
 
     Raises:
-        RunError: the folder holds neither steps nor measurements, or a file that cannot be read.
+        RunError: the folder holds neither steps nor measurements, a file that cannot be read, or a link out of it.
     """
+    require_no_links_out(run_dir)
     view = RunView.of(run_dir)
     view.journal.advance()
     report = run_dir / REPORT

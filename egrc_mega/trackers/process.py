@@ -16,6 +16,7 @@ from typing import Self, cast
 from egrc_mega import yaml_text
 from egrc_mega.observe.follow import follow
 from egrc_mega.observe.streams import show_text_plain
+from egrc_mega.run_folder import require_no_links_out
 from egrc_mega.sections.run import ObserveSection, TrackerName
 from egrc_mega.trackers.tracker import open_tracker
 from egrc_mega.trackers.values import values_of
@@ -49,7 +50,12 @@ class Progress:
 
 
 def feed(name: TrackerName, run: Path, over: threading.Event) -> int:
-    """Send everything that stands in `metrics.jsonl` and has not been sent; returns the number of events sent."""
+    """Send everything that stands in `metrics.jsonl` and has not been sent; returns the number of events sent.
+
+    Raises:
+        RunError: a file in the run's folder is a link that leads out.
+    """
+    require_no_links_out(run)
     config = yaml_text.read((run / "config.yaml").read_text()) or {}
     project = config.get("observe", {}).get("project", ObserveSection().project)
     place = run / FOLDER / f"{name}.json"

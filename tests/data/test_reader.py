@@ -67,6 +67,17 @@ def test_a_malformed_row_is_quarantined_with_its_line_and_reason(tmp_path: Path,
     assert json.loads(quarantine.read_text())["file"] == str(path)
 
 
+@pytest.mark.parametrize("key", ["problem", "answer"])
+def test_a_gigantic_text_is_quarantined_without_being_looked_at(tmp_path: Path, key: str) -> None:
+    path, quarantine = tmp_path / "train.jsonl", tmp_path / "quarantine.jsonl"
+    row = {"problem": "x", "answer": "1", key: "1 " * 2**19 + "1"}
+    path.write_bytes(GOOD + b"\n" + json.dumps(row).encode() + b"\n")
+    for profile in ("default", None):
+        assert len(read_problems(path, _section(path), quarantine, profile=profile)) == 1
+        ((line, reason),) = _quarantined(quarantine)
+        assert (line, reason) == (2, f"'{key}' has 1048577 characters, more than the 1048576 that are read")
+
+
 @pytest.mark.parametrize(
     ("answer", "text"),
     [

@@ -1,5 +1,6 @@
 """The pool under answers that hang, children that die, threads, and callers of every kind."""
 
+import json
 import os
 import signal
 import subprocess
@@ -60,6 +61,8 @@ class Trouble(Grader):
         if answer == "die" or (answer == "die once" and not MARK.exists()):
             MARK.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        if answer == "variable":
+            return Verdict(grade=Grade.RIGHT if os.environ.get(gold) == "c0ffee" else Grade.WRONG, reason="trouble")
         if answer == "sleep":
             time.sleep(600)
         if answer == "eat":
@@ -250,6 +253,17 @@ def test_a_closed_pool_refuses_and_its_children_are_gone() -> None:
     with pytest.raises(GradingError, match="closed"):
         pool.grade([ROOT])
     pool.close()
+
+
+def test_children_have_no_secret_variable_but_those_of_plugins_have(pool: GraderPool, troubled: GraderPool) -> None:
+    assert os.environ["EGRC_TESTS_TOKEN"] == "c0ffee"
+    number = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    for process in map(psutil.Process, (number, *_pids(pool))):
+        variables = process.environ()
+        assert "c0ffee" not in variables.values() and variables["PATH"] == os.environ["PATH"]
+    assert json.loads(pool._recipe)["variables"] == {}
+    asked = troubled.grade([("variable", "EGRC_TESTS_TOKEN", NO_HINTS)])
+    assert grades(asked) == [Grade.RIGHT]
 
 
 UNGUARDED = """

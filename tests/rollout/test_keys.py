@@ -5,6 +5,7 @@ import socket
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from egrc_mega.errors import ConfigError, RolloutError
@@ -167,3 +168,13 @@ def test_of_all_announcements_only_what_answers_is_taken_and_no_link_is_followed
 def test_a_url_that_is_none_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match=r"'http://\[::1' is not a base URL"):
         find_servers(RolloutSection(server="external", urls=("http://[::1",)))
+
+
+@pytest.mark.usefixtures("keys")
+def test_a_server_has_its_keys_and_no_other_secret_of_ours(tmp_path: Path) -> None:
+    assert os.environ["EGRC_TESTS_TOKEN"] == "c0ffee"
+    child = ServerProcess([sys.executable, "-c", "import time; time.sleep(60)"], tmp_path / "log")
+    variables = psutil.Process(child.process.pid).environ()
+    child.stop()
+    assert (variables["EGRC_API_KEY"], variables["EGRC_ADMIN_API_KEY"]) == (API, ADMIN)
+    assert "c0ffee" not in variables.values() and variables["PATH"] == os.environ["PATH"]

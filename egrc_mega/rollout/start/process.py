@@ -1,7 +1,6 @@
 """A server as a child process: start, wait until it answers, stop. It dies with its parent."""
 
 import asyncio
-import os
 import secrets
 import shutil
 import socket
@@ -14,8 +13,10 @@ from pathlib import Path
 
 import aiohttp
 
+from egrc_mega.child_environment import without_secrets
 from egrc_mega.errors import RolloutError
 from egrc_mega.rollout.client import ServerClient, open_session
+from egrc_mega.rollout.keys import ADMIN_KEY_VARIABLE, KEY_VARIABLE
 from egrc_mega.rollout.start.sglang import launch_sglang, reachable
 from egrc_mega.sections.rollout import RolloutSection
 
@@ -56,7 +57,7 @@ class ServerProcess:
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=os.environ | (environment or {}),
+                env=without_secrets(keep=(KEY_VARIABLE, ADMIN_KEY_VARIABLE)) | (environment or {}),
             )
 
     def wait_until_ready(self, timeout_s: float) -> str:
