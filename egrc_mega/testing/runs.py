@@ -63,21 +63,27 @@ def finish_run(process: "subprocess.Popen[str]", expected: int = 0, timeout_s: f
 
 
 def kill_after_a_step(
-    run: "subprocess.Popen[str]", run_dir: Path, kind: str, steps: int = 1, number: int = signal.SIGKILL
+    run: "subprocess.Popen[str]", run_dir: Path, steps: int = 1, number: int = signal.SIGKILL
 ) -> None:
-    """Send the second server below `run`, a true process, a signal once so many steps are recorded.
-
-    `kind` is part of the commands of its servers.
-    """
+    """Send the second server of a run a signal once so many steps are recorded."""
     deadline = time.monotonic() + 240
     while not (run_dir / "metrics.jsonl").exists() or len(events(run_dir, "step")) < steps:
         assert time.monotonic() < deadline and run.poll() is None, "the run never made the step"
         time.sleep(0.02)
-    family = psutil.Process(run.pid).children(recursive=True)
-    # a guard of ours has its server's command line in its own
-    servers = [child for child in family if kind in child.cmdline() and GUARD not in child.cmdline()]
-    assert len(servers) == 2, [child.cmdline() for child in family]
-    servers[1].send_signal(number)
+    _server_of(run_dir / "logs" / "server_1.log").send_signal(number)
+
+
+def _server_of(log: Path) -> psutil.Process:
+    """The one whose standard output a log is, a fork or not; below a guard of ours, which writes for it, its server."""
+    (writer,) = [process for process in psutil.process_iter() if _output_of(process.pid) == log]
+    return writer.children()[0] if GUARD in writer.cmdline() else writer
+
+
+def _output_of(pid: int) -> Path | None:
+    try:
+        return Path(f"/proc/{pid}/fd/1").readlink()
+    except OSError:  # it has ended, or is somebody else's
+        return None
 
 
 def bytes_being_written(run_dir: Path, since: float) -> int:

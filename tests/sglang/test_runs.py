@@ -71,7 +71,7 @@ def test_eight_steps_of_each_stage(transport: str, root: Path, tmp_path: Path) -
 def test_a_server_killed_in_a_run_changes_no_step_prompt_or_count(root: Path, tmp_path: Path) -> None:
     overrides = ("rollout.server=sglang", "rollout.num_servers=2", "rollout.max_batch_size=32")
     run = start_run(root, tmp_path / "run", overrides=overrides)
-    kill_after_a_step(run, tmp_path / "run", "sglang.launch_server", steps=2)
+    kill_after_a_step(run, tmp_path / "run", steps=2)
     finish_run(run, timeout_s=400)
     steps = [(i + 1, "compress" if i < 3 else "explore", f"v{i}") for i in range(6)]
     prompts = {f"step_{step:06d}": {"cursor": 4 * step, "carried": []} for step in (2, 3, 4, 6)}

@@ -11,7 +11,6 @@ from egrc_mega.config.load import load_config
 from egrc_mega.rollout.start.process import embedded_server
 from egrc_mega.soak.laws import require_same_weights
 from egrc_mega.testing.fake_server import FakeServer
-from egrc_mega.testing.forked import true_processes
 from egrc_mega.testing.runs import events, finish_run, kill_after_a_step, progress, start_run
 
 pytestmark = pytest.mark.long_file
@@ -19,7 +18,6 @@ pytestmark = pytest.mark.long_file
 TIS = ("stages.compress.loss.tis_cap=2", "stages.explore.loss.tis_cap=2")
 LOST = ("rollout.num_servers=2", "sync.transport=distributed", "sync.verify_every=2")
 AHEAD = ("rollout.mode=ahead", *TIS)
-EMBEDDED = "egrc_mega.embedded"
 OVER = ("rollout.over_sampling=1.5", "rollout.partial_rollouts=true", "rollout.environment=null", *AHEAD)
 
 
@@ -29,17 +27,15 @@ def runs(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
     base = tmp_path_factory.mktemp("runs")
     folders = {name: base / name for name in ("undisturbed", "lost", "ahead", "ahead lost", "over")}
     first = start_run(root, folders["undisturbed"], overrides=TIS)
-    with true_processes():  # a server below the run is looked for
-        second = start_run(root, folders["lost"], overrides=(*LOST, *TIS))
-    kill_after_a_step(second, folders["lost"], EMBEDDED)
+    second = start_run(root, folders["lost"], overrides=(*LOST, *TIS))
+    kill_after_a_step(second, folders["lost"])
     finish_run(first)
     finish_run(second)
     third = start_run(root, folders["ahead"], overrides=AHEAD)
     fourth = start_run(root, folders["over"], overrides=OVER)
     finish_run(third)
-    with true_processes():
-        fifth = start_run(root, folders["ahead lost"], overrides=(*AHEAD, "rollout.num_servers=2"))
-    kill_after_a_step(fifth, folders["ahead lost"], EMBEDDED)
+    fifth = start_run(root, folders["ahead lost"], overrides=(*AHEAD, "rollout.num_servers=2"))
+    kill_after_a_step(fifth, folders["ahead lost"])
     finish_run(fourth)
     finish_run(fifth)
     return folders
@@ -81,7 +77,6 @@ def test_a_server_killed_in_a_run_changes_no_bit_of_the_weights(runs: dict[str, 
     require_same_weights(runs["undisturbed"], runs["lost"])
 
 
-@pytest.mark.usefixtures("true_processes")
 @pytest.mark.full  # its control calls have half a minute each
 @pytest.mark.timeout(600)
 def test_a_server_stopped_in_a_run_changes_no_bit_of_the_weights(
@@ -89,7 +84,7 @@ def test_a_server_stopped_in_a_run_changes_no_bit_of_the_weights(
 ) -> None:
     patience = ("rollout.num_servers=2", "rollout.silence_timeout_s=3", *TIS)
     run = start_run(root, tmp_path / "run", overrides=patience)
-    kill_after_a_step(run, tmp_path / "run", EMBEDDED, number=signal.SIGSTOP)
+    kill_after_a_step(run, tmp_path / "run", number=signal.SIGSTOP)
     finish_run(run, timeout_s=400)
     assert events(tmp_path / "run", "step")[-1]["server_restarts"] == 1
     require_same_weights(runs["undisturbed"], tmp_path / "run")
