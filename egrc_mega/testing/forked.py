@@ -2,13 +2,15 @@
 
 A whole run imports torch and megatron in its trainer and transformers in each of its servers: ten of its fourteen
 seconds. A nursery imports them once. What it forks is a process like any other, with arguments, variables, streams
-and a number of its own; what that one starts in its turn is forked as well. Two things differ: its parent is a keeper,
+and a number of its own; what that one starts in its turn is forked as well, and its graders' fork server from a second
+nursery, which has imported what graders need and nothing else. Two things differ: its parent is a keeper,
 not who asked for it, and the command line that the system shows is the nursery's; its name is its module's. Tests that
 look at parents or command lines start true processes.
 """
 
 import atexit
 import contextlib
+import fcntl
 import gc
 import importlib
 import json
@@ -23,8 +25,12 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from egrc_mega.parent import LAUNCHER, die_with_parent
 from egrc_mega.testing.hosts import HOST, enter
@@ -46,8 +52,16 @@ STARTERS = {
     "torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_handler": "Popen",
 }
 """The modules whose children are forked in a forked process, and the name by which they start them."""
-PRELOADED = (*MAINS.values(), *STARTERS, "egrc_mega.embedded.server", "egrc_mega.report.pareto")
-MAX_MESSAGE_BYTES = 2**17
+GRADERS_STARTER = "egrc_mega.grading.worker"
+FORK_SERVER = "multiprocessing.forkserver"
+PRELOADED = {
+    "runs": (*MAINS.values(), *STARTERS, GRADERS_STARTER, "egrc_mega.embedded.server", "egrc_mega.report.pareto"),
+    "graders": ("egrc_mega.grading.preload",),
+}
+"""What each nursery imports."""
+MAX_MESSAGE_BYTES, MAX_FILES = 2**17, 16
+FREE = 256
+"""No file has such a number yet."""
 
 
 @dataclass(frozen=True)
@@ -60,28 +74,34 @@ class Birth:
     folder: str
     dies_with_parent: bool
     own_session: bool
+    passed: list[int]
+    """Numbers of the files that it gets beside its three streams."""
 
 
 class Nursery:
-    """The process that others are forked from; it ends with the one that has started it, or when it is told to."""
+    """The processes that others are forked from; they end with the one that has started them, or when told to."""
 
     def __init__(self) -> None:
-        """Start it. It imports meanwhile: who asks for a process too early waits."""
+        """Start them. They import meanwhile: who asks for a process too early waits."""
         # a path: abstract names are known within one network namespace only (see `testing.hosts`)
         self._place = tempfile.TemporaryDirectory(prefix="egrc-nursery-")
-        self.address = f"{self._place.name}/socket"
+        self.address = self._place.name
+        self.processes = {kind: self._start(kind) for kind in PRELOADED}
+
+    def _start(self, kind: str) -> "subprocess.Popen[bytes]":
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-            listener.bind(self.address)
+            listener.bind(f"{self.address}/{kind}")
             listener.listen(64)
             number = listener.fileno()
-            command = [sys.executable, "-P", "-m", "egrc_mega.testing.forked", str(number), self.address]
+            command = [sys.executable, "-P", "-m", "egrc_mega.testing.forked", kind, str(number), self.address]
             environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-            self.process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, pass_fds=[number])
+            return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, pass_fds=[number])
 
     def close(self) -> None:
-        """End it; what it has forked lives on."""
-        self.process.kill()
-        self.process.communicate()
+        """End them; what they have forked lives on."""
+        for process in self.processes.values():
+            process.kill()
+            process.communicate()
         self._place.cleanup()
 
 
@@ -89,16 +109,16 @@ class ForkedPopen(subprocess.Popen[Any]):
     """`subprocess.Popen`, but that a nursery forks the child, and a keeper beside the child waits for it."""
 
     def _execute_child(self, args: Sequence[str], _executable: Any, preexec_fn: Any, *more: Any) -> None:
-        _close_fds, _pass_fds, folder, variables, _info, _flags, _shell, *pipes = more[:13]
+        _close_fds, passed, folder, variables, _info, _flags, _shell, *pipes = more[:13]
         module, arguments = _split(args) or ("", [])
         variables = dict(os.environ if variables is None else variables)
         folder = os.path.abspath(folder or ".")
-        birth = Birth(module, arguments, variables, folder, preexec_fn is not None, bool(more[18]))
+        birth = Birth(module, arguments, variables, folder, preexec_fn is not None, bool(more[18]), list(passed))
         message = json.dumps(asdict(birth)).encode()
         streams = [pipe if pipe != -1 else number for number, pipe in enumerate((pipes[0], pipes[3], pipes[5]))]
         self._keeper = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._keeper.connect(nursery_address())
-        socket.send_fds(self._keeper, [message], streams)
+        self._keeper.connect(f"{nursery_address()}/{'graders' if module == FORK_SERVER else 'runs'}")
+        socket.send_fds(self._keeper, [message], [*streams, *passed])
         self.pid = int(self._keeper.recv(32))
         self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
 
@@ -128,7 +148,7 @@ _place = _Place()
 
 
 def nursery_address() -> str:
-    """Of the nursery, which is started when it is first needed."""
+    """Folder of the nursery's sockets; it is started when it is first needed."""
     if not _place.address:
         _place.nursery = Nursery()
         _place.address = _place.nursery.address
@@ -182,6 +202,8 @@ def run(args: Sequence[str], timeout_s: float = 120, cwd: Path | None = None) ->
 
 def _split(args: Sequence[str]) -> tuple[str, list[str]] | None:
     """The module that a command runs, and its arguments; None when it can't be forked."""
+    if str(args[-1]).startswith(f"from {FORK_SERVER} import main"):
+        return FORK_SERVER, [args[-1]]
     if args[0] != sys.executable or "-m" not in args[:4]:
         return None
     place = list(args).index("-m") + 1
@@ -189,8 +211,23 @@ def _split(args: Sequence[str]) -> tuple[str, list[str]] | None:
 
 
 def _replace(starter: str) -> None:
-    attribute = STARTERS[starter]
+    attribute = STARTERS.get(starter, "subprocess")
     setattr(importlib.import_module(starter), attribute, popen if attribute == "Popen" else _Subprocess())
+
+
+class _System:
+    """The module `os` for multiprocessing's look at its fork server, of which a keeper is the parent."""
+
+    @staticmethod
+    def waitpid(pid: int, options: int) -> tuple[int, int]:
+        """As `os.waitpid`; zeros while somebody else's child runs."""
+        try:
+            return os.waitpid(pid, options)
+        except ChildProcessError:
+            return (0, 0) if psutil.pid_exists(pid) else (pid, 0)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
 
 
 class _Subprocess:
@@ -215,7 +252,7 @@ def _attend(listener: socket.socket) -> tuple[Birth, list[int]]:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             # a shell has it ignored in what it runs in its background
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            message, streams, _, _ = socket.recv_fds(connection, MAX_MESSAGE_BYTES, 3)
+            message, streams, _, _ = socket.recv_fds(connection, MAX_MESSAGE_BYTES, MAX_FILES)
             birth = Birth(**json.loads(message))
             _keep(connection, birth, streams)
             return birth, streams
@@ -246,9 +283,7 @@ def _keep(connection: socket.socket, birth: Birth, streams: list[int]) -> None:
 
 def _live(birth: Birth, streams: list[int]) -> None:
     """Become the process that was asked for; returns or raises as its `main` does."""
-    for number, stream in enumerate(streams):
-        os.dup2(stream, number)
-        os.close(stream)
+    _take(streams, [0, 1, 2, *birth.passed])
     if birth.own_session:
         os.setsid()
     os.environ.clear()
@@ -259,17 +294,35 @@ def _live(birth: Birth, streams: list[int]) -> None:
     os.chdir(birth.folder)
     with contextlib.suppress(OSError):
         Path("/proc/self/comm").write_text(birth.module.removeprefix("egrc_mega."))
-    for starter in STARTERS:
-        _replace(starter)
-    main = importlib.import_module(MAINS[birth.module])
-    sys.argv = [str(main.__file__), *birth.arguments]
-    code = _outcome(main.main)
+    code = _outcome(_main_of(birth))
     # taking everything apart that was imported would take a second
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _take(files: list[int], numbers: list[int]) -> None:
+    """Give files, whose numbers may be among the wanted ones, these numbers."""
+    aside = [fcntl.fcntl(file, fcntl.F_DUPFD, FREE) for file in files]
+    for file, number in zip(aside, numbers, strict=True):
+        os.dup2(file, number)
+    for file in {*files, *aside} - set(numbers):
+        os.close(file)
+
+
+def _main_of(birth: Birth) -> Callable[[], None]:
+    """What the process runs; what it starts in its turn is forked."""
+    if birth.module == FORK_SERVER:
+        return partial(exec, birth.arguments[0], {})
+    for starter in (*STARTERS, GRADERS_STARTER):
+        _replace(starter)
+    forkserver.os = _System()  # type: ignore[attr-defined]
+    module = importlib.import_module(MAINS[birth.module])
+    sys.argv = [str(module.__file__), *birth.arguments]
+    main: Callable[[], None] = module.main
+    return main
 
 
 def _outcome(main: Callable[[], None]) -> int:
@@ -289,9 +342,10 @@ def _outcome(main: Callable[[], None]) -> int:
 
 def main() -> None:
     """The nursery's life, and then that of each process forked from it."""
-    listener = socket.socket(fileno=int(sys.argv[1]))
-    use_nursery(sys.argv[2])
-    for name in PRELOADED:
+    kind, number, address = sys.argv[1:]
+    listener = socket.socket(fileno=int(number))
+    use_nursery(address)
+    for name in PRELOADED[kind]:
         importlib.import_module(name)
     gc.freeze()  # what is never collected stays shared between the processes
     _live(*_attend(listener))

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from egrc_mega.parent import die_with_parent
+from egrc_mega.soak.processes import working_in
 from egrc_mega.testing import forked
 
 EGRC = (sys.executable, "-P", "-m", "egrc_mega.cli.main")
@@ -45,6 +46,14 @@ def test_a_forked_command_says_and_returns_what_a_true_one_does(tmp_path: Path) 
             true = forked.run([*EGRC, *arguments], cwd=tmp_path)
         assert (fork.returncode, fork.stdout, fork.stderr) == (true.returncode, true.stdout, true.stderr)
     assert true.returncode != 0 and true.stderr.startswith("egrc: error: ")
+
+
+def test_the_graders_of_a_forked_process_are_forked_too_judge_and_end(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(r'{"gold": "2\\sqrt{2}", "said": "\\boxed{\\sqrt{8}}"}' + "\n")
+    own = ["grade", "rows.jsonl", "--gold-key", "gold", "--response-key", "said", "--out", "out.jsonl"]
+    fork = forked.run([*EGRC, *own], cwd=tmp_path)
+    assert fork.returncode == 0 and fork.stdout.startswith("1 responses: 1 right"), fork.stderr
+    assert eventually(lambda: working_in(tmp_path) == [])
 
 
 def test_only_what_is_imported_already_is_forked() -> None:
