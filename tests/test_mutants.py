@@ -45,9 +45,7 @@ def test_most_of_the_mutants_are_no_equivalents() -> None:
     assert sum(bool(one.equivalent) for one in mutants) <= len(mutants) / 10
 
 
-@pytest.mark.parametrize(
-    ("new", "expected"), [("a - b", "killed"), ("a * b", "survived"), ("undefined +", "killed"), ("b + a", "survived")]
-)
+@pytest.mark.parametrize(("new", "expected"), [("a - b", "killed"), ("a * b", "survived"), ("undefined +", "killed")])
 def test_a_mutant_is_killed_when_its_tests_fail_or_cannot_be_read(tree: Path, new: str, expected: str) -> None:
     assert verdict(tree, mutant(new), 120)[0] == expected
     assert "a + b" in (tree / "egrc_mega" / "add.py").read_text()

@@ -20,8 +20,12 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Self
 
+# what the command imports when it runs, here once for all that are forked
+from pydantic import TypeAdapter  # noqa: F401
+
 from egrc_mega.cli.main import main as main_of_egrc
-from egrc_mega.convert import conversion  # noqa: F401 (imported once, for all that are forked)
+from egrc_mega.convert import conversion  # noqa: F401
+from egrc_mega.observe import progress  # noqa: F401
 
 STEPS = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "ctypes.dlopen")
 """Steps besides the opening of files; the last is how a folder gets its name."""

@@ -1,6 +1,5 @@
 """`egrc serve`: servers without a run, one that dies, a look at them, and their end."""
 
-import os
 import re
 import signal
 import socket
@@ -8,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
 from egrc_mega.errors import ConfigError
@@ -16,7 +14,9 @@ from egrc_mega.launch.serve import announced_address, serve, status
 from egrc_mega.rollout.start.discovery import find_servers
 from egrc_mega.sections.rollout import RolloutSection
 from egrc_mega.soak.laws import require_no_process
+from egrc_mega.soak.processes import server, working_in
 from egrc_mega.testing.fake_server import FakeServer
+from egrc_mega.testing.forked import popen, run
 
 EGRC = (sys.executable, "-P", "-m", "egrc_mega.cli.main")
 
@@ -25,7 +25,7 @@ def test_servers_are_started_watched_restarted_and_stopped(root: Path, tmp_path:
     command = [*EGRC, "serve", "-c", str(root / "configs/quickstart.yaml"), "--set", f"run.dir={tmp_path / 'run'}"]
     shared = tmp_path / "shared"
     command += ["--set", "rollout.num_servers=2", "--set", f"rollout.announce_dir={shared}"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
     assert process.stdout is not None
     try:
         first = process.stdout.readline()
@@ -33,17 +33,18 @@ def test_servers_are_started_watched_restarted_and_stopped(root: Path, tmp_path:
         assert len(urls) == 2
         assert f"# logs: {tmp_path}/run/serve/" in first and first.endswith("; Ctrl-C or SIGTERM ends them\n")
         assert find_servers(RolloutSection(server="external", announce_dir=shared, num_servers=2)) == sorted(urls)
-        looked = subprocess.run([*EGRC, "serve", "status", *urls], capture_output=True, text=True)
+        looked = run([*EGRC, "serve", "status", *urls])
         assert looked.returncode == 0, looked.stdout
         assert looked.stdout.count("healthy, weights start") == 2
-        servers = psutil.Process(process.pid).children()
-        os.kill(servers[0].pid, signal.SIGKILL)
+        victim = server(tmp_path, 0)
+        assert victim is not None
+        victim.kill()
         lost, back = process.stdout.readline(), process.stdout.readline()
         assert re.match(r"server (\d) is fenced: http://\S+ has ended or is silent", lost)
         assert back == f"server {lost[7]} serves again, at {re.findall(r'http://[0-9.:]+', lost)[0]}\n"
         lines, all_well = status(urls)  # where they were
         assert all_well, lines
-        family = psutil.Process(process.pid).children(recursive=True)
+        family = working_in(tmp_path)
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 143
@@ -54,12 +55,9 @@ def test_servers_are_started_watched_restarted_and_stopped(root: Path, tmp_path:
 def test_control_c_ends_servers_and_announcements_too(root: Path, tmp_path: Path) -> None:
     command = [*EGRC, "serve", "-c", str(root / "configs/quickstart.yaml"), "--set", f"run.dir={tmp_path / 'run'}"]
     command += ["--set", f"rollout.announce_dir={tmp_path / 'shared'}"]
-    # as in a terminal: a suite in the background passes on that it ignores SIGINT
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
-    )
+    process = popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
     assert process.stdout is not None and "rollout.urls=[" in process.stdout.readline()
-    family = psutil.Process(process.pid).children(recursive=True)
+    family = [each for each in working_in(tmp_path) if each.pid != process.pid]
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 130
     assert len(family) == 1
