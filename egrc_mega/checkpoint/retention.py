@@ -77,13 +77,14 @@ def whole_steps(folder: Path) -> list[Path]:
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of the files below a folder, in which others may write and remove meanwhile."""
-    num_bytes = 0
+    """Bytes of the files below a folder, in which others may write and remove meanwhile; a file of two names is one."""
+    sizes: dict[tuple[int, int], int] = {}
     for place, _folders, names in os.walk(folder):
         for name in names:
             with suppress(FileNotFoundError):
-                num_bytes += (Path(place) / name).lstat().st_size
-    return num_bytes
+                found = (Path(place) / name).lstat()
+                sizes[found.st_dev, found.st_ino] = found.st_size
+    return sum(sizes.values())
 
 
 def unfinished(folder: Path) -> Iterator[Path]:

@@ -1,5 +1,6 @@
 """`evaluation_weights/`: a folder for each point whose weights wait to be measured beside training."""
 
+import os
 import re
 import shutil
 from collections.abc import Iterable
@@ -10,9 +11,10 @@ import torch
 
 from egrc_mega.convert.family import Architecture
 from egrc_mega.convert.hf_folder import HfTensors, write_folder
+from egrc_mega.convert.publish import new_folder
 from egrc_mega.evaluation.fingerprint import Fingerprint, fingerprint_of_folder
 from egrc_mega.evaluation.records import Subject
-from egrc_mega.manifest import is_complete
+from egrc_mega.manifest import MANIFEST, is_complete, read_manifest
 
 FOLDER = "evaluation_weights"
 OWN = re.compile(r"\.?step_\d{6,}.*")
@@ -40,6 +42,23 @@ class KeptWeights:
         seen = Fingerprint(dtype)
         write_folder(self.path(step), seen.watch(tensors), architecture=architecture, source=source, dtype=dtype)
         return seen.hexdigest()
+
+    def link(self, step: int, served: Path) -> str | None:
+        """`write` for weights that servers load from a folder: hard links to its files, which cost no room.
+
+        Nobody writes into a file that is there (`sync.disk`): whoever publishes makes new ones, and takes names away.
+
+        Returns:
+            The fingerprint; None where the file system has no links from there to here, and nothing is kept.
+        """
+        try:
+            with new_folder(self.path(step), durable=False, replaces=True) as partial:
+                for name in (*read_manifest(served), MANIFEST):
+                    (partial / name).parent.mkdir(parents=True, exist_ok=True)
+                    os.link(served / name, partial / name)
+        except OSError:
+            return None
+        return fingerprint_of_folder(self.path(step))
 
     def has(self, subject: Subject) -> bool:
         """Whether the folder is whole, and holds these very weights."""

@@ -195,6 +195,10 @@ class FakeLead(Lead):
         """Notes which steps' weights stay."""
         return SimpleNamespace(keep_only=lambda steps: self.notes.append(("keep only", sorted(steps))))
 
+    def keep_served(self, step: int, version: str) -> bytes | None:
+        """Its servers load from no folder."""
+        return None
+
     def keep_weights(self, tensors: HfTensors, policy: Any, step: int) -> str:
         """Note the step and the weight, which is its name."""
         weight = float(dict(tensors)["weight"])

@@ -96,14 +96,20 @@ class Evaluations:
         with span("evaluation", step=before.progress.step):
             self._decide(max_pending - 1)
             within = within and not run.stopped_by  # else it is the end of its stage, after all
-            hashes: list[str] = []
-            step = before.progress.step
-            run.hand_out_weights(lambda lead, tensors: hashes.append(lead.keep_weights(tensors, run.policy, step)))
-            if run.config.evaluation.best and step:
+            point = self._point(self._keep_weights(), within)
+            if run.config.evaluation.best and point.step:
                 run.commits.ensure(run.policy, before)
-            point = self._point(run.on_lead(lambda _lead: hashes[0].encode()).decode(), within)
             run.on_lead(lambda lead: lead.begin_evaluation([_subject(point)]))
         self._await((*run.state.awaited, point))
+
+    def _keep_weights(self) -> str:
+        """Keep the present weights until they are measured; their fingerprint."""
+        run, step, version = self.run, self.run.state.progress.step, self.run.state.version
+        if found := run.on_lead(lambda lead: lead.keep_served(step, version)):
+            return found.decode()
+        hashes: list[str] = []
+        run.hand_out_weights(lambda lead, tensors: hashes.append(lead.keep_weights(tensors, run.policy, step)))
+        return run.on_lead(lambda _lead: hashes[0].encode()).decode()
 
     def _decide(self, num_left: int) -> None:
         """Wait for the numbers of the oldest points, until so many points are left, and let them decide.

@@ -81,6 +81,13 @@ class MeasuringLead(NotingLead):
         """Of points that are measured beside training."""
         return KeptWeights(self.folder.path)
 
+    def keep_served(self, step: int, version: str) -> bytes | None:
+        """`keep_weights` without gathering them, where servers load them from a folder; None where they do not."""
+        if self.config.sync.transport != "disk":  # what is in the folder then is of another run's steps
+            return None
+        found = self.kept_weights.link(step, self.folder.weights / version)
+        return found.encode() if found else None
+
     def keep_weights(self, tensors: HfTensors, policy: Policy, step: int) -> str:
         """Keep the weights of a point until its numbers are there; their fingerprint."""
         architecture, source, dtype = policy.architecture, policy.companions, policy.dtype

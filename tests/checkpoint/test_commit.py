@@ -207,6 +207,14 @@ def test_a_budget_of_the_runs_folder_takes_the_oldest_steps_but_no_end_no_best_a
     assert store.newest() == folder / "step_000007"
 
 
+def test_a_file_that_has_two_names_in_a_run_takes_its_room_once(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "file").write_bytes(bytes(100))
+    (tmp_path / "other").write_bytes(bytes(10))
+    (tmp_path / "link").hardlink_to(tmp_path / "one" / "file")
+    assert size_of(tmp_path) == 110
+
+
 def test_a_run_hands_its_limits_on_to_its_store(tmp_path: Path) -> None:
     config = Config(
         run={"dir": tmp_path / "run"},

@@ -262,6 +262,19 @@ def test_a_best_step_that_could_not_be_written_is_none_and_the_run_goes_on(
     assert go(monkeypatch, run).of("best") == [(1, 0.5), (3, 0.6), (4, 0.8)]
 
 
+def test_weights_that_servers_load_from_a_folder_are_measured_without_being_gathered_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def linked(_lead: Any, step: int, version: str) -> bytes:
+        return f"{version} of step {step}".encode()
+
+    monkeypatch.setattr(fake_run.FakeLead, "keep_served", linked)
+    run = FakeRun(config_of(tmp_path, every=2), Notes())
+    notes = go(monkeypatch, run)
+    assert notes.of("keep") == []
+    assert [weights for *_, step, weights in notes.of("point")] == [f"v{s} of step {s}" for s in (0, 2, 4, 6, 8)]
+
+
 def test_weights_that_are_gone_before_they_are_measured_decide_nothing_and_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
