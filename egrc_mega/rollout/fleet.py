@@ -101,6 +101,14 @@ class Fleet:
         """
         self.run(self._wait_for_all())
 
+    def wait_until_recovered(self) -> None:
+        """Until every server that was lost is back; none reads weights any longer then.
+
+        Raises:
+            RolloutError: one did not come back.
+        """
+        self.run(self.recovery.recovered())
+
     def _attach(self, urls: Sequence[str]) -> None:
         for url in urls:
             self._add(url, None)
@@ -192,9 +200,7 @@ class Fleet:
         Raises:
             RolloutError: one of them refused, or was lost and did not come back.
         """
-        self.run(self.recovery.loading.acquire())
-        before()
-        self._move(weights, produce)
+        self._stage(weights, before, produce)()
 
     def stage_weights(self, weights: Weights, fill: Callable[[], None]) -> Callable[[], None]:
         """Prepare to move every server to other weights, which `fill` puts where those before them have been.
@@ -207,6 +213,11 @@ class Fleet:
         Returns:
             What moves them, in any thread; it must be called. Raises as `update_weights`.
         """
+        return self._stage(weights, fill)
+
+    def _stage(
+        self, weights: Weights, fill: Callable[[], None], produce: Callable[[], None] = lambda: None
+    ) -> Callable[[], None]:
         self.run(self.recovery.loading.acquire())
         try:
             fill()
@@ -214,9 +225,9 @@ class Fleet:
             self._fail(_not_whole(weights, error))
             self.loop.call_soon_threadsafe(self.recovery.loading.release)
             raise
-        return partial(self._move, weights)
+        return partial(self._move, weights, produce)
 
-    def _move(self, weights: Weights, produce: Callable[[], None] = lambda: None) -> None:
+    def _move(self, weights: Weights, produce: Callable[[], None]) -> None:
         """Move the servers to other weights, while `loading` is held for them, and let it go."""
         self.recovery.weights = weights
         self.versions.announce(weights.version)

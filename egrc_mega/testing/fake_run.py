@@ -172,6 +172,7 @@ class FakeLead(Lead):
         )
         self.server_spans: Any = SimpleNamespace(write=lambda step, **fields: None)
         fleet = SimpleNamespace(
+            wait_until_recovered=lambda: None,
             take_stats=dict,
             restarts=RestartBudget(3, 3600.0),
             take_timelines=lambda wall_time: [],

@@ -73,6 +73,7 @@ class MeasuringLead(NotingLead):
         serving = self.serving
         outcomes = measured(subject, serving.evaluator, self.kept_weights, serving.fleet)
         self.note_evaluation(subject, outcomes)
+        serving.fleet.wait_until_recovered()  # with these weights
         self.kept_weights.remove(subject.step or 0)
         return self._score(subject, outcomes)
 

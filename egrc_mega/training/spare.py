@@ -113,6 +113,7 @@ class Spare:
     def _measured(self, subject: Subject) -> list[Outcome]:
         outcomes = measured(subject, self.evaluator, self.kept, self.fleet)
         self.tell(subject, outcomes)
+        self.fleet.wait_until_recovered()  # with these weights
         self.kept.remove(subject.step or 0)
         return outcomes
 

@@ -210,7 +210,8 @@ def test_a_server_that_is_lost_while_weights_are_staged_is_given_the_new_ones_an
         fleet.update_weights(Taken(tmp_path, "v3"))  # nothing is held any longer
 
 
-def test_weights_that_cannot_be_staged_whole_end_requests_and_hold_nobody_up(tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_flight", [True, False])
+def test_weights_that_cannot_be_staged_whole_end_requests_and_hold_nobody_up(tmp_path: Path, in_flight: bool) -> None:
     def fail() -> None:
         raise ValueError("a rank is gone")
 
@@ -220,7 +221,8 @@ def test_weights_that_cannot_be_staged_whole_end_requests_and_hold_nobody_up(tmp
         while fake.num_requests < 1:
             time.sleep(0.01)
         with pytest.raises(ValueError, match="a rank is gone"):
-            fleet.stage_weights(FolderWeights(tmp_path, "v1"), fail)
+            weights = FolderWeights(tmp_path, "v1")
+            fleet.stage_weights(weights, fail) if in_flight else fleet.update_weights(weights, before=fail)
         with pytest.raises(RolloutError, match="weights 'v1' were not gathered whole: ValueError"):
             stream.take()
         fleet.run(asyncio.wait_for(fleet.recovery.loading.acquire(), 60))

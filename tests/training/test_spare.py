@@ -36,6 +36,8 @@ class FakeFleet:
 
     def __init__(self) -> None:
         self.loaded: list[FolderWeights] = []
+        self.recovered_from: list[bool] = []
+        """Whether the weights were there that a lost server had to come back to."""
         self.asked: list[Sequence[RolloutRequest]] = []
         self.threads: set[str] = set()
         self.restarts, self.servers = RestartBudget(3, 3600.0), [SimpleNamespace(number=0)]
@@ -56,6 +58,9 @@ class FakeFleet:
         completions = [replace(make_sample(range(5)).completion, rid=request.rid) for request in requests]
         tell(completions)
         return completions
+
+    def wait_until_recovered(self) -> None:
+        self.recovered_from += [weights.path.is_dir() for weights in self.loaded[-1:]]
 
     def take_stats(self) -> dict[str, Any]:
         return {"server_events": ["server 0 is fenced"]}
@@ -134,6 +139,8 @@ def test_points_are_measured_in_their_order_in_another_thread_with_the_weights_o
     # told as they come; then nobody needs the weights
     assert [subject for subject, _outcomes in bench.told] == [first, second]
     assert list((bench.folder / FOLDER).iterdir()) == []
+    # a server that is lost meanwhile has come back to them before
+    assert bench.fleet.recovered_from == [True, True]
     # graders are not held for a whole benchmark
     assert bench.judged == [JUDGED_AT_ONCE, 70 - JUDGED_AT_ONCE] * 2
     assert not bench.fleet.is_open
