@@ -1,11 +1,13 @@
 """SIGTERM as a wish: the step under way is finished, or given up once its grace time is over.
 
 Cluster managers send SIGTERM some seconds before they kill. Only rank 0 answers it, at points where every rank can
-follow; the others let the first one pass. A second SIGTERM ends the process at once, as without all this.
+follow; the others let the first one pass. A second SIGTERM ends the process at once, as without all this. SIGHUP, of a
+terminal that closes, is the same wish to who has begun the run.
 """
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
@@ -71,3 +73,22 @@ class StopSignal:
     def _give_up_if_overdue(self) -> None:
         if self._is_overdue and self._can_give_up:
             raise Stopped(f"the step was given up {self.grace_s:g} s after SIGTERM")
+
+
+def take_hangup_for_sigterm() -> None:
+    """From here on the first SIGHUP is a SIGTERM to this process, and no SIGHUP anything to what it starts.
+
+    A terminal that closes tells the whole family. A blocked signal stays blocked in children: ranks, servers and
+    graders go on until the step is done. Where SIGHUP is ignored (`nohup`), or blocked by who has started this, nothing
+    changes. To be called before there are other threads.
+    """
+    is_blocked = signal.SIGHUP in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    if is_blocked or signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    threading.Thread(target=_wait_for_hangup, args=(threading.get_ident(),), daemon=True).start()
+
+
+def _wait_for_hangup(main_thread: int) -> None:
+    signal.sigwait({signal.SIGHUP})
+    signal.pthread_kill(main_thread, signal.SIGTERM)  # to that thread, which may wait within a call

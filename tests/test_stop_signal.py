@@ -92,3 +92,37 @@ with StopSignal(60, answers={answers}):
 """
     ended = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stdout) == (-signal.SIGTERM, "still here\n")
+
+
+HANGUP = """
+import os, signal, subprocess, sys, time
+from egrc_mega.stop_signal import StopSignal, take_hangup_for_sigterm
+{before}
+take_hangup_for_sigterm()
+child = subprocess.Popen([sys.executable, "-c", "import sys; print('child', flush=True); sys.stdin.read()"],
+                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+child.stdout.readline()
+with StopSignal(60, answers=True) as stop:
+    for _ in range(2):  # once by the system, once by the shell
+        os.kill(child.pid, signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGHUP)
+    while not stop.wanted and not {is_ignored}:
+        time.sleep(0.01)
+    child.communicate()
+    print(stop.wanted, child.returncode)
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [
+        ("", "True 0\n"),
+        ("signal.signal(signal.SIGHUP, signal.SIG_IGN)", "False 0\n"),
+        ("signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])", "False 0\n"),
+    ],
+    ids=["a terminal", "nohup", "below another run's process"],
+)
+def test_a_closing_terminal_is_one_wish_to_stop_and_nothing_to_children(before: str, said: str) -> None:
+    code = HANGUP.format(before=before, is_ignored=bool(before))
+    ended = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (0, said), ended.stderr

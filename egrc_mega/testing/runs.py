@@ -70,11 +70,12 @@ def kill_after_a_step(
     while not (run_dir / "metrics.jsonl").exists() or len(events(run_dir, "step")) < steps:
         assert time.monotonic() < deadline and run.poll() is None, "the run never made the step"
         time.sleep(0.02)
-    _server_of(run_dir / "logs" / "server_1.log").send_signal(number)
+    server_of(run_dir, 1).send_signal(number)
 
 
-def _server_of(log: Path) -> psutil.Process:
-    """The one whose standard output a log is, a fork or not; below a guard of ours, which writes for it, its server."""
+def server_of(run_dir: Path, number: int) -> psutil.Process:
+    """A run's server, a fork or not: its standard output is its log. Below a guard of ours, which writes for it, it."""
+    log = run_dir / "logs" / f"server_{number}.log"
     (writer,) = [process for process in psutil.process_iter() if _output_of(process.pid) == log]
     return writer.children()[0] if GUARD in writer.cmdline() else writer
 

@@ -31,7 +31,7 @@ from egrc_mega.run_folder import RunFolder, is_held
 from egrc_mega.soak.laws import require_no_process, require_same_weights
 from egrc_mega.testing.documented import first_column, unexplained
 from egrc_mega.testing.fake_server import FakeServer
-from egrc_mega.testing.runs import events, finish_run, start_run
+from egrc_mega.testing.runs import events, finish_run, server_of, start_run
 from egrc_mega.testing.scraped import scrape
 
 pytestmark = pytest.mark.long_file
@@ -45,8 +45,8 @@ def runs(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
 
     Undisturbed; its requests shuffled, killed at a commit and started again by its supervisor, evaluated every other
     step on a spare server; killed and resumed; stopped within a step and resumed; on two ranks, stopped after a step
-    and resumed; evaluated every other step in between. Beside them, asleep for most of the time, one of two ranks of
-    which the second is stopped for ever: `hung`; what it has said is in `hung.log`.
+    by a terminal that closes and resumed; evaluated every other step in between. Beside them, asleep for most of the
+    time, one of two ranks of which the second is stopped for ever: `hung`; what it has said is in `hung.log`.
     """
     base = tmp_path_factory.mktemp("runs")
     names = ("undisturbed", "shuffled", "killed", "stopped", "tp2", "evaluated", "hung")
@@ -76,7 +76,7 @@ def runs(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
     overrides = ("megatron.tensor_model_parallel_size=2",)
     command = ("--nproc-per-node", "2", "--resume-if-begun")
     seventh = start_run(root, folders["tp2"], *command, overrides=overrides)
-    stop_after_a_step(seventh, folders["tp2"])
+    stop_after_a_step(seventh, folders["tp2"], signal.SIGHUP)
     finish_run(sixth)
     finish_run(start_run(root, folders["tp2"], *command, overrides=overrides))
     own = {
@@ -123,10 +123,14 @@ def wait_until(run: "subprocess.Popen[str]", is_there: Callable[[], bool]) -> No
         time.sleep(0.02)
 
 
-def stop_after_a_step(run: "subprocess.Popen[str]", folder: Path) -> str:
-    """Send SIGTERM to the command once a step is recorded; what it says before it ends with 75."""
+def stop_after_a_step(run: "subprocess.Popen[str]", folder: Path, number: int = signal.SIGTERM) -> str:
+    """Send a signal to the command once a step is recorded; what it says before it ends with 75.
+
+    SIGHUP its server is sent, too: a terminal that closes tells the whole family.
+    """
     wait_for_a_step(run, folder)
-    run.send_signal(signal.SIGTERM)
+    for process in (server_of(folder, 0), run) if number == signal.SIGHUP else (run,):
+        process.send_signal(number)
     return finish_run(run, expected=75)
 
 
