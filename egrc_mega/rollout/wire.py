@@ -159,16 +159,24 @@ def _checked(generation: _Generation, request: RolloutRequest, vocab_size: int |
         raise Wrong(f"{len(ids_O)} ids, {len(logprobs_O)} log-probs, {meta.completion_tokens} tokens claimed")
     if not np.array_equal(ids_O, logprob_ids_O):
         raise Wrong("log-probs belong to other tokens than output_ids")
-    mask = None
-    if request.sampling.top_k is not None and len(ids_O):
-        mask, logprobs_O = masks(meta.output_token_sampling_mask, meta.output_token_sampling_logprobs, ids_O)
-        _check_ids(mask.token_ids, vocab_size)
     _check_ids(ids_O, vocab_size)
-    _check_logprobs(logprobs_O)
     _check_number(len(ids_O), meta, request.sampling.max_new_tokens - num_forced)
     spans = _spans(meta, len(ids_O), num_forced)
     usage = Usage(meta.prompt_tokens, meta.cached_tokens, len(ids_O))
+    mask = None
+    if request.sampling.top_k is not None and len(ids_O):
+        if _has_lost_masks(meta):
+            return _completion(request, meta, ids_O[:0], logprobs_O[:0], None, ()), usage
+        mask, logprobs_O = masks(meta.output_token_sampling_mask, meta.output_token_sampling_logprobs, ids_O)
+        _check_ids(mask.token_ids, vocab_size)
+    _check_logprobs(logprobs_O)
     return _completion(request, meta, ids_O, logprobs_O, mask, spans), usage
+
+
+def _has_lost_masks(meta: _Meta) -> bool:
+    """A request that was aborted in the queue it had gone back to, retracted: SGLang 0.5.23 names its tokens then, and
+    not what they were drawn from. Nobody can train on such tokens."""
+    return meta.finish_reason.type is FinishReason.ABORT and meta.output_token_sampling_mask is None
 
 
 def _check_ids(ids: np.ndarray, vocab_size: int | None) -> None:

@@ -300,6 +300,18 @@ def test_a_request_aborted_before_its_first_token_has_no_sampling_mask() -> None
     assert cut(reply).sampling_mask is None
 
 
+def test_tokens_whose_masks_were_lost_in_an_abort_are_left_out_and_paid_for() -> None:
+    """SGLang 0.5.23 forgets the masks of a request that waits in its queue again, retracted, when it is aborted."""
+    reply = changed(("meta_info", "finish_reason"), {"type": "abort"})
+    sampling = replace(CUT.sampling, max_new_tokens=5)
+    completion, usage = parsed(COMPACT(reply), replace(CUT, forced_ids=token_array([30]), sampling=sampling))
+    assert (completion.output_ids.tolist(), completion.sampled.tolist()) == ([30], [False])
+    assert (completion.weight_versions, completion.sampling_mask) == ((), None)
+    assert (completion.finish_reason, usage.output) == (FinishReason.ABORT, 4)
+    # whoever asked for none has lost none
+    assert len(parsed(COMPACT(reply))[0].output_ids) == 4
+
+
 LIST_OF_LISTS = "output_token_sampling_mask: Input should be a list of lists"
 BAD_MASKS = [
     (None, AMONG, "output_token_sampling_mask: missing, and without it rollout.top_k cannot be trained with"),
