@@ -28,6 +28,8 @@ class Request:
     prompt_ids: list[int]
     params: SamplingParams
     stop_ids: frozenset[int]
+    names_masks: bool = False
+    """Keep what each token was drawn from: without `top_k` that is most of a large vocabulary."""
     future: "Future[Request]" = field(default_factory=Future)
     output_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -47,8 +49,9 @@ class Request:
             self.version_starts.append((version, len(self.output_ids)))
         self.output_ids.append(drawn.token)
         self.logprobs.append(drawn.logprob)
-        self.masks.append(drawn.mask)
-        self.masked_logprobs.append(drawn.masked_logprob)
+        if self.names_masks:
+            self.masks.append(drawn.mask)
+            self.masked_logprobs.append(drawn.masked_logprob)
         if drawn.token in self.stop_ids:
             self.finish({"type": "stop", "matched": drawn.token})
         elif len(self.output_ids) >= self.params.max_new_tokens:

@@ -81,37 +81,46 @@ class Drawn(NamedTuple):
     token: int
     logprob: float
     """log softmax(logits / temperature), before any truncation."""
-    mask: list[int]
-    """What it was drawn from, itself included; empty where that was the whole vocabulary."""
+    kept_V: torch.Tensor | None
+    """bool[V]: what it was drawn from, itself included; None: the whole vocabulary."""
     masked_logprob: float
     """Among what it was drawn from."""
+
+    @property
+    def mask(self) -> list[int]:
+        """The ids that it was drawn from; empty where that was the whole vocabulary."""
+        return [] if self.kept_V is None else self.kept_V.nonzero()[:, 0].tolist()
 
 
 def draw(logits_BV: torch.Tensor, params: list[SamplingParams], uniforms_B: np.ndarray) -> list[Drawn]:
     """One token a row by inverse CDF. Each row's result depends on that row alone."""
     temperature_B = torch.tensor([1.0 if p.is_greedy else float(p.temperature) for p in params])
     logprob_BV = torch.log_softmax(logits_BV.float() / temperature_B[:, None], dim=-1)
-    weight_BV = logprob_BV.double().exp()
-    kept_BV = _kept(weight_BV, params) if any(p.is_truncated for p in params) else None
-    if kept_BV is not None:
+    weight_BV, kept_BV = logprob_BV.double().exp(), None
+    if any(p.top_p < 1 or p.top_k != -1 for p in params):
+        kept_BV = _kept(weight_BV, params)
         weight_BV = weight_BV * kept_BV
     cdf_BV = weight_BV.cumsum(-1)
     target_B = torch.from_numpy(uniforms_B) * cdf_BV[:, -1]
     token_B = (cdf_BV <= target_B[:, None]).sum(-1).clamp(max=logits_BV.shape[1] - 1)
+    greedy_B = torch.tensor([p.is_greedy for p in params])
+    if greedy_B.any():
+        token_B = torch.where(greedy_B, logprob_BV.argmax(-1), token_B)
+        is_token_BV = torch.arange(logits_BV.shape[1]) == token_B[:, None]
+        kept_BV = torch.where(greedy_B[:, None], is_token_BV, True if kept_BV is None else kept_BV)
     logprob_B = logprob_BV.gather(1, token_B[:, None])[:, 0]
     if kept_BV is None:
-        return [Drawn(token, lp, [], lp) for token, lp in zip(token_B.tolist(), logprob_B.tolist(), strict=True)]
-    masks = [row_V.nonzero()[:, 0].tolist() if p.is_truncated else [] for row_V, p in zip(kept_BV, params, strict=True)]
+        return [Drawn(token, lp, None, lp) for token, lp in zip(token_B.tolist(), logprob_B.tolist(), strict=True)]
     masked_B = logprob_B - logprob_BV.where(kept_BV, -torch.inf).logsumexp(-1)
-    return [Drawn(*each) for each in zip(token_B.tolist(), logprob_B.tolist(), masks, masked_B.tolist(), strict=True)]
+    kept = [kept_V if p.is_truncated else None for kept_V, p in zip(kept_BV, params, strict=True)]
+    return [Drawn(*each) for each in zip(token_B.tolist(), logprob_B.tolist(), kept, masked_B.tolist(), strict=True)]
 
 
 def _kept(weight_BV: torch.Tensor, params: list[SamplingParams]) -> torch.Tensor:
     """The nucleus and the top-k of each row, as a boolean mask; the likeliest token is always kept."""
     vocab_size = weight_BV.shape[1]
     top_p_B = torch.tensor([p.top_p for p in params], dtype=torch.float64)
-    bounds = [1 if p.is_greedy else vocab_size if p.top_k == -1 else p.top_k for p in params]
-    top_k_B = torch.tensor([min(bound, vocab_size) for bound in bounds])
+    top_k_B = torch.tensor([vocab_size if p.top_k == -1 else min(p.top_k, vocab_size) for p in params])
     sorted_BV, order_BV = weight_BV.sort(dim=-1, descending=True, stable=True)
     before_BV = sorted_BV.cumsum(-1) - sorted_BV
     kept_BV = (before_BV < top_p_B[:, None]) | (top_p_B[:, None] == 1)

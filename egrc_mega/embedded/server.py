@@ -74,8 +74,8 @@ class EmbeddedServer:
             for ids, raw, rid in zip(prompts, params, rids, strict=True)
         ]
         if body.get("return_sampling_mask"):
-            _require_bounded([request.params for request in requests])
-        replies = await self._finished(requests, _shown(body))
+            _have_masks_named(requests)
+        replies = await self._finished(requests, bool(body.get("return_logprob")))
         return _reply(replies if is_batch else replies[0])
 
     def _prompts(self, body: dict[str, Any]) -> tuple[list[list[int]], bool]:
@@ -110,7 +110,7 @@ class EmbeddedServer:
         eos = frozenset() if params.ignore_eos else self.engine.eos_ids
         return Request(rid, ids, params, eos | frozenset(params.stop_token_ids))
 
-    async def _finished(self, requests: list[Request], shown: frozenset[str]) -> list[dict[str, Any]]:
+    async def _finished(self, requests: list[Request], with_logprobs: bool) -> list[dict[str, Any]]:
         self.in_flight.update(request.rid for request in requests)
         try:
             for request in requests:
@@ -122,7 +122,7 @@ class EmbeddedServer:
             raise
         finally:
             self.in_flight.difference_update(request.rid for request in requests)
-        return [_generation(request, shown) for request in requests]
+        return [_generation(request, with_logprobs) for request in requests]
 
     def _submit(self, request: Request) -> None:
         if request.params.max_new_tokens == 0:
@@ -271,19 +271,16 @@ async def _success(work: Awaitable[Any]) -> web.Response:
     return _reply({"success": True, "message": "Success"})
 
 
-def _shown(body: dict[str, Any]) -> frozenset[str]:
-    """Which of the optional parts of a reply a request asks for."""
-    return frozenset(name for name in ("return_logprob", "return_sampling_mask") if body.get(name))
+def _have_masks_named(requests: list[Request]) -> None:
+    """Refuses as SGLang does what has no bound on the size of a sampling mask."""
+    for request in requests:
+        params = request.params
+        if not (params.is_greedy or 1 <= params.top_k <= MAX_MASK):
+            raise _semantic(f"return_sampling_mask requires finite 1 < top_k <= {MAX_MASK}; got top_k={params.top_k}")
+        request.names_masks = True
 
 
-def _require_bounded(params: list[SamplingParams]) -> None:
-    """Refuse as SGLang does what has no bound on the size of a sampling mask."""
-    for each in params:
-        if not (each.is_greedy or 1 <= each.top_k <= MAX_MASK):
-            raise _semantic(f"return_sampling_mask requires finite 1 < top_k <= {MAX_MASK}; got top_k={each.top_k}")
-
-
-def _generation(request: Request, shown: frozenset[str]) -> dict[str, Any]:
+def _generation(request: Request, with_logprobs: bool) -> dict[str, Any]:
     starts = request.version_starts
     ends = [start for _version, start in starts[1:]] + [len(request.output_ids)]
     spans = [{"version": v, "start": s, "end": e} for (v, s), e in zip(starts, ends, strict=True)] if starts else []
@@ -298,13 +295,13 @@ def _generation(request: Request, shown: frozenset[str]) -> dict[str, Any]:
         "num_retractions": request.num_retractions,
         "e2e_latency": time.monotonic() - request.created,
     }
-    if "return_sampling_mask" in shown:
+    if request.names_masks:
         meta |= {
             "output_token_sampling_mask": request.masks,
             "output_token_sampling_logprobs": request.masked_logprobs,
             "output_token_sampling_mask_length": len(request.masks),
         }
-    if "return_logprob" in shown:
+    if with_logprobs:
         rows = [[lp, token, None] for lp, token in zip(request.logprobs, request.output_ids, strict=True)]
         meta |= {
             "input_token_logprobs": [],

@@ -1,6 +1,7 @@
 """When a request of the embedded server ends, what it then says, and which weights gave which token."""
 
 import pytest
+import torch
 
 from egrc_mega.embedded.batch import Request
 from egrc_mega.embedded.sampling import Drawn, SamplingParams
@@ -13,7 +14,7 @@ def request(cap: int = 4) -> Request:
 
 def write(one: Request, *tokens: int, version: str = "v0") -> Request:
     for token in tokens:
-        one.add(Drawn(token, -0.5, [], -0.5), version)
+        one.add(Drawn(token, -0.5, None, -0.5), version)
     return one
 
 
@@ -30,6 +31,16 @@ def test_without_a_stop_token_the_cap_ends_it_and_not_sooner() -> None:
     assert (one.finish_reason, one.future.done()) == (None, False)
     assert write(one, 7).finish_reason == {"type": "length", "length": 4}
     assert (one.output_ids, one.logprobs) == ([7] * 4, [-0.5] * 4)
+
+
+def test_only_a_request_that_names_its_masks_keeps_them() -> None:
+    """A nucleus without top_k, in an evaluation, say, may be most of a large vocabulary."""
+    kept_V = torch.tensor([False, True, False, True])
+    for names_masks, masks in ((True, [[1, 3]]), (False, [])):
+        one = request()
+        one.names_masks = names_masks
+        one.add(Drawn(3, -0.5, kept_V, -0.25), "v0")
+        assert (one.masks, one.masked_logprobs) == (masks, [-0.25] * names_masks)
 
 
 def test_each_version_begins_where_its_first_token_is() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from egrc_mega.embedded import sampling
 from egrc_mega.embedded.sampling import SamplingParams, draw
 
 PROBABILITIES = (0.125, 0.5, 0.125, 0.25)
@@ -82,6 +83,12 @@ def test_a_token_comes_with_what_it_was_drawn_from_and_its_log_prob_among_that(
         assert found.masked_logprob == pytest.approx(math.log(PROBABILITIES[found.token] / mass), abs=1e-6)
     [whole] = draw(LOGITS, [SamplingParams()], np.array([0.5]))
     assert whole.masked_logprob == whole.logprob
+
+
+def test_the_likeliest_token_is_found_without_sorting_the_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "_kept", lambda *_: pytest.fail("sorted"))
+    found = draw(LOGITS.repeat(2, 1), [SamplingParams(temperature=0.0), SamplingParams()], np.array([0.9, 0.9]))
+    assert [(each.token, each.mask) for each in found] == [(1, [1]), (3, [])]
 
 
 def test_every_token_of_a_request_has_a_number_of_its_own_that_its_seed_decides() -> None:
