@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 
 from egrc_mega.convert.families.registry import read_architecture
 from egrc_mega.errors import RolloutError
+from egrc_mega.evaluation.fingerprint import fingerprint_of_folder
+from egrc_mega.evaluation.records import SHOWN_DIGITS
 from egrc_mega.rollout.fleet import Fleet
 from egrc_mega.rollout.weights import FolderWeights
 from egrc_mega.sections.rollout import RolloutSection
@@ -203,3 +205,35 @@ def test_one_server_on_two_devices_with_keys_samples_what_one_device_does(
     log = (tmp_path / "server_0.log").read_text(errors="replace")
     assert "[key]" in log  # it logs its arguments
     assert "secret" not in log
+
+
+def test_one_server_samples_for_an_asynchronous_run_and_the_other_measures_beside_it(
+    fleet: Fleet, root: Path, tmp_path: Path
+) -> None:
+    """The last test here: the servers end with a run's weights."""
+    sampling, spare = (server.client.url for server in fleet.servers)
+    stage = {"method": "compress", "steps": 3, "clip_len": 72, "rollout": {"n": 2}, "loss": {"tis_cap": 2}}
+    overrides = (
+        "rollout.server=external",
+        f'rollout.urls=["{sampling}"]',
+        "rollout.mode=async",
+        "sync.transport=distributed",
+        f'evaluation.spare={{"urls": ["{spare}"]}}',
+        "evaluation.every=1",
+        "evaluation.temperatures=[0.6]",
+        "evaluation.num_problems=4",
+    )
+    finish_run(start_run(root, tmp_path / "run", stages=[stage], overrides=overrides), timeout_s=200)
+    steps = events(tmp_path / "run", "step")
+    assert [step["weight_version"] for step in steps] == ["v0", "v1", "v2"]
+    assert all(step["version_lag_max"] <= 2 for step in steps)
+    # later steps may have no token of their own version to compare
+    assert 0 < steps[0]["logprob_diff_max"] <= 1e-4
+    spans = [span for event in events(tmp_path / "run", "spans") for span in event["spans"]]
+    assert {span["thread"] for span in spans if span["name"] == "sync"} >= {"sync"}
+    points = orjson.loads((tmp_path / "run" / "evaluation.json").read_bytes())["points"]
+    assert [point["step"] for point in points] == [0, 1, 2, 3] and len({point["weights"] for point in points}) == 4
+    assert points[-1]["weights"] == fingerprint_of_folder(tmp_path / "run" / "export")
+    versions = [call(f"{url}/model_info")[1]["weight_version"] for url in (sampling, spare)]
+    assert versions == ["v3", f"measured-3-{points[-1]['weights'][:SHOWN_DIGITS]}"]
+    assert not (tmp_path / "run" / "evaluation_weights").exists()
