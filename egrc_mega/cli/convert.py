@@ -61,13 +61,14 @@ def megatron_to_hf(
 ) -> None:
     """Megatron checkpoint (from hf-to-megatron, a step of a run, another tool) to a Hugging Face folder."""
     from egrc_mega.convert import conversion
-    from egrc_mega.convert.source import open_source
+    from egrc_mega.convert.source import open_source, unless_removed
     from egrc_mega.observe.progress import byte_progress
 
     wanted, limit = conversion.parse_dtype(dtype), conversion.parse_size(shard_size)
-    opened = open_source(source, model)
-    with byte_progress(conversion.total_bytes(opened, wanted), "megatron-to-hf", target) as advance:
-        conversion.megatron_to_hf(opened, target, dtype=wanted, max_shard_bytes=limit, advance=advance, note=_note)
+    with unless_removed(source):
+        opened = open_source(source, model)
+        with byte_progress(conversion.total_bytes(opened, wanted), "megatron-to-hf", target) as advance:
+            conversion.megatron_to_hf(opened, target, dtype=wanted, max_shard_bytes=limit, advance=advance, note=_note)
 
 
 @app.command("verify")

@@ -6,6 +6,7 @@ Import, export and comparison read through this, so there is one answer to what 
 import math
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -18,7 +19,7 @@ from egrc_mega.convert.hf_folder import DTYPES, HfReader
 from egrc_mega.convert.pickles import METADATA
 from egrc_mega.convert.proof import HEAD, hf_problems, most_common_dtype, table_problems
 from egrc_mega.convert.torch_dist import TorchDistReader
-from egrc_mega.errors import CheckpointError, ModelError
+from egrc_mega.errors import CheckpointError, EgrcError, ModelError
 from egrc_mega.json_file import read_line
 from egrc_mega.manifest import MANIFEST, damages
 
@@ -159,6 +160,27 @@ def open_source(path: Path, model: Path | None = None) -> Source:
         raise ModelError(f"{path} is no folder; give a Hugging Face folder or a Megatron checkpoint")
     iteration = find_iteration(path)
     return MegatronSource(iteration, model) if iteration else HfSource(path)
+
+
+@contextmanager
+def unless_removed(path: Path) -> Iterator[None]:
+    """Within it, whatever fails because the checkpoint is removed while it is read says just that.
+
+    Runs that go on remove old steps, whoever reads them.
+
+    Raises:
+        CheckpointError: in place of the error that the loss has led to.
+    """
+    was_there = path.is_dir()
+    try:
+        yield
+    except (EgrcError, OSError) as error:
+        if path.is_dir() or not was_there:
+            raise
+        raise CheckpointError(
+            f"{path} was removed while it was read; of a run that goes on, give a step that stays: the best, the end "
+            f"of a stage, or one of checkpoint.keep_every"
+        ) from error
 
 
 def find_iteration(path: Path) -> Path | None:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from egrc_mega.checkpoint.pointers import BEST, LATEST, pointed, step_name
 from egrc_mega.convert import conversion
-from egrc_mega.convert.source import open_source
-from egrc_mega.errors import EgrcError, RunError
+from egrc_mega.convert.source import open_source, unless_removed
+from egrc_mega.errors import RunError
 from egrc_mega.observe.progress import byte_progress
 
 
@@ -22,15 +22,8 @@ def export_step(run_dir: Path, step: str, out: Path | None, note: Callable[[str]
     """
     source = _folder_of(run_dir, step)
     target = out or run_dir / f"export_{source.name}"
-    try:
+    with unless_removed(source):
         _export(source, target, note)
-    except (EgrcError, FileNotFoundError) as error:
-        if source.is_dir():
-            raise
-        raise RunError(
-            f"--step {step}: the run goes on, and has removed {source.name} meanwhile; give one that stays: the best, "
-            f"the end of a stage, or one of checkpoint.keep_every"
-        ) from error
     return target
 
 
@@ -43,17 +36,13 @@ def _export(source: Path, target: Path, note: Callable[[str], None]) -> None:
 
 def _folder_of(run_dir: Path, step: str) -> Path:
     folder = run_dir / "checkpoints"
+    # before the list: a run that goes on has what it names then
+    name = pointed(folder, step) if step in (BEST, LATEST) else step_name(int(step)) if step.isdecimal() else step
     known = sorted(path.name for path in folder.glob("step_*") if path.is_dir() and path.suffix != ".tmp")
     if not known:
         raise RunError(f"{run_dir} holds no checkpoints; give the folder of a run")
-    if step in (BEST, LATEST):
-        name = pointed(folder, step)
-        if name is None:
-            raise RunError(
-                f"--step {step}: {run_dir} names none; set evaluation.best, or give one of {', '.join(known)}"
-            )
-    else:
-        name = step_name(int(step)) if step.isdecimal() else step
+    if name is None:
+        raise RunError(f"--step {step}: {run_dir} names none; set evaluation.best, or give one of {', '.join(known)}")
     if name not in known:
         raise RunError(f"--step {step}: {run_dir} has no {name}; there are {', '.join(known)}")
     return folder / name

@@ -1,6 +1,8 @@
 """`egrc export`: the best step of a run, which retention keeps, or another by its number; with the very weights."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,10 @@ from safetensors.torch import load_file
 
 from egrc_mega.checkpoint.pointers import BEST, point
 from egrc_mega.checkpoint.store import CheckpointStore
+from egrc_mega.cli import convert as convert_command
 from egrc_mega.convert import conversion
-from egrc_mega.errors import RunError
+from egrc_mega.errors import CheckpointError, RunError
+from egrc_mega.launch import export_step as module
 from egrc_mega.launch.export_step import export_step
 from egrc_mega.policy.engine import Policy
 from egrc_mega.sections.policy import MegatronSection, PolicySection
@@ -53,8 +57,12 @@ def test_a_step_is_exported_with_its_very_weights(
     assert (folder / "config.json").exists()
 
 
-def test_a_step_that_the_run_removes_while_it_is_exported_leaves_nothing_and_that_is_told(
-    run: tuple[Path, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+REMOVED = r"step_000004 was removed while it was read; of a run that goes on, give a step that stays: the best"
+
+
+@pytest.mark.parametrize("command", ["export", "convert"])
+def test_a_step_that_the_run_removes_before_it_is_read_leaves_nothing_and_that_is_told(
+    command: str, run: tuple[Path, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(run[0], tmp_path / "run")
     convert = conversion.megatron_to_hf
@@ -64,9 +72,54 @@ def test_a_step_that_the_run_removes_while_it_is_exported_leaves_nothing_and_tha
         convert(opened, *arguments, **named)
 
     monkeypatch.setattr(conversion, "megatron_to_hf", prune_first)
-    with pytest.raises(RunError, match=r"--step 4: the run goes on, and has removed step_000004 meanwhile; give"):
-        export_step(tmp_path / "run", "4", tmp_path / "out", print)
+    with pytest.raises(CheckpointError, match=REMOVED):
+        if command == "export":
+            export_step(tmp_path / "run", "4", tmp_path / "out", print)
+        else:
+            convert_command.megatron_to_hf(tmp_path / "run/checkpoints/step_000004", tmp_path / "out", shard_size="5GB")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_run_that_goes_on_prunes_a_step_under_its_reader_who_is_told_and_leaves_nothing(
+    run: tuple[Path, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(run[0], tmp_path / "run")
+    store = CheckpointStore(tmp_path / "run/checkpoints", 1)
+    policy = Policy(run[0] / "model", MegatronSection(), PolicySection())
+    told: list[int] = []
+
+    @contextmanager
+    def committing(*_what: Any) -> Iterator[Any]:
+        """The next step is committed once the first tensor has been read, and this one goes."""
+
+        def advance(count: int) -> None:
+            if not told:
+                store.save(5, policy, {})
+            told.append(count)
+
+        yield advance
+
+    monkeypatch.setattr(module, "byte_progress", committing)
+    with pytest.raises(CheckpointError, match=REMOVED):
+        export_step(tmp_path / "run", "4", tmp_path / "out", print)
+    assert told
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    # the run has noticed nothing
+    assert sorted(path.name for path in store.folder.glob("step_*")) == ["step_000001", "step_000005"]
+    assert store.newest() == store.folder / "step_000005"
+
+
+def test_the_newest_step_is_found_though_it_is_committed_while_it_is_looked_for(
+    run: tuple[Path, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(run[0], tmp_path / "run")
+
+    def commit(folder: Path, _name: str) -> str:
+        shutil.copytree(folder / "step_000004", folder / "step_000005")
+        return "step_000005"
+
+    monkeypatch.setattr(module, "pointed", commit)
+    assert export_step(tmp_path / "run", "latest", None, print).name == "export_step_000005"
 
 
 def test_a_step_that_is_not_there_is_refused_with_those_that_are(run: tuple[Path, object], tmp_path: Path) -> None:
