@@ -70,15 +70,15 @@ def all_of(run_dir: Path, fate: str) -> list[int]:
 def test_a_run_that_loses_a_server_and_is_killed_and_resumed_trains_every_problem_once(
     root: Path, tmp_path: Path
 ) -> None:
-    run_dir = tmp_path / "run"
+    run_dir, overrides = tmp_path / "run", (*ASYNC, "sync.transport=distributed")
     faults = "train.before_update@2=SIGSTOP,train.before_commit@5"
-    run = start_run(root, run_dir, stages=stages(3), overrides=ASYNC, faults=faults)
+    run = start_run(root, run_dir, stages=stages(3), overrides=overrides, faults=faults)
     wait_until(run, lambda: psutil.Process(run.pid).status() == psutil.STATUS_STOPPED)
     kill_server(run_dir, 1)
     run.send_signal(signal.SIGCONT)
     finish_run(run, expected=-signal.SIGKILL)
     assert problems_of_fates(run_dir) == []
-    finish_run(start_run(root, run_dir, "--resume", stages=stages(3), overrides=ASYNC))
+    finish_run(start_run(root, run_dir, "--resume", stages=stages(3), overrides=overrides))
     assert problems_of_fates(run_dir) == []
     require_bound(run_dir)
     steps = events(run_dir, "step")
