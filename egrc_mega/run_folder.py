@@ -5,7 +5,8 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +15,7 @@ from typing import Any, Self
 import yaml
 
 from egrc_mega import __version__
-from egrc_mega.errors import RunError
+from egrc_mega.errors import DISK_ERRORS, RunError
 from egrc_mega.lock import Lock, holder_of
 
 RECORDED_PACKAGES = (
@@ -139,6 +140,17 @@ def require_no_links_out(path: Path) -> None:
                 f"{file} is a link to {file.readlink()}, outside of the run's folder, which would be written there; "
                 f"remove the link"
             )
+
+
+@contextmanager
+def place_of_disk_errors(run_dir: Path) -> Iterator[None]:
+    """Whoever could not write, and did not say where, wrote into the run folder."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_ERRORS and not error.filename:
+            error.filename = str(run_dir)
+        raise
 
 
 def has_begun(path: Path) -> bool:

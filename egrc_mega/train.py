@@ -7,17 +7,18 @@ or `--resume-if-begun` for who cannot know whether the folder holds a run alread
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 from egrc_mega.config.config import Config
 from egrc_mega.config.load import load_config
-from egrc_mega.errors import DISK_ERRORS, EgrcError, RelayedError, StorageError, storage_error
+from egrc_mega.errors import EgrcError, RelayedError, StorageError, storage_error
+from egrc_mega.observe.run_log import noted_end
 from egrc_mega.observe.streams import bear_lost_streams
 from egrc_mega.parent import die_with_parent, launcher
 from egrc_mega.relay import report_error, report_relayed
 from egrc_mega.report.build import build_report
+from egrc_mega.run_folder import LOG, place_of_disk_errors
 from egrc_mega.training.conclusion import said_that_it_is_finished
 from egrc_mega.training.preflight import preflight
 from egrc_mega.training.run import Run
@@ -38,7 +39,8 @@ def train(config: Config, *, resume: bool | None, origins: Mapping[str, str] | N
     """
     if resume is not False and said_that_it_is_finished(config):
         return
-    with _place_of_disk_errors(config.run.dir), Run(config, resume=resume) as run:
+    folder = config.run.dir
+    with noted_end(folder / LOG), place_of_disk_errors(folder), Run(config, resume=resume) as run:
         if run.lead and origins is not None:
             run.lead.folder.write_origins(origins)
         run.evaluate()
@@ -55,19 +57,8 @@ def train(config: Config, *, resume: bool | None, origins: Mapping[str, str] | N
             run.evaluate()
         run.finish()
         if run.lead:
-            build_report(config.run.dir)
+            build_report(folder)
             run.lead.conclude(run.state.best)
-
-
-@contextmanager
-def _place_of_disk_errors(run_dir: Path) -> Iterator[None]:
-    """Whoever could not write, and did not say where, wrote into the run folder."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in DISK_ERRORS and not error.filename:
-            error.filename = str(run_dir)
-        raise
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """`egrc`: assembles the subcommands and turns errors into one line and an exit code."""
 
+import locale
 import os
 import sys
 
@@ -96,8 +97,19 @@ def _end(error: EgrcError) -> None:
     sys.exit(error.exit_code)
 
 
+def _require_utf8() -> None:
+    """Begin again in Python's UTF-8 mode where the locale has another encoding: torch cannot read its own files in it.
+
+    Python does so itself in the locales C and POSIX, unless PYTHONUTF8 forbids it.
+    """
+    if locale.getpreferredencoding(False).lower() not in ("utf-8", "utf8"):
+        os.environ["PYTHONUTF8"] = "1"  # of whatever is started from here as well
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
 def main() -> None:
     """The console's entry point: an `EgrcError` becomes one line and its exit code."""
+    _require_utf8()
     # measured on small machines: one thread a process is faster than two; before torch is imported
     if (os.cpu_count() or 1) <= 4:
         os.environ.setdefault("OMP_NUM_THREADS", "1")

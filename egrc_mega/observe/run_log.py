@@ -1,8 +1,16 @@
-"""`run.log`: every line that a run has said, with the time. A disk that takes none of them costs lines, not the run."""
+"""`run.log`: every line that a run has said, with the time. A disk that takes none of them costs lines, not the run.
+
+Rank 0 writes it. Of the other ranks it has the errors of their own that have ended them.
+"""
 
 import datetime
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from egrc_mega.errors import RelayedError
+from egrc_mega.plain_text import plain
 
 
 class RunLog:
@@ -36,3 +44,20 @@ class RunLog:
     def close(self) -> None:
         """Nothing is held back, so nothing fails."""
         self._file.close()
+
+
+@contextmanager
+def noted_end(path: Path) -> Iterator[None]:
+    """Append the error that ends this rank to `run.log`, unless it is rank 0, which does so itself, or knows only what
+    rank 0 has told it."""
+    try:
+        yield
+    except RelayedError:
+        raise
+    except Exception as error:
+        rank = os.environ.get("RANK", "0")
+        if rank != "0" and path.exists():
+            log = RunLog(path, print)
+            log.write(f"rank {rank} ended by {type(error).__name__}: {plain(str(error))}")
+            log.close()
+        raise

@@ -43,6 +43,19 @@ def test_neither_help_nor_a_typo_in_a_run_imports_anything_heavy(root: Path) -> 
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.parametrize("utf8", ["0", "1"])
+def test_a_locale_that_cannot_read_utf8_is_none_to_us_and_to_what_we_start(utf8: str) -> None:
+    code = (
+        "import locale, os\n"
+        "import egrc_mega.cli.main as main\n"
+        "main.app = lambda: print(locale.getpreferredencoding(False), os.environ['PYTHONUTF8'])\n"
+        "main.main()\n"
+    )
+    variables = os.environ | {"LC_ALL": "POSIX", "PYTHONUTF8": utf8, "PYTHONCOERCECLOCALE": "0"}
+    result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, env=variables)
+    assert (result.returncode, result.stdout.lower()) == (0, "utf-8 1\n"), result.stderr
+
+
 def test_the_options_are_the_documented_ones() -> None:
     """A frozen list: a new option is a decision, not an accident."""
     from egrc_mega.cli.main import app

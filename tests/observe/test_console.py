@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from egrc_mega.errors import RelayedError
 from egrc_mega.observe.console import StepPrinter, step_line
+from egrc_mega.observe.run_log import noted_end
 from egrc_mega.testing.records import make_record
 
 
@@ -119,3 +121,23 @@ def test_on_a_terminal_there_is_a_bar_as_well() -> None:
         printer.show(make_record(1, total=2))
     assert "1/2  acc 50%" in stream.getvalue()
     assert "\x1b[" in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("rank", "error", "said"),
+    [
+        ("1", ValueError("no\x1b such"), " rank 1 ended by ValueError: no\\x1b such\n"),
+        ("0", ValueError("it says so itself"), ""),
+        ("1", RelayedError("what rank 0 has told", exit_code=5), ""),
+    ],
+)
+def test_the_log_has_the_error_of_its_own_that_has_ended_another_rank(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: str, error: Exception, said: str
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    for path in (tmp_path / "run.log", tmp_path / "no run" / "run.log"):
+        (tmp_path / "run.log").write_text("")
+        with pytest.raises(type(error)), noted_end(path):
+            raise error
+        line = (tmp_path / "run.log").read_text()
+        assert line[25:] == (said if path.parent == tmp_path else "")
