@@ -87,6 +87,17 @@ def test_a_row_has_the_same_bits_whatever_its_company() -> None:
         assert torch.equal(masked_logprob(hidden[rows], weight, take(masks, rows)), together[rows])
 
 
+@pytest.mark.parametrize(("pairs", "sizes"), [(0, [0]), (7, [7]), (1000, [1000]), (1001, [500, 501])])
+def test_no_piece_of_the_pairs_is_much_smaller_than_the_others(
+    pairs: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few rows may be summed in another order than many."""
+    monkeypatch.setattr(ops, "PIECE_BYTES", 4 * HIDDEN * 1000)
+    pieces = list(ops._pieces(torch.zeros(1, HIDDEN), pairs))
+    assert [piece.stop - piece.start for piece in pieces] == sizes
+    assert [i for piece in pieces for i in range(pairs)[piece]] == list(range(pairs))
+
+
 def test_bfloat16_sums_in_float32_and_gives_bfloat16_gradients() -> None:
     hidden, weight, masks = make()
     inputs = [x.bfloat16().requires_grad_() for x in (hidden, weight)]

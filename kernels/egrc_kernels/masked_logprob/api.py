@@ -49,7 +49,8 @@ def masked_logprob(
 
     That is what top-p and top-k leave: z(target) - log sum over the mask of exp z, z = hidden . weight / temperature.
     Only the mask's logits are computed, in float32, one dot product each; so a row's bits depend on that row alone,
-    and on its mask. DeepSeek-V3.2 (arXiv 2512.02556) calls it "keep sampling mask".
+    and on its mask (of very few pairs on a GPU: see the README). DeepSeek-V3.2 (arXiv 2512.02556) calls it "keep
+    sampling mask".
 
     Args:
         hidden_TH: [T, H], float32, bfloat16 or float16.

@@ -68,6 +68,8 @@ def _own(tokens: torch.Tensor, start: int, num_real: int) -> tuple[torch.Tensor,
 
 
 def _pieces(hidden: torch.Tensor, num_pairs: int) -> Iterator[slice]:
-    size = max(1, (PIECE_BYTES_GPU if hidden.is_cuda else PIECE_BYTES) // (4 * hidden.shape[1]))
-    for first in range(0, num_pairs, size):
-        yield slice(first, min(num_pairs, first + size))
+    """Of nearly equal size: a GPU may add up a few rows in another order than many, so no few are left over."""
+    most = max(1, (PIECE_BYTES_GPU if hidden.is_cuda else PIECE_BYTES) // (4 * hidden.shape[1]))
+    number = max(1, -(-num_pairs // most))
+    edges = [num_pairs * i // number for i in range(number + 1)]
+    yield from map(slice, edges, edges[1:])
