@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from egrc_mega.errors import PolicyError
 from egrc_mega.policy import engine
 from egrc_mega.policy.engine import Policy
 from egrc_mega.policy.masks import masks_of
@@ -155,3 +156,9 @@ def test_the_masks_of_a_micro_batch_say_which_pair_was_drawn() -> None:
     assert part is not None and part.boundaries_T1.tolist() == [0, 1, 1, 4] and part.tokens_K.tolist() == [9, 6, 4, 5]
     assert masks_of(samples[:1] + samples[2:], np.array([9, 5]), np.array([False, False, True, True]), CPU).covers_all
     assert masks_of(samples[1:2], np.array([4]), np.ones(1, np.bool_), CPU) is None
+
+
+@pytest.mark.parametrize("masks", [[[3, 6], [8]], [[7, 7], [8]], [[7, 7], [9]]])
+def test_a_mask_of_another_token_is_refused(masks: list[list[int]]) -> None:
+    with pytest.raises(PolicyError, match="a token does not stand once in its own sampling mask"):
+        masks_of([make_train_sample([1], [7, 8], masks=masks)], np.array([7, 8]), np.ones(2, np.bool_), CPU)
