@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from egrc_mega.errors import PolicyError
 from egrc_mega.policy.packing import joined
 from egrc_mega.policy.pass_sums import TokenStats
+from egrc_mega.sampling_mask import join_masks
 from egrc_mega.sections.policy import PolicySection
 from egrc_mega.types import FloatArray, TrainSample
 
@@ -64,11 +66,13 @@ class LogprobGate:
         Raises:
             PolicyError: what has been compared so far exceeds a bound; NaN does.
         """
-        compared = torch.from_numpy(joined(samples, "compared", np.bool_))
-        server = torch.from_numpy(joined(samples, "rollout_logprobs", np.float32))
-        found = (server - stats.logprobs)[compared].abs().numpy()
-        self.differences = np.concatenate([self.differences, found])
-        self.num_sampled += int(joined(samples, "sampled", np.bool_).sum())
+        server = joined(samples, "rollout_logprobs", np.float32)
+        difference = np.abs(server - stats.logprobs.numpy())
+        is_open = _is_open(samples)
+        # a token that was certain has nothing to tell, unless somebody denies it
+        is_telling = joined(samples, "compared", np.bool_) & (is_open | (difference != 0))
+        self.differences = np.concatenate([self.differences, difference[is_telling]])
+        self.num_sampled += int((joined(samples, "sampled", np.bool_) & is_open).sum())
         if self.section.logprob_check:
             for refusal in self._refusals():
                 raise PolicyError(refusal)
@@ -99,6 +103,17 @@ class LogprobGate:
             "logprob_diff_mean": float(self.differences.mean()) if figures else None,
             "logprob_compared": len(self.differences) / self.num_sampled if self.num_sampled else None,
         }
+
+
+def _is_open(samples: Sequence[TrainSample]) -> NDArray[np.bool_]:
+    """Of all output tokens, those that were not certain: drawn from themselves alone, log-prob 0 whoever says it.
+
+    Where tokens are drawn with top-p these may be most, and would hide all others in a median.
+    """
+    masks = join_masks([(sample.sampling_mask, len(sample.output_ids)) for sample in samples])
+    if masks is None:
+        return np.ones(sum(len(sample.output_ids) for sample in samples), np.bool_)
+    return np.asarray(masks.counts != 1)
 
 
 class GateWatch:

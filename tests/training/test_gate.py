@@ -11,7 +11,7 @@ from egrc_mega.errors import PolicyError
 from egrc_mega.policy.pass_sums import TokenStats
 from egrc_mega.sections.policy import PolicySection
 from egrc_mega.testing.records import make_record
-from egrc_mega.testing.samples import make_train_sample
+from egrc_mega.testing.samples import make_mask, make_train_sample
 from egrc_mega.training.gate import GateWatch, LogprobGate
 from egrc_mega.types import TrainSample
 
@@ -82,6 +82,28 @@ def test_a_few_tokens_are_no_distribution() -> None:
     with pytest.raises(PolicyError, match=r"in the median|99th percentile"):
         # what the parts of a step compare is put together
         compare(gate, sample(np.tile(few, 2)))
+
+
+def certain(size: int, differences: float = 0.0) -> TrainSample:
+    """Tokens that were drawn from themselves alone."""
+    return replace(sample(np.full(size, differences)), sampling_mask=make_mask([[7]] * size))
+
+
+def test_tokens_that_were_certain_hide_no_difference_and_count_as_none_that_could_be_compared() -> None:
+    gate = LogprobGate(PolicySection(), torch.bfloat16)
+    drawn = replace(sample(spread(0.03, 0.1, 0.2)), sampling_mask=make_mask([[7, 8]] * SIZE))
+    with pytest.raises(PolicyError, match=r"differ by 0\.03 in the median"):
+        compare(gate, certain(5 * SIZE), drawn)
+    assert gate.metrics()["logprob_diff_median"] == pytest.approx(0.03)
+    compare(gate := LogprobGate(PolicySection(), torch.bfloat16), certain(300), sample(np.full(300, 0.01)))
+    assert gate.metrics()["logprob_compared"] == 1.0
+    compare(gate := LogprobGate(PolicySection(), torch.bfloat16), certain(300))
+    assert gate.metrics()["logprob_compared"] is None
+
+
+def test_a_server_that_says_otherwise_of_a_token_that_was_certain_is_told() -> None:
+    with pytest.raises(PolicyError, match=r"differ by 0\.5"):
+        compare(LogprobGate(PolicySection(), torch.bfloat16), certain(300, 0.5))
 
 
 def test_the_record_says_the_distribution_and_the_share_of_the_sampled_tokens_that_was_compared() -> None:
