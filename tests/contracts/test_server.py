@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from egrc_mega.rollout.client import ServerClient, open_session
+from egrc_mega.rollout.wire import generation_body, parse_generation
 from egrc_mega.testing.http import call, call_all
 from egrc_mega.testing.samples import masks_in
 from egrc_mega.types import Completion, FinishReason, RolloutRequest, Sampling, token_array
@@ -352,8 +353,8 @@ def test_weights_that_do_not_fit_leave_the_old_ones_whole(server: str, model_b: 
 class InBackground:
     """A long request that runs while the test does something else."""
 
-    def __init__(self, server: str, rid: str, tokens: int = 200) -> None:
-        body = request(rid=rid, sampling_params={"max_new_tokens": tokens})
+    def __init__(self, server: str, rid: str, tokens: int = 200, body: dict[str, Any] | None = None) -> None:
+        body = body or request(rid=rid, sampling_params={"max_new_tokens": tokens})
         self.reply: dict[str, Any] = {}
         self.server = server
         self._start = self._num_tokens() if IS_EMBEDDED else 0
@@ -407,6 +408,26 @@ def test_a_retracted_request_goes_on_as_if_nothing_had_happened(server: str) -> 
     pause(server, "retract")
     assert call(server + "/continue_generation", {})[0] == 200
     assert running.result()["output_ids"] == whole
+
+
+@pytest.mark.parametrize("mode", ["abort", "retract"])
+def test_what_was_aborted_has_no_token_without_its_sampling_mask(server: str, mode: str) -> None:
+    """A retracted request waits in the queue, and SGLang forgets the masks of what it aborts there."""
+    asked = wanted(rid="cut-short", sampling=replace(wanted().sampling, max_new_tokens=200, top_k=5))
+    body = generation_body(asked) | {"input_ids": PROMPT}
+    body["sampling_params"]["ignore_eos"] = True
+    running = InBackground(server, "cut-short", body=body)
+    for _ in range(1 if IS_EMBEDDED else 3):  # SGLang tells of every fiftieth token only
+        running.wait_for_tokens(5)
+    pause(server, mode)
+    assert call(server + "/abort_request", {"abort_all": True})[0] == 200
+    assert call(server + "/continue_generation", {})[0] == 200
+    reply = running.result()
+    found, usage = parse_generation(reply, asked, server)
+    assert (found.finish_reason, usage.output) == (FinishReason.ABORT, len(reply["output_ids"]))
+    is_kept = IS_EMBEDDED or mode == "abort"
+    assert len(found.output_ids) == (len(reply["output_ids"]) if is_kept else 0)
+    assert len(masks_in(found.sampling_mask) or []) == len(found.output_ids)
 
 
 def test_paused_in_place_requests_keep_their_cache_and_flushing_is_refused(server: str, model_b: Path) -> None:
