@@ -9,6 +9,8 @@ from egrc_mega.testing.mutants import Mutant, copied, main, read_mutants, run, s
 
 TEST = "from egrc_mega.add import add\n\n\ndef test_it() -> None:\n    {}\n"
 
+pytestmark = pytest.mark.long_file
+
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:

@@ -18,6 +18,7 @@ from egrc_mega.testing.loaded_server import LoadedFakeServer
 from egrc_mega.testing.real_schedule import run_real
 from egrc_mega.testing.virtual_threads import SharedVirtualLoop
 
+pytestmark = pytest.mark.long_file
 WINDOW = Window(5, 1, 1)
 
 

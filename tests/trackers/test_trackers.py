@@ -26,6 +26,7 @@ from egrc_mega.trackers.process import FOLDER, feed
 from egrc_mega.trackers.tracker import TRACKERS, require_installed
 from egrc_mega.trackers.values import values_of
 
+pytestmark = pytest.mark.long_file
 NAMES = get_args(TrackerName)
 EVALUATION = {"label": "base", "step": 0, "temperature": 0.6, "accuracy": 0.9, "mean_length": 100.0, "l_acc": None}
 Numbers = dict[tuple[str, int], float]
