@@ -97,6 +97,8 @@ with StopSignal(60, answers={answers}):
 HANGUP = """
 import os, signal, subprocess, sys, time
 from egrc_mega.stop_signal import StopSignal, take_hangup_for_sigterm
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # who runs the tests may ignore or block it
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
 {before}
 take_hangup_for_sigterm()
 child = subprocess.Popen([sys.executable, "-c", "import sys; print('child', flush=True); sys.stdin.read()"],

@@ -46,7 +46,8 @@ def train(
     from egrc_mega.errors import ConfigError
     from egrc_mega.stop_signal import take_hangup_for_sigterm
 
-    take_hangup_for_sigterm()
+    if not dry_run:
+        take_hangup_for_sigterm()
     chosen = [*(overrides or []), *(["observe.verbose=true"] if verbose else [])]
     chosen += [f"run.replay_rollouts={replay}"] if replay else []
     load_config(config, chosen)  # a mistake in it is told at once: what follows imports torch

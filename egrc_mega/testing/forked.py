@@ -250,8 +250,9 @@ def _attend(listener: socket.socket) -> tuple[Birth, list[int]]:
         if os.fork() == 0:
             listener.close()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            # a shell has it ignored in what it runs in its background
+            # a shell has it ignored in what it runs in its background, and `nohup` the other
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
             message, streams, _, _ = socket.recv_fds(connection, MAX_MESSAGE_BYTES, MAX_FILES)
             birth = Birth(**json.loads(message))
             _keep(connection, birth, streams)
