@@ -12,7 +12,7 @@ def track(
     to: Annotated[str, typer.Option("--to", help="tensorboard, wandb or trackio.")],
 ) -> None:
     """Send what stands in metrics.jsonl and has not been sent."""
-    from egrc_mega.errors import ConfigError, RunError
+    from egrc_mega.errors import ConfigError, EgrcError, RunError
     from egrc_mega.trackers.process import feed
     from egrc_mega.trackers.tracker import TRACKERS, require_installed
 
@@ -24,4 +24,12 @@ def track(
         raise RunError(f"{run} holds no run; give a folder with metrics.jsonl and config.yaml")
     over = threading.Event()
     over.set()
-    print(f"{feed(name, run, over)} events sent to {name}")
+    try:
+        print(f"{feed(name, run, over)} events sent to {name}")
+    except EgrcError:
+        raise
+    except Exception as error:  # of whatever kind its library has for a network, a key or a disk
+        raise RunError(
+            f"--to {name}: {type(error).__name__}: {error}; give the command again once that is mended: what has "
+            f"been sent is not sent twice"
+        ) from error

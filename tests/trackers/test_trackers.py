@@ -15,7 +15,8 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from egrc_mega.errors import ConfigError
+from egrc_mega.cli.track import track
+from egrc_mega.errors import ConfigError, RunError
 from egrc_mega.observe.events import EventLog
 from egrc_mega.observe.follow import follow
 from egrc_mega.sections.run import TrackerName
@@ -198,6 +199,14 @@ def test_what_a_failed_tracker_has_not_sent_is_sent_the_next_time(run: Path, mon
     assert (first.steps, first.is_closed) == ([1], True)
     assert fed(run, Sink(), monkeypatch).steps == [2, 3, 3]
     assert fed(run, Sink(), monkeypatch).steps == []
+
+
+def test_what_a_trackers_library_cannot_do_is_one_line_of_the_command(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("egrc_mega.trackers.process.open_tracker", lambda *_: Sink(fails_at=1))
+    with pytest.raises(RunError, match=r"^--to tensorboard: ConnectionError: the network; give the command again"):
+        track(run, "tensorboard")
 
 
 def test_steps_that_come_again_after_a_resume_never_fall(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
