@@ -100,7 +100,10 @@ class Broadcast:
                 group.broadcast(members, parcel)
 
         calls = [client.update_weights_from_distributed(body, timeout_s) for client in self._clients]
-        await _while_sending(calls, _in_thread(broadcast))
+        try:
+            await _while_sending(calls, _in_thread(broadcast))
+        finally:
+            members = None  # see `_without_frames`
 
     def disconnect(self) -> None:
         """Form a new group next time. A broadcast that somebody keeps waiting ends at its own deadline."""
@@ -140,6 +143,14 @@ async def _while_sending(calls: Sequence[Any], sending: "asyncio.Future[Any]") -
             task.cancel()
 
 
+def _without_frames(error: Exception) -> Exception:
+    """Frames in a traceback hold a group; gloo's peers learn that we have left it when nobody holds it any longer."""
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__, link = None, link.__cause__ or link.__context__
+    return error
+
+
 def _in_thread(function: Callable[[], Any]) -> "asyncio.Future[Any]":
     """Like asyncio.to_thread, in a thread that never holds up the end of the process: gloo cannot be interrupted."""
     loop = asyncio.get_running_loop()
@@ -154,7 +165,7 @@ def _in_thread(function: Callable[[], Any]) -> "asyncio.Future[Any]":
         try:
             result = function()
         except Exception as raised:
-            error = raised
+            error = _without_frames(raised)
         if not loop.is_closed():
             loop.call_soon_threadsafe(settle, result, error)
 

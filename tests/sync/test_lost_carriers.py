@@ -1,15 +1,21 @@
 """Buckets that do not arrive are sent once more over a new connection, else it is an error and no connection stays."""
 
 import asyncio
+import gc
+import threading
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import torch
 
 from egrc_mega.errors import RolloutError
 from egrc_mega.rollout.errors import RequestRefused, ServerLost
+from egrc_mega.sync import group
 from egrc_mega.sync.buckets import StreamedWeights, StreamSync
-from egrc_mega.sync.spool import Spool
+from egrc_mega.sync.distributed import Broadcast
+from egrc_mega.sync.spool import Bucket, Spool
 
 LOST, REFUSED = ServerLost("gone"), RequestRefused("out of memory")
 
@@ -149,3 +155,44 @@ def test_a_version_is_forgotten_before_the_next_is_filled_in_and_in_flight_fille
     assert calls == (
         ["clear", "fill", "v1", "clear", "fill", "v2"] if in_flight else ["clear", "v1", "fill", "clear", "v2", "fill"]
     )
+
+
+def test_whoever_hears_of_a_broken_broadcast_holds_no_group_so_that_its_other_members_hear_of_it_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Gloo's connections end with the last reference to a group; a member would wait for its bucket until then."""
+
+    class Group:
+        pass
+
+    class Waiting:
+        async def update_weights_from_distributed(self, _body: Any, _timeout_s: float) -> None:
+            await asyncio.Event().wait()
+
+    def broadcast(_members: Any, _tensor: Any) -> None:
+        try:
+            raise RuntimeError("Connection reset by peer")
+        except RuntimeError as error:
+            raise TimeoutError(str(error)) from error
+
+    monkeypatch.setattr(group, "broadcast", broadcast)
+    carrier: Any = Broadcast("gloo", flatten=False)
+    carrier._clients, carrier._group = (Waiting(),), Group()
+    held = weakref.ref(carrier._group)
+
+    async def send() -> object:
+        try:
+            await carrier.send(Bucket([("w", torch.ones(1))], is_last=True), {}, 60.0)
+        except ServerLost:
+            carrier._group = None
+            for thread in threading.enumerate():
+                if thread.name == "weights":
+                    thread.join(60)
+            return held()
+        pytest.fail("it has arrived")
+
+    gc.disable()
+    try:
+        assert asyncio.run(asyncio.wait_for(send(), 60)) is None
+    finally:
+        gc.enable()
