@@ -87,6 +87,13 @@ def _output_of(pid: int) -> Path | None:
         return None
 
 
+def variables_of(number: int) -> dict[str, str]:
+    """Of a process; the system shows none for a moment, right after its start."""
+    while not (found := psutil.Process(number).environ()):
+        time.sleep(0.001)
+    return found
+
+
 def bytes_being_written(run_dir: Path, since: float) -> int:
     """Of the checkpoint that has no name yet, 0 when there is none; what was written before `since` is a killed one."""
     try:

@@ -8,7 +8,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import psutil
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -18,6 +17,7 @@ from egrc_mega.data.render import Renderer
 from egrc_mega.data.template import ChatTemplate
 from egrc_mega.data.tokenizer import load_tokenizer, special_tokens
 from egrc_mega.errors import ModelError
+from egrc_mega.testing.runs import variables_of
 from egrc_mega.types import Ask, Problem
 
 DAY = date(2024, 7, 26)
@@ -281,7 +281,7 @@ def test_the_child_has_no_variable_that_could_be_a_key(monkeypatch: pytest.Monke
     for name in ("EGRC_API_KEY", "WANDB_API_KEY", "HF_TOKEN", "https_proxy"):
         monkeypatch.setenv(name, "c0ffee")
     child = module._start()
-    variables = psutil.Process(child.pid).environ()
+    variables = variables_of(child.pid)
     module._end(child)
     assert "c0ffee" not in variables.values() and variables["PATH"] == os.environ["PATH"]
 

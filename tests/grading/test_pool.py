@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -24,6 +25,7 @@ from egrc_mega.grading.pool import GraderPool
 from egrc_mega.grading.verdicts import Reason
 from egrc_mega.grading.worker import Budget, Loss, Worker, recipe_of, start_worker
 from egrc_mega.plugins import load_plugins
+from egrc_mega.testing.runs import variables_of
 from egrc_mega.types import NO_HINTS, Grade, Verdict
 
 DEADLINE_S = 300.0
@@ -255,13 +257,24 @@ def test_a_closed_pool_refuses_and_its_children_are_gone() -> None:
     pool.close()
 
 
-def test_children_have_no_secret_variable_but_those_of_plugins_have(pool: GraderPool, troubled: GraderPool) -> None:
+@pytest.fixture
+def own_fork_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """That of this process may have been started by another test, for processes that are no graders."""
+    own = forkserver.ForkServer()
+    monkeypatch.setattr(forkserver, "_forkserver", own)
+    for name in ("connect_to_new_process", "ensure_running", "set_forkserver_preload"):
+        monkeypatch.setattr(forkserver, name, getattr(own, name))
+    yield own
+    own._stop()  # type: ignore[attr-defined]
+
+
+def test_children_have_no_secret_variable_but_those_of_plugins_have(own_fork_server: Any, troubled: GraderPool) -> None:
     assert os.environ["EGRC_TESTS_TOKEN"] == "c0ffee"
-    number = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
-    for process in map(psutil.Process, (number, *_pids(pool))):
-        variables = process.environ()
-        assert "c0ffee" not in variables.values() and variables["PATH"] == os.environ["PATH"]
-    assert json.loads(pool._recipe)["variables"] == {}
+    with GraderPool(1, Budget(20.0, 600.0)) as pool:
+        for number in (own_fork_server._forkserver_pid, *_pids(pool)):
+            variables = variables_of(number)
+            assert "c0ffee" not in variables.values() and variables["PATH"] == os.environ["PATH"]
+        assert json.loads(pool._recipe)["variables"] == {}
     asked = troubled.grade([("variable", "EGRC_TESTS_TOKEN", NO_HINTS)])
     assert grades(asked) == [Grade.RIGHT]
 

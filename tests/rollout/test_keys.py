@@ -5,7 +5,6 @@ import socket
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
 from egrc_mega.errors import ConfigError, RolloutError
@@ -16,6 +15,7 @@ from egrc_mega.rollout.start.process import ServerProcess
 from egrc_mega.rollout.weights import FolderWeights
 from egrc_mega.sections.rollout import RolloutSection
 from egrc_mega.testing.http import call
+from egrc_mega.testing.runs import variables_of
 from egrc_mega.testing.samples import PROMPT_IDS
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
 from egrc_mega.types import RolloutRequest, Sampling
@@ -174,7 +174,7 @@ def test_a_url_that_is_none_is_refused_by_name() -> None:
 def test_a_server_has_its_keys_and_no_other_secret_of_ours(tmp_path: Path) -> None:
     assert os.environ["EGRC_TESTS_TOKEN"] == "c0ffee"
     child = ServerProcess([sys.executable, "-c", "import time; time.sleep(60)"], tmp_path / "log")
-    variables = psutil.Process(child.process.pid).environ()
+    variables = variables_of(child.process.pid)
     child.stop()
     assert (variables["EGRC_API_KEY"], variables["EGRC_ADMIN_API_KEY"]) == (API, ADMIN)
     assert "c0ffee" not in variables.values() and variables["PATH"] == os.environ["PATH"]
