@@ -37,8 +37,8 @@ FOLDER = "hangs"
 POLL_S = 1.0
 PATIENCE_S = 10.0
 """For the answer of a rank that can give one."""
-DUMP_S = 3.0
-"""For the stacks of one that cannot."""
+DUMP_S, DUMPED_S = 6.0, 0.25
+"""For the stacks of one that cannot; it has written them all when nothing has come for so long."""
 REPORT_S = 60.0
 """For a report; who is held waits no longer for it."""
 STACKS_SIGNAL = signal.SIGUSR2
@@ -306,13 +306,15 @@ def _stacks_of(pid: int, page: int) -> str:
     with contextlib.suppress(OSError):
         os.kill(pid, STACKS_SIGNAL)
         os.kill(pid, signal.SIGCONT)
-    deadline, stacks = time.monotonic() + DUMP_S, ""
-    while time.monotonic() < deadline:
+    begun = last = time.monotonic()
+    stacks = ""
+    while (now := time.monotonic()) < begun + DUMP_S and not (stacks and now > last + DUMPED_S):
         time.sleep(0.05)
         found = read_page(pid, page)
-        if found is None or (found[1] and found[1] == stacks):
+        if found is None:
             break
-        stacks = found[1]
+        if found[1] != stacks:
+            stacks, last = found[1], time.monotonic()
     return stacks
 
 
