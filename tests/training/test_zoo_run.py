@@ -20,7 +20,7 @@ from egrc_mega.soak.laws import require_same_weights
 from egrc_mega.testing.runs import events, finish_run, start_run
 from egrc_mega.training.recorded_batch import payment, read_batch
 
-pytestmark = pytest.mark.long_file
+pytestmark = [pytest.mark.long_file, pytest.mark.program]
 OWN: dict[str, dict[str, Any]] = {
     "adaptthink": {"no_thinking": " </think>", "thinking": " Wait", "no_thinking_cap": 40, "thinking_cap": 72},
     "arora": {"reward_kl_coef": 0.05},
