@@ -10,6 +10,7 @@ held before: whoever comes to a next note waits for the report and ends.
 """
 
 import contextlib
+import ctypes
 import faulthandler
 import json
 import os
@@ -304,7 +305,7 @@ def _stacks_of(pid: int, page: int) -> str:
     if read_page(pid, page) is None:
         return ""  # not the process that we know: the signal would end it
     with contextlib.suppress(OSError):
-        os.kill(pid, STACKS_SIGNAL)
+        _signal_main_thread(pid, STACKS_SIGNAL)
         os.kill(pid, signal.SIGCONT)
     begun = last = time.monotonic()
     stacks = ""
@@ -316,6 +317,15 @@ def _stacks_of(pid: int, page: int) -> str:
         if found[1] != stacks:
             stacks, last = found[1], time.monotonic()
     return stacks
+
+
+def _signal_main_thread(pid: int, number: int) -> None:
+    """So that the main thread itself writes, before it does anything else: while another one writes it would run on."""
+    tgkill = getattr(ctypes.CDLL(None), "tgkill", None)
+    if tgkill is None:  # glibc before 2.30
+        os.kill(pid, number)
+    else:
+        tgkill(pid, pid, number)
 
 
 def _dumped(stack: str) -> list[tuple[str, int, str]]:

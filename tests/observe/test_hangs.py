@@ -19,7 +19,7 @@ from egrc_mega.observe.hangs import HangWatch, Stillness, look_at
 from egrc_mega.observe.pulse import PULSE, Note, Pulse, read_page
 
 RANK = """
-import ctypes, os, signal, sys, time
+import ctypes, os, signal, sys, threading, time
 from pathlib import Path
 from egrc_mega.observe import hangs
 from egrc_mega.observe.pulse import PULSE
@@ -39,6 +39,8 @@ def a_further_step():
 def lost_in_thought():
     (folder / f"{rank}.lost").touch()
     if how == "stopped":
+        for _ in range(20):  # any of which might take a signal, and leave the main thread free to run on
+            threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
         os.kill(os.getpid(), signal.SIGSTOP)
         a_further_step()
     if how == "waking":
@@ -220,6 +222,7 @@ def test_a_rank_of_another_host_is_named_with_it() -> None:
 def test_a_process_that_is_not_the_known_one_gets_no_signal(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[int] = []
     monkeypatch.setattr(hangs.os, "kill", lambda pid, number: sent.append(number))
+    monkeypatch.setattr(hangs, "_signal_main_thread", lambda pid, number: sent.append(number))
     own = Holder.this_process()
     assert "does not answer" in look_at(own.pid, own.started, own.host, page=0).trouble
     assert "is gone" in look_at(own.pid, own.started - 100, own.host, page=0).trouble
