@@ -68,11 +68,11 @@ class LogprobGate:
         """
         server = joined(samples, "rollout_logprobs", np.float32)
         difference = np.abs(server - stats.logprobs.numpy())
-        is_open = _is_open(samples)
         # a token that was certain has nothing to tell, unless somebody denies it
-        is_telling = joined(samples, "compared", np.bool_) & (is_open | (difference != 0))
-        self.differences = np.concatenate([self.differences, difference[is_telling]])
-        self.num_sampled += int((joined(samples, "sampled", np.bool_) & is_open).sum())
+        is_telling = _is_open(samples) | (difference != 0)
+        is_compared = joined(samples, "compared", np.bool_) & is_telling
+        self.differences = np.concatenate([self.differences, difference[is_compared]])
+        self.num_sampled += int((joined(samples, "sampled", np.bool_) & is_telling).sum())
         if self.section.logprob_check:
             for refusal in self._refusals():
                 raise PolicyError(refusal)

@@ -104,6 +104,8 @@ def test_tokens_that_were_certain_hide_no_difference_and_count_as_none_that_coul
 def test_a_server_that_says_otherwise_of_a_token_that_was_certain_is_told() -> None:
     with pytest.raises(PolicyError, match=r"differ by 0\.5"):
         compare(LogprobGate(PolicySection(), torch.bfloat16), certain(300, 0.5))
+    compare(gate := LogprobGate(PolicySection(), torch.bfloat16), certain(300, 0.01))
+    assert gate.metrics()["logprob_compared"] == 1.0
 
 
 def test_the_record_says_the_distribution_and_the_share_of_the_sampled_tokens_that_was_compared() -> None:
