@@ -1,9 +1,9 @@
 """A whole run's configuration: the sections, and the stages of every method in use."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from egrc_mega.config.walk import rebuild
 from egrc_mega.data.source import SOURCES
@@ -81,6 +81,17 @@ class Config(Section):
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, for config.yaml, the checkpoint and the report."""
         return self.model_dump(mode="json")
+
+
+def completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration that an earlier version wrote, with the fields that it did not know at their defaults.
+
+    Defaults of new fields leave things as they were. Where it is none of this version's it comes back as it is.
+    """
+    try:
+        return Config.model_validate(config).to_dict()
+    except ValidationError:
+        return dict(config)
 
 
 FAMILIES = (METHODS, REWARDS, GRADERS, SOURCES)

@@ -11,7 +11,7 @@ from egrc_mega import yaml_text
 from egrc_mega.checkpoint.pointers import step_name
 from egrc_mega.checkpoint.retention import whole_steps
 from egrc_mega.checkpoint.state_file import read_state
-from egrc_mega.config.config import Config
+from egrc_mega.config.config import Config, completed
 from egrc_mega.errors import EgrcError
 from egrc_mega.evaluation.overview import overview
 from egrc_mega.evaluation.store import read_table
@@ -84,4 +84,4 @@ def _asks_the_same(path: Path, config: Mapping[str, Any]) -> bool:
         before = yaml_text.read(path.read_text())
     except (OSError, *yaml_text.UNREADABLE):
         return False
-    return isinstance(before, dict) and asks_the_same(before, config)
+    return isinstance(before, dict) and asks_the_same(completed(before), config)

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import NoReturn, Self
 
 from egrc_mega.checkpoint.store import load
-from egrc_mega.config.config import Config
+from egrc_mega.config.config import Config, completed
 from egrc_mega.convert.hf_folder import HfTensors
 from egrc_mega.errors import EgrcError, Stopped
 from egrc_mega.faults import begin_step, fault_point
@@ -207,7 +207,9 @@ class Run:
             kept = self.store.state(self.checkpoint)
             state = RunState.model_validate({name: kept[name] for name in RunState.model_fields if name in kept})
             # a converted checkpoint knows nothing of any run
-            self.state = resumed(state, self.config.to_dict()) if state.config else self.state
+            if state.config:
+                state = state.model_copy(update={"config": completed(state.config)})
+                self.state = resumed(state, self.config.to_dict())
 
     def _restore(self) -> None:
         """Load the checkpoint, if there is one, and have every rank go on from there."""

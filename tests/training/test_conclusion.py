@@ -54,6 +54,15 @@ def test_it_names_table_export_best_report_and_the_next_command(root: Path, over
     ]
 
 
+def test_a_run_of_an_earlier_version_that_lacks_newer_fields_is_finished_too(root: Path, over: Path) -> None:
+    file = over / "config.yaml"
+    before = yaml.safe_load(file.read_text())
+    del before["data"]["shuffle"], before["stages"][0]["loss"], before["supervisor"]
+    file.write_text(yaml.safe_dump(before))
+    assert finished(config_of(root, over)) is not None
+    assert finished(config_of(root, over, "rollout.mode=async")) is None
+
+
 def test_one_rank_says_it_for_all(
     root: Path, over: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,5 +1,6 @@
 """A run of three stages: where it measures, resets and commits, what it hands on, and that a resume changes nothing."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,7 +11,7 @@ import pytest
 
 from egrc_mega import train as train_module
 from egrc_mega.config.config import Config
-from egrc_mega.errors import Stopped
+from egrc_mega.errors import RunError, Stopped
 from egrc_mega.methods.compress import CompressSection
 from egrc_mega.methods.method import METHODS, Method, Need, NoState
 from egrc_mega.methods.records import Credit, View
@@ -205,6 +206,31 @@ def test_a_resume_from_any_checkpoint_goes_on_as_the_run_did(
     assert notes.of("save") == [note for note in COMMITS if note[0] > step]
     assert notes.of("update") == [note for note in whole.notes.of("update") if note[0] > step]
     assert run.state == whole.state
+
+
+@pytest.mark.parametrize(
+    ("overrides", "refused"), [({}, None), ({"sync": {}, "data": {"shuffle": False}}, "data.shuffle")]
+)
+def test_a_run_of_an_earlier_version_resumes_where_newer_fields_have_their_defaults(
+    whole: FakeRun,
+    overrides: dict[str, Any],
+    refused: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(run_module, "load", lambda path, policy: setattr(policy, "num_updates", int(path.name)))
+    before = copy.deepcopy(whole.fake_store.states[4])
+    del before["config"]["data"]["shuffle"], before["config"]["stages"][0]["rollout"]["top_k"]
+    del before["config"]["supervisor"], before["config"]["stages"][1]["loss"]
+    config = config_of(tmp_path)
+    config = config_of(tmp_path, **{name: config.to_dict()[name] | fields for name, fields in overrides.items()})
+    run = FakeRun(config, Notes(), resume=True)
+    run.fake_store.states = {4: before}
+    if refused is None:
+        assert go(monkeypatch, run).of("save") == [note for note in COMMITS if note[0] > 4]
+    else:
+        with pytest.raises(RunError, match=rf"^{refused}: False, but the run has gone by True"):
+            go(monkeypatch, run)
 
 
 def test_a_resume_without_a_checkpoint_begins_at_the_begin(
