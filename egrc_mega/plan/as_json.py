@@ -87,7 +87,7 @@ def _stage(plan: Plan, each: StagePlan) -> dict[str, Any]:
             "optimizer": training.optimizer,
         },
         "sync_at_least_s": each.time.sync,
-        "overlapped": each.time.is_overlapped,
+        "overlapped": each.time.mode != "sync",
         "step_s": each.time.total,
         "micro_batches": training.num_micro_batches,
         "bubble_share": training.bubble_share,

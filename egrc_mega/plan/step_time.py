@@ -18,16 +18,18 @@ class StepTime:
     training: TrainingTime
     sync: float
     """At least: nothing but the bytes is counted."""
-    is_overlapped: bool
-    """The next batch is sampled while this one trains."""
+    mode: str
+    """`rollout.mode`: `ahead` and `async` sample while they train, and `async` moves the weights meanwhile, too."""
     num_tokens: float
     """Prompts and responses of a step."""
 
     @property
     def total(self) -> float:
         """Seconds of the whole step."""
+        if self.mode == "async":
+            return max(self.rollout + self.sync, self.training.total)
         both = (self.rollout, self.training.total)
-        return (max(both) if self.is_overlapped else sum(both)) + self.sync
+        return (max(both) if self.mode == "ahead" else sum(both)) + self.sync
 
     @property
     def tokens_per_s(self) -> float:
@@ -52,7 +54,7 @@ def step_time(config: Config, world: World, server: Server, split: Split, work: 
         rollout=batch_seconds(server, work.num_responses, num_servers, work.lengths, work.prompt_tokens, constants),
         training=training,
         sync=sync_seconds(server, split, constants),
-        is_overlapped=config.rollout.mode != "sync",
+        mode=config.rollout.mode,
         num_tokens=work.num_tokens,
     )
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -182,6 +183,15 @@ def test_sampling_one_step_ahead_takes_the_longer_of_both_phases(root: Path) -> 
         time = stage.time
         assert time.total == max(time.rollout, time.training.total) + time.sync
     assert ahead.hours < ask(root).hours
+
+
+def test_sampling_all_the_time_has_servers_alone_wait_for_weights(root: Path) -> None:
+    plan = ask(root, "rollout.mode=async")
+    for stage in plan.stages:
+        time = stage.time
+        assert time.total == time.rollout + time.sync > time.training.total
+        assert replace(time, rollout=time.training.total - time.sync).total == time.training.total
+    assert plan.hours <= ask(root, "rollout.mode=ahead").hours
 
 
 def test_old_log_probs_and_a_reference_cost_a_forward_each(root: Path) -> None:
