@@ -13,6 +13,7 @@ from egrc_mega.sections.rollout import RolloutSection
 from egrc_mega.testing.fake_server import FakeServer
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
 
+TINY = {"eos_token_id": 25, "max_position_embeddings": 1024}
 SERVER = os.environ.get("EGRC_CONTRACT_SERVER", "embedded")
 
 
@@ -30,12 +31,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def model_a(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_qwen2(tmp_path_factory.mktemp("models") / "a", seed=1, eos_token_id=25)
+    return write_tiny_qwen2(tmp_path_factory.mktemp("models") / "a", seed=1, **TINY)
 
 
 @pytest.fixture(scope="session")
 def model_b(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_qwen2(tmp_path_factory.mktemp("models") / "b", seed=2, eos_token_id=25)
+    return write_tiny_qwen2(tmp_path_factory.mktemp("models") / "b", seed=2, **TINY)
 
 
 @pytest.fixture(scope="session")
