@@ -34,6 +34,7 @@ ROUTES = {
 }
 PARAMETERS = ("max_new_tokens", "temperature", "top_p", "top_k", "stop_token_ids", "sampling_seed", "n", "min_p")
 GOOD = {"input_ids": [1, 2, 3], "sampling_params": {"max_new_tokens": 2}}
+NO_FILE = "no file is left of 64"
 
 
 @pytest.fixture(scope="module")
@@ -217,11 +218,14 @@ def test_more_connections_than_files_cost_a_line_and_no_request(process: ServerP
     try:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (64, limits[1]))
         held = [connect(url, b"POST /gen") for _ in range(100)]
-        time.sleep(2)
+        deadline = time.monotonic() + 60
+        while NO_FILE not in process.log.read_text() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(2)  # for more lines of the kind
     finally:
         for connection in held:
             connection.close()
         resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
     assert serves(url)
     lines = process.log.read_text().splitlines()
-    assert sum("no file is left of 64" in line for line in lines) == 1 and len(lines) < 20
+    assert sum(NO_FILE in line for line in lines) == 1 and len(lines) < 20

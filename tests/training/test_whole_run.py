@@ -52,7 +52,7 @@ def runs(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
     names = ("undisturbed", "shuffled", "killed", "stopped", "tp2", "evaluated", "hung")
     folders = {name: base / name for name in names}
     # long for a miniature whose machine is busy, and short for what the other runs take
-    limit, stop = ("policy.distributed_timeout_s=20",), "train.before_update@2=SIGSTOP#1"
+    limit, stop = ("policy.distributed_timeout_s=45",), "train.before_update@2=SIGSTOP#1"
     limit = (*limit, "observe.prometheus_port=0", "checkpoint.every=1")
     hung = start_run(root, folders["hung"], "--nproc-per-node", "2", faults=stop, overrides=limit)
     first = start_run(root, folders["undisturbed"])
@@ -253,7 +253,7 @@ def test_what_a_spare_server_has_measured_of_a_run_that_was_killed_is_what_is_me
 def test_a_rank_that_is_stopped_for_ever_ends_the_run_with_a_report_of_who_hangs_where(runs: dict[str, Path]) -> None:
     said = runs["hung"].with_suffix(".log").read_text().splitlines()
     head, own, stopped = (line for line in said if line.startswith(("egrc: rank", "egrc: the run hangs")))
-    assert head.endswith("s (policy.distributed_timeout_s = 20)")
+    assert head.endswith("s (policy.distributed_timeout_s = 45)")
     assert re.match(r"egrc: rank 0: update, step 2, for \d+ s, in all_reduce, called at egrc_mega/policy/", own), own
     assert re.match(r"egrc: rank 1: update, step 2, .* \(fault_point\); does not answer: .* is stopped$", stopped), (
         stopped
