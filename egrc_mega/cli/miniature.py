@@ -1,4 +1,4 @@
-"""`egrc miniature`: remakes the shipped base model and its data."""
+"""`egrc miniature`: makes a base model and the data anew."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +12,7 @@ Target = Annotated[Path, typer.Argument(help="Folder to write.")]
 
 @app.command("make-base")
 def make_base(target: Target) -> None:
-    """Remake the shipped base model by supervised training; about four minutes on one core."""
+    """Train a base model by the shipped one's recipe; about four minutes on one core."""
     from egrc_mega.miniature.base_model import make_base as make
 
     make(target)

@@ -1,16 +1,16 @@
-"""The shipped base model is the one that its recipe names."""
+"""The shipped base model is the one that is meant, and its recipe has the rates that it says."""
 
 import hashlib
 from pathlib import Path
 
 import pytest
 
-from egrc_mega.miniature.base_model import BLOCK_LEARNING_RATES, SHA256, STEPS_PER_BLOCK, learning_rate
+from egrc_mega.miniature.base_model import BLOCK_LEARNING_RATES, SHIPPED_SHA256, STEPS_PER_BLOCK, learning_rate
 
 
-def test_the_shipped_weights_have_the_recipes_hash_and_size(base_model: Path) -> None:
+def test_the_shipped_weights_have_their_hash_and_size(base_model: Path) -> None:
     data = (base_model / "model.safetensors").read_bytes()
-    assert hashlib.sha256(data).hexdigest() == SHA256
+    assert hashlib.sha256(data).hexdigest() == SHIPPED_SHA256
     assert sum(file.stat().st_size for file in base_model.iterdir()) < 2**20
 
 
