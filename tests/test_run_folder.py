@@ -201,8 +201,8 @@ def test_links_that_stay_inside_or_lead_to_another_disk_or_a_device_are_no_obsta
     (run / "trackers" / "wandb" / "logs" / "core.log").symlink_to(disk / "core.log")
     (run / "checkpoints").symlink_to(disk)
     (run / "run.log").symlink_to("/dev/null")
-    with RunFolder.claim(run, resume=False):
-        pass
+    with RunFolder.claim(run, resume=False) as folder:
+        assert folder.path == run and (run / "checkpoints").readlink() == disk
 
 
 def test_a_lock_that_is_a_link_is_not_taken_and_what_it_leads_to_is_not_cut_short(tmp_path: Path) -> None:
