@@ -9,6 +9,7 @@ from functools import partial
 
 import torch
 from egrc_kernels.linear_logprob import triton as fused
+from egrc_kernels.linear_logprob.join import join_tiles
 
 from egrc_mega.testing.launches import noted_launches
 
@@ -16,7 +17,7 @@ HAS_GPU = torch.cuda.is_available()
 TRIED = (
     fused.TILES[9],
     fused.Tiles(128, 256, 64, num_warps=8, num_stages=3),
-    fused.Tiles(128, 256, 64, num_warps=8, num_stages=4),
+    fused.Tiles(128, 256, 64, num_warps=8, num_stages=4, flatten=True),
     fused.Tiles(128, 128, 64, num_warps=8, num_stages=4),
 )
 Timed = Callable[..., None]
@@ -33,7 +34,7 @@ def measure_tiles(
     with nullcontext() if HAS_GPU else noted_launches():
         for tiles in TRIED:
             label = f"{tiles.m}x{tiles.n}x{tiles.k}, {tiles.num_warps} warps, {tiles.num_stages} stages"
-            label += ", specialised" * tiles.warp_specialize
+            label += ", reading ahead" * tiles.flatten
             product = partial(fused.fused_partials, hidden, weight, targets, 0, len(weight), 1.0, tiles)
             timed(f"{name} fused forward of {label}", partial(product, num_programs=units), tflop, 3)
         for temperature in (1.0, 0.7):
@@ -43,4 +44,4 @@ def measure_tiles(
 def _join(hidden: torch.Tensor, num_columns: int, temperature: float, timed: Timed) -> None:
     num_tiles = -(-num_columns // fused.TILES[9].n)
     tiles_N6T = torch.rand(num_tiles, 6, len(hidden), device=hidden.device)
-    timed(partial(fused.join_tiles, tiles_N6T, temperature), 0.0, 5, gigabytes=tiles_N6T.numel() * 4e-9)
+    timed(partial(join_tiles, tiles_N6T, temperature), 0.0, 5, gigabytes=tiles_N6T.numel() * 4e-9)

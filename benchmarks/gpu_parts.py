@@ -133,7 +133,7 @@ def versions() -> None:
 
 
 def fused() -> None:
-    """The fused forward against float64. Its specialised warps might hang: the driver then goes on without it."""
+    """The fused forward against float64. Where it hangs, the driver goes on without it."""
     head = Head(*heads()[0])
     for temperature in (1.0, 0.7):
         with torch.no_grad():
@@ -208,15 +208,21 @@ def _gradients(head: Head) -> None:
         rest = (head.slopes, None, None, 0, VOCAB, 1.0, size, is_fused)
         return ops.linear_gradients(head.x, head.weight, head.targets, log_sum_T, *rest)
 
-    def in_one(size: int | None) -> tuple[torch.Tensor, ...]:
-        loss, _stats = linear_token_loss(*live, head.targets, head.token_loss, chunk_bytes=size)
+    def in_one(size: int | None, entropy_slopes: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
+        how = {"chunk_bytes": size, "entropy_slopes_T": entropy_slopes}
+        loss, _stats = linear_token_loss(*live, head.targets, head.token_loss, **how)
         return torch.autograd.grad(loss, live)
 
     def whole(size: int | None, is_fused: bool = False) -> tuple[torch.Tensor, ...]:
         stats = linear_logprob(*live, head.targets, chunk_bytes=size, fuses_gradients=is_fused)
         return torch.autograd.grad(stats.logprob_T, live, head.slopes)
 
-    paths = {"backward": two_pass, "loss and gradients, logits twice": whole, "loss and gradients in forward": in_one}
+    paths = {
+        "backward": two_pass,
+        "loss and gradients, logits twice": whole,
+        "loss and gradients in forward": in_one,
+        "loss and gradients in forward, from logits": partial(in_one, entropy_slopes=torch.zeros_like(head.slopes)),
+    }
     if MAY_FUSE:
         paths |= {
             "backward, fused": partial(two_pass, is_fused=True),

@@ -117,9 +117,10 @@ def linear_rows(options: argparse.Namespace) -> Iterator[Row]:
     # with no logits in between: the gradient in 16 bits is written by one product and read by two
     fused_backward = 6 * logits + 3 * size(weight) + 3 * size(hidden)
 
-    def in_one() -> None:
+    def in_one(entropy_slopes: torch.Tensor | None) -> None:
         live = [x.detach().requires_grad_() for x in (hidden, weight)]
-        loss, _stats = linear_token_loss(*live, targets, lambda lp, _rows: (lp.sum(), lp))
+        how = {"entropy_slopes_T": entropy_slopes}
+        loss, _stats = linear_token_loss(*live, targets, lambda lp, _rows: (lp.sum(), lp), **how)
         loss.backward()
 
     for way, call, floor in (
@@ -139,7 +140,8 @@ def linear_rows(options: argparse.Namespace) -> Iterator[Row]:
             partial(ops.linear_gradients, hidden, weight, targets, row, row, None, None, *place, True),
             fused_backward,
         ),
-        ("gradients in forward", in_one, backward + 4 * logits),
+        ("gradients in forward", partial(in_one, None), fused_backward),
+        ("gradients in forward, from logits", partial(in_one, row), backward + 4 * logits),
     ):
         with counted(options.units) as traffic:
             call()

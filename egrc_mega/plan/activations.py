@@ -2,7 +2,7 @@
 
 After Korthikanti et al., "Reducing Activation Recomputation in Large Transformer Models" (arXiv 2205.05198), section
 4, for the layers that the policy builds: grouped queries, flash attention, a gated feed-forward layer, no dropout. What
-one H100 took for R1-Distill-Qwen-1.5B without recomputation (benchmarks/results/h100/second_step.jsonl) is met to 3 %
+one H200 took for R1-Distill-Qwen-1.5B without recomputation (benchmarks/results/h200/second.jsonl) is met to 2 %
 (`tests/plan/test_memory.py`).
 """
 

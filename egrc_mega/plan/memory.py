@@ -33,6 +33,8 @@ class Setting:
     is_colocated: bool
     broadcasts_in_flight: bool = False
     """Rank 0 sends weights to the servers while it trains."""
+    has_entropy_term: bool = False
+    """The loss of a stage has."""
 
     @cached_property
     def states(self) -> tuple[States, ...]:
@@ -98,7 +100,8 @@ def rank_memory(setting: Setting, stage: int, budget: int, num_micro_batches: in
     if stage == section.pipeline_model_parallel_size - 1:
         on_device = 0 if setting.offloads_optimizer else states.optimizer
         free = setting.gpu.memory_bytes - (states.weights + states.gradients + on_device + reserved + in_flight + kept)
-        head = head_bytes(architecture, section, tokens, affordable(free))
+        makes_logits = setting.has_entropy_term or not section.bf16
+        head = head_bytes(architecture, section, tokens, affordable(free), makes_logits)
     return RankMemory(
         stage=stage,
         states=states,

@@ -148,6 +148,7 @@ def _setting(config: Config, model: Model, gpu: Gpu, split: Split) -> Setting:
         bucket_bytes=config.sync.bucket_mib * 2**20,
         is_colocated=split.is_colocated,
         broadcasts_in_flight=config.rollout.mode == "async" and config.sync.transport == "distributed",
+        has_entropy_term=any(stage.loss.entropy_coef for stage in config.stages),
     )
 
 

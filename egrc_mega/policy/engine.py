@@ -257,7 +257,7 @@ class Policy:
         }
         is_fused = self.section.fused_output_layer
         loss = pass_.loss
-        is_in_forward = loss is not None and not is_fused and takes_gradient_in_forward(loss, hidden_RH.device)
+        is_in_forward = loss is not None and takes_gradient_in_forward(loss, hidden_RH.device, is_fused)
         if loss is not None and is_in_forward and batch.masks is None:
             token_loss = TokenLoss(batch.rows, loss)
             slopes_R = entropy_slopes(batch.rows, loss)

@@ -87,7 +87,7 @@ def _which_kernels(fused_output_layer: bool) -> str:
         return "PyTorch references"
     kernels = "Triton" if replaces_megatrons() else "PyTorch references"
     if fused_output_layer:
-        return f"{kernels}, the output layer's products fused in 16 bits"
+        return f"{kernels}, no logits in memory in 16 bits"
     return f"{kernels}, a token loss's gradient made with its logits"
 
 

@@ -17,8 +17,14 @@ BLOCK = 256
 """Rows that the loss kernel takes at a time: any number, for no sequence matters here."""
 
 
-def takes_gradient_in_forward(loss: LossSection, device: torch.device) -> bool:
-    """Whether the gradient is made with the logits: not on a CPU, where the sums would round otherwise."""
+def takes_gradient_in_forward(loss: LossSection, device: torch.device, without_logits: bool = False) -> bool:
+    """Whether the gradient is made with the logits: not on a CPU, where the sums would round otherwise.
+
+    Args:
+        without_logits: none may be in memory, as with a fused output layer: an entropy term would take them.
+    """
+    if without_logits and loss.entropy_coef:
+        return False
     return not loss.needs_whole_responses and device.type == "cuda"
 
 

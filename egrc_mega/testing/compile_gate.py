@@ -107,12 +107,13 @@ def _fused_variants() -> Iterator[Variant]:
     """
     from egrc_kernels.linear_logprob import triton as fused
 
-    for (major, temperature), num_rows, padded in product(
-        ((8, 0.7), (9, 1.0), (9, 0.7), (10, 0.7)), (8192, 8191), (False, True)
+    for writes, (major, temperature), num_rows, padded in product(
+        (False, True), ((8, 0.7), (9, 1.0), (9, 0.7), (10, 0.7)), (8192, 8191), (False, True)
     ):
-        launch = partial(_fused, num_rows, temperature, fused.TILES[major], VOCAB - VOCAB * padded)
+        launch = partial(_fused, num_rows, temperature, fused.TILES[major], VOCAB - VOCAB * padded, writes)
         rows = "" if num_rows % 16 == 0 else "/rows that are no multiple of 16"
-        name = f"linear_logprob/tiles/{_temperatures(temperature)}{rows}{'/padding' * padded}"
+        what = "exponentials" if writes else "tiles"
+        name = f"linear_logprob/{what}/{_temperatures(temperature)}{rows}{'/padding' * padded}"
         yield Variant(name, launch, TILES_KERNEL, (f"sm_{major}0",))
     for major, has_entropy, padded in product((8, 9, 10), (False, True), (False, True)):
         launch = partial(_fused_gradients, has_entropy, fused.TILES[major], SLICE - SLICE * padded)
@@ -123,12 +124,18 @@ def _fused_variants() -> Iterator[Variant]:
         yield Variant(f"linear_logprob/join/{_temperatures(temperature)}", launch, "linear_logprob._join_kernel")
 
 
-def _fused(num_rows: int, temperature: float, tiles: Any, num_real: int) -> None:
+def _fused(num_rows: int, temperature: float, tiles: Any, num_real: int, writes: bool = False) -> None:
     from egrc_kernels.linear_logprob import triton as fused
 
     hidden, weight = _empty(num_rows, 3584, dtype=BF16), _empty(VOCAB, 3584, dtype=BF16)
-    targets = _empty(num_rows, dtype=torch.int64)
-    fused.fused_partials(hidden, weight, targets, 0, num_real, temperature, tiles, num_programs=132)
+    rest = (hidden, weight, _empty(num_rows, dtype=torch.int64), 0, num_real, temperature, tiles)
+    if not writes:
+        fused.fused_partials(*rest, num_programs=132)
+        return
+    values, once = _empty(num_rows, VOCAB, dtype=BF16), _empty(dtype=torch.int32)
+    exponentials = fused.Exponentials(values, _empty(num_rows), once)
+    partials = fused.empty_partials(hidden, weight, tiles)
+    fused.write_tiles(partials, *rest, num_programs=132, exponentials=exponentials)
 
 
 def _fused_gradients(has_entropy: bool, tiles: Any, num_real: int) -> None:
@@ -260,7 +267,6 @@ def _compile(variant: Variant, target: str) -> dict[str, Any]:
         "spills": _number(r"(\d+) bytes spill stores", text) + _number(r"(\d+) bytes spill loads", text),
         "wgmma": "wgmma.mma_async" in ptx,
         "tcgen05": "tcgen05.mma" in ptx,
-        "setmaxnreg": "setmaxnreg" in ptx,
         **whole,
         **_in_loop(heaviest_loop(sass)),
     }

@@ -2,10 +2,11 @@
 
 import datetime
 from itertools import product
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from egrc_kernels.linear_logprob import linear_logprob, linear_token_loss
+from egrc_kernels.linear_logprob import exponentials, linear_logprob, linear_token_loss
 from egrc_kernels.linear_logprob.in_forward import TokenLoss
 from egrc_kernels.masked_logprob import SamplingMasks, masked_logprob
 from egrc_kernels.policy_loss import LossSettings, policy_loss
@@ -112,6 +113,43 @@ def compare_token_loss_shards() -> None:
     dist.all_reduce(gradients[0])
     torch.testing.assert_close(gradients[0], gradients[2], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(gradients[1], gradients[3].chunk(size)[rank], rtol=1e-5, atol=1e-6)
+    dist.destroy_process_group()
+
+
+def compare_shards_of_distant_logits(level: float) -> None:
+    """Exponentials where all logits are near a level; targets are the first and the last of a shard, or none."""
+    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=HANG_LIMIT_S))
+    rank, size = dist.get_rank(), dist.get_world_size()
+    hidden, weight, _targets, _rows = token_loss_batch(9)
+    hidden[:, 0], weight[:, 0] = 1.0, level
+    targets = torch.tensor([0, 19, 20, 36, 20, 19, -100, 5, 30])
+    again, is_needed = exponentials.exponentials_again, []
+
+    def noting(*arguments: Any) -> None:
+        is_needed.append(bool(arguments[6]))
+        again(*arguments)
+
+    vars(exponentials)["exponentials_again"] = noting
+    whole = [hidden.double().requires_grad_(), weight[:37].double().requires_grad_()]
+    logprobs = torch.log_softmax(whole[0] @ whole[1].T, -1).gather(1, targets.clamp(min=0)[:, None])[:, 0]
+    logprobs.where(targets >= 0, 0.0).sum().backward()
+    shard = [hidden.clone().requires_grad_(), weight.chunk(size)[rank].clone().requires_grad_()]
+    loss, _stats = linear_token_loss(
+        shard[0],
+        shard[1],
+        targets,
+        lambda lp, _rows: (lp.sum(), torch.ones_like(lp)),
+        vocab_size=37,
+        group=dist.group.WORLD,
+    )
+    loss.backward()
+    assert not any(is_needed), "a second launch"
+    gradients = [x.grad if x.grad is not None else torch.empty(0) for x in (*shard, *whole)]
+    dist.all_reduce(gradients[0])
+    expected = torch.cat([gradients[3], gradients[3].new_zeros(3, 16)]).chunk(size)[rank]
+    # logits of 300 are rounded to 3e-5, and the sum over a column of equal weights cancels
+    torch.testing.assert_close(gradients[0][:, 1:], gradients[2][:, 1:].float(), rtol=2e-4, atol=2e-4)
+    torch.testing.assert_close(gradients[1], expected.float(), rtol=2e-4, atol=2e-4)
     dist.destroy_process_group()
 
 

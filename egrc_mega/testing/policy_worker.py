@@ -104,7 +104,7 @@ def first_updates_with_gradients_in_forward(
     model_path: Path, layouts: dict[str, tuple[dict[str, Any], int, str]], out: Path
 ) -> None:
     """The same with gradients of the loss made with the logits, a few rows at a time, as on a GPU."""
-    vars(engine)["takes_gradient_in_forward"] = lambda loss, _device: not loss.needs_whole_responses
+    vars(engine)["takes_gradient_in_forward"] = lambda loss, *_: not loss.needs_whole_responses
     vars(sizes)["CPU_BYTES"] = 4 * 40 * 7
     first_updates(model_path, layouts, out)
 

@@ -26,12 +26,16 @@ FILLS = {"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_f
 """torch's that read nothing of the tensor that they are given."""
 PRODUCTS = {"mm", "addmm", "addmm_", "bmm"}
 OUR_PRODUCTS = {"linear_logprob._tiles_kernel", "linear_logprob._gradients_kernel"}
+IDLE = {"exponentials_again"}
+"""Ours that launch something which ends at once where, as usually, the device finds nothing for it to do."""
+PLACES = {"gather", "index", "scatter_"}
+"""torch's that read or write as much of a tensor as they are given places."""
 WRITES_ONLY = {"copy_", "fill_", "zero_"}
 """torch's that do not read what they write to."""
 WRITTEN = {
     "logprob._partials_kernel": {"partials"},
     "logprob._gradients_kernel": {"gradients"},
-    "linear_logprob._tiles_kernel": {"partials"},
+    "linear_logprob._tiles_kernel": {"partials", "exponentials"},
     "linear_logprob._gradients_kernel": {"gradients"},
     "linear_logprob._join_kernel": {"partials"},
     "policy_loss._policy_loss_kernel": {"gradients", "sums"},
@@ -95,9 +99,10 @@ class _Counting(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func.namespace == "egrc":
+            op = func._schema.name.split("::")[1]
             with self:
-                result = OPDEFS[f"egrc::{func._schema.name.split('::')[1]}"]._init_fn(*args, **kwargs)
-            self._count_noted()
+                result = OPDEFS[f"egrc::{op}"]._init_fn(*args, **kwargs)
+            self._count_noted(is_idle=op in IDLE)
             return result
         with self:  # inside our ops nobody has taken those apart yet that are made of others
             result = func.decompose(*args, **kwargs)
@@ -113,6 +118,11 @@ class _Counting(TorchDispatchMode):
     def _count_torch(self, func: Any, name: str, args: Any, kwargs: Any, result: Any) -> None:
         traffic = self.traffic
         traffic.launches[name] += 1
+        if name in PLACES:
+            moved = kwargs.get("src", args[3]) if name == "scatter_" else result
+            indices = [x for x in _flat(args[1:]) if x.dtype == torch.int64]
+            traffic.bytes[name] += 2 * size(moved) + sum(map(size, indices))
+            return
         given = dict(zip([argument.name for argument in func._schema.arguments], args, strict=False)) | kwargs
         for argument in func._schema.arguments:
             is_written = argument.alias_info is not None and argument.alias_info.is_write
@@ -125,11 +135,13 @@ class _Counting(TorchDispatchMode):
             a, b = [x for x in args if isinstance(x, torch.Tensor)][-2:]
             traffic.flop += 2.0 * a.numel() * b.shape[-1]
 
-    def _count_noted(self) -> None:
+    def _count_noted(self, is_idle: bool) -> None:
         traffic = self.traffic
         while self.noted:
             launch = self.noted.pop(0)
             traffic.launches[launch.name] += 1
+            if is_idle:
+                continue
             traffic.bytes[launch.name] += _bytes_of(launch)
             if launch.name in OUR_PRODUCTS:
                 hidden, weight = launch.values["hidden"], launch.values["weight"]
@@ -137,7 +149,7 @@ class _Counting(TorchDispatchMode):
 
 
 def _bytes_of(launch: Launch) -> int:
-    """A tensor that is given twice to be read stands in for one that is not there."""
+    """A tensor that is given twice stands in for one that is not there."""
     written = WRITTEN[launch.name]
     tensors = {name: value for name, value in launch.values.items() if isinstance(value, torch.Tensor)}
     # of a tile's six numbers a row two are the same at temperature one
@@ -145,9 +157,11 @@ def _bytes_of(launch: Launch) -> int:
     share = {tiles: 4 / 6} if launch.values.get("AT_ONE") else {}
     if "first_tile" in launch.values:
         columns = _share_of_columns(launch)
-        share |= {"weight": columns, "gradients": columns, "partials": columns * share.get("partials", 1)}
-    read = {id(tensor): name for name, tensor in tensors.items() if name not in written}
-    return int(sum(size(tensors[name]) * share.get(name, 1) for name in [*read.values(), *(written & set(tensors))]))
+        share |= {"weight": columns, "gradients": columns, "exponentials": columns}
+        share["partials"] = columns * share.get("partials", 1)
+    ways = ([name for name in tensors if (name in written) == is_written] for is_written in (False, True))
+    names = [name for way in ways for name in {id(tensors[name]): name for name in reversed(way)}.values()]
+    return int(sum(size(tensors[name]) * share.get(name, 1) for name in names))
 
 
 def _share_of_columns(launch: Launch) -> float:
@@ -160,6 +174,11 @@ def _share_of_columns(launch: Launch) -> float:
 def size(tensor: torch.Tensor) -> int:
     """Bytes of its elements."""
     return tensor.numel() * tensor.itemsize
+
+
+def _flat(values: Any) -> Iterator[torch.Tensor]:
+    for value in values:
+        yield from _tensors(value)
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:

@@ -1,9 +1,11 @@
 """The kernels on a GPU in bf16, against float64; a row's bits whatever its company; under torch.compile."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
-from egrc_kernels.linear_logprob import linear_logprob, linear_token_loss
+from egrc_kernels.linear_logprob import in_forward, linear_logprob, linear_token_loss
 from egrc_kernels.logprob import logprob_entropy, rows
 from egrc_kernels.masked_logprob import SamplingMasks, masked_logprob
 from egrc_kernels.policy_loss import LossSettings, policy_loss, reference
@@ -112,25 +114,79 @@ def test_kernels_repeat_bit_by_bit() -> None:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-@pytest.mark.parametrize("chunk_bytes", [2**21, None])
-def test_gradients_in_forward(chunk_bytes: int | None) -> None:
-    """In one chunk, and in many, whose gradients make three products."""
-    x, weight, targets = head()
-    slopes = torch.randn(len(x), device="cuda")
+def of_token_loss(
+    x: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, slopes: torch.Tensor, **options: Any
+) -> tuple[torch.Tensor, ...]:
+    """The sum of slopes times log-probs, statistics, and gradients of thrice the sum."""
+    live = [t.clone().requires_grad_() for t in (x, weight)]
 
     def by_row(logprobs: torch.Tensor, place: slice) -> tuple[torch.Tensor, torch.Tensor]:
         return (slopes[place] * logprobs).sum(), slopes[place]
 
-    live = [t.clone().requires_grad_() for t in (x, weight)]
-    loss, _stats = linear_token_loss(*live, targets, by_row, vocab_size=REAL, chunk_bytes=chunk_bytes)
-    (3 * loss).backward()
-    doubles = [t.double().requires_grad_() for t in (x, weight)]
-    logp = torch.log_softmax((doubles[0] @ doubles[1].T)[:, :REAL], -1)
-    exact = (slopes * logp.gather(1, targets.clamp(min=0)[:, None])[:, 0].where(targets != -100, 0.0)).sum()
-    (3 * exact).backward()
-    assert abs(float(loss - exact)) <= 5e-3
-    for found, expected in zip(live, doubles, strict=True):
-        assert_close(found.grad, expected.grad, 6e-3)
+    loss, stats = linear_token_loss(*live, targets, by_row, **options)
+    return loss.detach(), *stats, *torch.autograd.grad(3 * loss, live)
+
+
+def exact_token_loss(
+    x: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, slopes: torch.Tensor, temperature: float = 1.0
+) -> tuple[torch.Tensor, ...]:
+    """Loss and gradients in float64."""
+    live = [t.double().requires_grad_() for t in (x, weight)]
+    logp = torch.log_softmax(live[0] @ live[1].T / temperature, -1)
+    loss = (slopes * logp.gather(1, targets.clamp(min=0)[:, None])[:, 0].where(targets != -100, 0.0)).sum()
+    return loss.detach(), *torch.autograd.grad(3 * loss, live)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+@pytest.mark.parametrize("chunk_bytes", [2**21, None])
+@pytest.mark.parametrize("from_logits", [False, True])
+def test_gradients_in_forward(
+    chunk_bytes: int | None, temperature: float, from_logits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one chunk, and in many, whose gradients make three products."""
+    if from_logits:
+        monkeypatch.setattr(in_forward, "can_take_exponentials", lambda *_tensors: False)
+    x, weight, targets = head()
+    slopes = torch.randn(len(x), device="cuda")
+    options = {"temperature": temperature, "vocab_size": REAL, "chunk_bytes": chunk_bytes}
+    loss, *_stats, by_x, by_weight = of_token_loss(x, weight, targets, slopes, **options)
+    expected = exact_token_loss(x, weight[:REAL], targets, slopes, temperature)
+    assert abs(float(loss - expected[0])) <= 5e-3
+    assert_close(by_x, expected[1], 6e-3)
+    assert_close(by_weight[:REAL], expected[2], 6e-3)
+    assert by_weight[REAL:].abs().max() == 0 and by_x[7].abs().max() == 0
+
+
+def test_a_row_is_trained_on_with_the_bits_it_was_scored_with() -> None:
+    x, weight, targets = head()
+    with torch.no_grad():
+        scored = linear_logprob(x, weight, targets, temperature=0.7)
+    trained = of_token_loss(x, weight, targets, torch.ones(len(x), device="cuda"), temperature=0.7)[1:4]
+    assert all(torch.equal(a, b) for a, b in zip(scored, trained, strict=True))
+
+
+def test_gradients_of_targets_that_are_nearly_certain_and_hardly_possible(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first keep the digits of 1 - p, the others are written a second time; without a wait for the device."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    x, weight, _targets = head(rows=64)
+    x[:, 0], weight[:, 0], weight[5], weight[6] = 0.0, 0.0, 0.0, 0.0
+    weight[5, 0], weight[6, 0] = 1.0, -1.0
+    targets = torch.full((64,), 5, device="cuda")
+    x[:32, 0], targets[32:] = 20.0, 6
+    x[32:, 0] = torch.linspace(0, 400, 32, device="cuda").bfloat16()
+    slopes = torch.randn(64, device="cuda")
+    of_token_loss(x, weight, targets, slopes)  # compiles
+    torch.use_deterministic_algorithms(True)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = of_token_loss(x, weight, targets, slopes)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        torch.use_deterministic_algorithms(False)
+    expected = exact_token_loss(x, weight, targets, slopes)
+    for part in (slice(0, 32), slice(32, 64)):
+        assert_close(found[4][part], expected[1][part], 8e-3)
+    assert_close(found[5], expected[2], 8e-3)
 
 
 def test_a_16_bit_gradient_has_the_bits_of_the_float32_one_rounded() -> None:

@@ -69,14 +69,6 @@ def test_both_ways_agree(model_path: Path, name: str, has_old: bool, monkeypatch
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.usefixtures("world_of_one")
-def test_a_fused_output_layer_makes_its_gradient_in_backward(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "takes_gradient_in_forward", lambda *_: True)
-    monkeypatch.setattr(engine, "linear_token_loss", lambda *_, **__: pytest.fail("the gradient was made in forward"))
-    result, _ = updated(model_path, next(iter(TOKEN_LOSSES.values())), has_old=False, fused=True)
-    assert result.grad_norm > 0
-
-
 def test_both_ways_agree_on_shards(tmp_path: Path, model_path: Path) -> None:
     layouts = {
         "tensor": ({"tensor_model_parallel_size": 2, "sequence_parallel": True}, 100, "ragged"),
@@ -119,6 +111,9 @@ def test_ratios_of_sequences_and_cpus_take_the_other_way(monkeypatch: pytest.Mon
     assert not takes_gradient_in_forward(LossSection(ratio="token", sequence_mask=(0.9, 1.1)), gpu)
     assert not takes_gradient_in_forward(LossSection(ratio="token", tis_cap=2.0, tis_ratio="product"), gpu)
     assert not takes_gradient_in_forward(LossSection(ratio="none"), cpu)
+    # of entropies the slope meets logits in memory, which a fused output layer has not
+    assert takes_gradient_in_forward(LossSection(ratio="none"), gpu, without_logits=True)
+    assert not takes_gradient_in_forward(LossSection(entropy_coef=0.1), gpu, without_logits=True)
     assert "logits" not in layer_spec.parts_in_use("auto")["log-probs and loss"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(layer_spec, "replaces_megatrons", lambda: True)

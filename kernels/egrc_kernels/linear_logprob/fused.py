@@ -56,11 +56,11 @@ def fused_gradients(
 
     per_row = (targets_T, log_sum_T, grad_logprob_T, entropy_T, grad_entropy_T)
     rest = (*per_row, start, num_real, temperature)
-    tiles, num_programs = _tiles_and_programs(hidden_TH)
+    tiles, num_programs = tiles_and_programs(hidden_TH)
     return triton.fused_gradients(hidden_TH, weight_CH, *rest, tiles, num_programs=num_programs)
 
 
-def _tiles_and_programs(tensor: torch.Tensor) -> "tuple[Tiles, int]":
+def tiles_and_programs(tensor: torch.Tensor) -> "tuple[Tiles, int]":
     """Shape of the tiles, and how many programs take them, on the tensor's device."""
     from egrc_kernels.linear_logprob import triton
 
@@ -76,7 +76,7 @@ def _tiles(
 ) -> torch.Tensor:
     from egrc_kernels.linear_logprob import triton
 
-    tiles, num_programs = _tiles_and_programs(hidden)
+    tiles, num_programs = tiles_and_programs(hidden)
     rest = (start, num_real, temperature, tiles)
     return triton.fused_partials(hidden, weight, targets, *rest, num_programs=num_programs)
 

@@ -46,7 +46,7 @@ def add_float32_product_(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) 
 
 @torch.library.custom_op("egrc::scaled", mutates_args=())
 def scaled(x: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Values times a scalar, in another dtype: rounded once, and nothing is written in between."""
+    """Values times a scalar or a column, in a dtype: rounded once, and nothing is written in between."""
     result = torch.empty(x.shape, dtype=dtype, device=x.device)
     return torch.mul(x, scale, out=result)
 

@@ -1,9 +1,10 @@
 """Products of hidden states and weight that write no logits: row sums forward, the gradient by the logits backward.
 
 A program takes tiles of BLOCK_M rows and BLOCK_N columns, one after the other; tiles are read through tensor
-descriptors (TMA from sm_90 on). Forward writes each tile's partials: a row has the same tiles and the same order of
-sums whatever other rows there are. A second kernel joins the tiles of a row from left to right, some at a time.
-Backward makes the same logits by the same product, knows each row's sum, and writes only the gradient.
+descriptors (TMA from sm_90 on). Forward writes each tile's partials, which `join` joins: a row has the same tiles and
+the same order of sums whatever other rows there are. It may also write the exponentials of the logits, of which a
+gradient in forward is made (`exponentials`). Backward makes the same logits by the same product, knows each row's sum,
+and writes only the gradient.
 """
 
 import contextvars
@@ -16,6 +17,7 @@ import triton
 import triton.language as tl
 
 from egrc_kernels.exp2 import LN_2, LOG2_E, exp2
+from egrc_kernels.linear_logprob.join import join_tiles
 from egrc_kernels.registry import launches_on_its_device, speaks_ptx
 
 
@@ -33,7 +35,8 @@ def _tile_sums(x, maximum, exponent, PTX: tl.constexpr):
     """Of e = 2^(exponent (x - maximum)) and of e times its natural logarithm, along the rows of a tile.
 
     The product and the difference are one instruction, at the price of a rounded `exponent * maximum`. What that is off
-    by is the same for a whole row, known, and taken out of the sums.
+    by is the same for a whole row, known, and taken out of the sums. The tile that comes with them still has it: it is
+    2^(exponent x - shift).
     """
     # a row of padding only is 1e30 below: it keeps ones, as if the difference had been taken first
     exponents = tl.where(maximum > -1e29, exponent, 0.0)
@@ -43,7 +46,7 @@ def _tile_sums(x, maximum, exponent, PTX: tl.constexpr):
     e = exp2(y, PTX)
     total, weighted = tl.sum(e, 1), tl.sum(e * y, 1)
     scale = exp2(-off, PTX)
-    return scale * total, scale * (weighted - off * total) * LN_2
+    return scale * total, scale * (weighted - off * total) * LN_2, e, shift
 
 
 @triton.jit(do_not_specialize=["first_tile", "tiles_n", "start", "num_real"])
@@ -52,17 +55,22 @@ def _tiles_kernel(
     weight,
     targets,
     partials,
+    exponentials,
+    references,
+    rounds,
     num_rows,
     num_columns,
     hidden_size,
+    exponentials_stride,
     start,
     num_real,
     inverse_temperature,
     first_tile,
     tiles_n,
+    WRITES_EXPONENTIALS: tl.constexpr,
     AT_ONE: tl.constexpr,
     MASKED: tl.constexpr,
-    WARP_SPECIALIZE: tl.constexpr,
+    FLATTEN: tl.constexpr,
     PTX: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -72,7 +80,13 @@ def _tiles_kernel(
     hidden_tiles = tl.make_tensor_descriptor(hidden, [num_rows, hidden_size], [hidden_size, 1], [BLOCK_M, BLOCK_K])
     weight_tiles = tl.make_tensor_descriptor(weight, [num_columns, hidden_size], [hidden_size, 1], [BLOCK_N, BLOCK_K])
     tiles_m = tl.cdiv(num_rows, BLOCK_M)
-    for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0), warp_specialize=WARP_SPECIALIZE):
+    num_tiles = tiles_m * tiles_n
+    if WRITES_EXPONENTIALS:
+        written_tiles = tl.make_tensor_descriptor(
+            exponentials, [num_rows, num_columns], [exponentials_stride, 1], [BLOCK_M, BLOCK_N]
+        )
+        num_tiles *= tl.load(rounds)
+    for tile in tl.range(tl.program_id(0), num_tiles, tl.num_programs(0), flatten=FLATTEN):
         tile_m, tile_n = _place(tile, tiles_m, first_tile, tiles_n, GROUP_M)
         x = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
         for k in tl.range(0, hidden_size, BLOCK_K):
@@ -91,17 +105,21 @@ def _tiles_kernel(
         maximum = tl.max(x, 1)
         hit = tl.zeros([BLOCK_M], tl.float32)
         is_here = (target >= first) & (target < first + BLOCK_N)
-        # zero rounds or one: a condition would take the specialised warps away, and what does not look at the round's
-        # number would be taken out of the loop
-        for zero in tl.range(0, tl.max(is_here.to(tl.int32), 0)):
-            hit += tl.sum(tl.where(columns[None, :] == (target + zero)[:, None], x, 0.0), 1)
+        if tl.max(is_here.to(tl.int32), 0) > 0:
+            hit = tl.sum(tl.where(columns[None, :] == target[:, None], x, 0.0), 1)
         out = partials + tl.cast(tile_n, tl.int64) * 6 * num_rows + rows
         tl.store(out, maximum, mask=is_row)
         tl.store(out + num_rows, hit, mask=is_row)
-        total, weighted = _tile_sums(x, maximum, inverse_temperature * LOG2_E, PTX)
-        total_one, weighted_one = total, weighted
+        total_one, weighted_one = tl.zeros([BLOCK_M], tl.float32), tl.zeros([BLOCK_M], tl.float32)
         if not AT_ONE:
-            total_one, weighted_one = _tile_sums(x, maximum, LOG2_E, PTX)
+            total_one, weighted_one, _e, _shift = _tile_sums(x, maximum, LOG2_E, PTX)
+        total, weighted, e, shift = _tile_sums(x, maximum, inverse_temperature * LOG2_E, PTX)
+        if WRITES_EXPONENTIALS:
+            reference = tl.load(references + rows, mask=is_row, other=0.0)
+            # where a row of a tile is 1e30 below, as padding is, e is not
+            scale = tl.where(maximum > -1e29, exp2(shift - reference, PTX), 0.0)
+            written = (e * scale[:, None]).to(exponentials.dtype.element_ty)
+            written_tiles.store([tile_m * BLOCK_M, first], written)
         # stores in between would keep more of the tile alive: 8 bytes of spills on sm_90
         tl.store(out + 2 * num_rows, total, mask=is_row)
         tl.store(out + 3 * num_rows, weighted, mask=is_row)
@@ -131,7 +149,7 @@ def _gradients_kernel(
     tiles_n,
     HAS_ENTROPY: tl.constexpr,
     MASKED: tl.constexpr,
-    WARP_SPECIALIZE: tl.constexpr,
+    FLATTEN: tl.constexpr,
     PTX: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -141,7 +159,7 @@ def _gradients_kernel(
     hidden_tiles = tl.make_tensor_descriptor(hidden, [num_rows, hidden_size], [hidden_size, 1], [BLOCK_M, BLOCK_K])
     weight_tiles = tl.make_tensor_descriptor(weight, [num_columns, hidden_size], [hidden_size, 1], [BLOCK_N, BLOCK_K])
     tiles_m = tl.cdiv(num_rows, BLOCK_M)
-    for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0), warp_specialize=WARP_SPECIALIZE):
+    for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0), flatten=FLATTEN):
         tile_m, tile_n = _place(tile, tiles_m, first_tile, tiles_n, GROUP_M)
         x = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
         for k in tl.range(0, hidden_size, BLOCK_K):
@@ -171,62 +189,6 @@ def _gradients_kernel(
         tl.store(out, gradient.to(gradients.dtype.element_ty), mask=is_there)
 
 
-@triton.jit
-def _sums(place, shift, is_here, num_rows):
-    """Sums of several tiles of each row, moved to their common maximum: e' = c e and (e d)' = c (e d + e shift)."""
-    scale = tl.exp(shift)
-    total = tl.load(place, mask=is_here, other=0.0)
-    weighted = tl.load(place + num_rows, mask=is_here, other=0.0)
-    return tl.sum(scale * total, 0), tl.sum(scale * (weighted + shift * total), 0)
-
-
-@triton.jit
-def _moved(total, weighted, shift, new_total, new_weighted):
-    """What a row had, moved by `shift`, and what is new."""
-    scale = tl.exp(shift)
-    return scale * total + new_total, scale * (weighted + shift * total) + new_weighted
-
-
-@triton.jit
-def _join_kernel(
-    tiles,
-    partials,
-    num_rows,
-    num_tiles,
-    inverse_temperature,
-    AT_ONE: tl.constexpr,
-    ROWS: tl.constexpr,
-    TILES_AT_A_TIME: tl.constexpr,
-):
-    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    is_row = rows < num_rows
-    maximum = tl.full([ROWS], -1e30, tl.float32)
-    hit = tl.zeros([ROWS], tl.float32)
-    total, weighted = tl.zeros([ROWS], tl.float32), tl.zeros([ROWS], tl.float32)
-    total_one, weighted_one = tl.zeros([ROWS], tl.float32), tl.zeros([ROWS], tl.float32)
-    for first in range(0, num_tiles, TILES_AT_A_TIME):
-        tile = first + tl.arange(0, TILES_AT_A_TIME)
-        is_here = (tile < num_tiles)[:, None] & is_row[None, :]
-        place = tiles + tile.to(tl.int64)[:, None] * 6 * num_rows + rows[None, :]
-        tile_maximum = tl.load(place, mask=is_here, other=-1e30)
-        hit += tl.sum(tl.load(place + num_rows, mask=is_here, other=0.0), 0)
-        higher = tl.maximum(maximum, tl.max(tile_maximum, 0))
-        own, new = maximum - higher, tile_maximum - higher[None, :]
-        t, w = _sums(place + 2 * num_rows, new * inverse_temperature, is_here, num_rows)
-        total, weighted = _moved(total, weighted, own * inverse_temperature, t, w)
-        if not AT_ONE:
-            t, w = _sums(place + 4 * num_rows, new, is_here, num_rows)
-            total_one, weighted_one = _moved(total_one, weighted_one, own, t, w)
-        maximum = higher
-    out = partials + rows
-    tl.store(out, maximum, mask=is_row)
-    tl.store(out + num_rows, hit, mask=is_row)
-    tl.store(out + 2 * num_rows, total, mask=is_row)
-    tl.store(out + 3 * num_rows, weighted, mask=is_row)
-    tl.store(out + 4 * num_rows, total if AT_ONE else total_one, mask=is_row)
-    tl.store(out + 5 * num_rows, weighted if AT_ONE else weighted_one, mask=is_row)
-
-
 @dataclass(frozen=True, slots=True)
 class Tiles:
     """Shape and schedule of the product."""
@@ -236,12 +198,24 @@ class Tiles:
     k: int
     num_warps: int
     num_stages: int
-    warp_specialize: bool = False
+    flatten: bool = False
+    """Read the next tile while one is being finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exponentials:
+    """What forward writes beside a row's sums: 2^(logit log2(e) / temperature - reference)."""
+
+    values_TV: torch.Tensor
+    references_T: torch.Tensor
+    """float32."""
+    rounds: torch.Tensor
+    """int32 scalar on the device: one, or zero and nothing is computed nor written."""
 
 
 TILES = {
-    # Hopper specialises warps with four of them only; without, this tile would spill
-    9: Tiles(128, 256, 64, num_warps=4, num_stages=4, warp_specialize=True),
+    # a fourth stage would leave no shared memory for a tile of exponentials
+    9: Tiles(128, 256, 64, num_warps=8, num_stages=3, flatten=True),
     10: Tiles(128, 128, 64, num_warps=8, num_stages=4),
     8: Tiles(128, 128, 64, num_warps=8, num_stages=2),
 }
@@ -249,7 +223,6 @@ TILES = {
 INTERPRETED = Tiles(32, 64, 32, num_warps=4, num_stages=1)
 GROUP_M = 16
 """Row tiles that are taken together: with 132 programs, 16 of them and eight of columns are in use at a time."""
-JOIN_ROWS, JOIN_TILES, JOIN_WARPS = 32, 32, 4
 
 
 def _by_padding(num_columns: int, num_real: int, width: int) -> Iterator[tuple[int, int, bool]]:
@@ -274,10 +247,38 @@ def fused_partials(
     num_programs: int,
 ) -> torch.Tensor:
     """[6, T], see `logprob.reference.row_partials`."""
+    tiles_N6T = empty_partials(hidden_TH, weight_VH, tiles)
+    rest = (start, num_real, temperature, tiles)
+    write_tiles(tiles_N6T, hidden_TH, weight_VH, targets_T, *rest, num_programs=num_programs)
+    return join_tiles(tiles_N6T, temperature)
+
+
+def empty_partials(hidden_TH: torch.Tensor, weight_VH: torch.Tensor, tiles: Tiles) -> torch.Tensor:
+    """[N, 6, T] float32 without values, for `write_tiles`."""
+    num_tiles = triton.cdiv(weight_VH.shape[0], tiles.n)
+    return torch.empty(num_tiles, 6, len(hidden_TH), dtype=torch.float32, device=hidden_TH.device)
+
+
+@launches_on_its_device
+def write_tiles(
+    tiles_N6T: torch.Tensor,
+    hidden_TH: torch.Tensor,
+    weight_VH: torch.Tensor,
+    targets_T: torch.Tensor,
+    start: int,
+    num_real: int,
+    temperature: float,
+    tiles: Tiles,
+    *,
+    num_programs: int,
+    exponentials: Exponentials | None = None,
+) -> None:
+    """Fill the tiles' partials, of which `join_tiles` makes rows', and the exponentials."""
     (num_rows, hidden_size), num_columns = hidden_TH.shape, weight_VH.shape[0]
-    device = hidden_TH.device
-    num_tiles = triton.cdiv(num_columns, tiles.n)
-    tiles_N6T = torch.empty(num_tiles, 6, num_rows, dtype=torch.float32, device=device)
+    written, stride = (tiles_N6T, targets_T, targets_T), 0  # nothing is
+    if exponentials is not None:
+        written = (exponentials.values_TV, exponentials.references_T, exponentials.rounds)
+        stride = exponentials.values_TV.stride(0)
     for first, count, masked in _by_padding(num_columns, num_real, tiles.n):
         grid = (min(num_programs, triton.cdiv(num_rows, tiles.m) * count),)
         launch = partial(
@@ -286,17 +287,20 @@ def fused_partials(
             weight_VH,
             targets_T,
             tiles_N6T,
+            *written,
             num_rows,
             num_columns,
             hidden_size,
+            stride,
             start,
             num_real,
             1.0 / temperature,
             first,
             count,
+            WRITES_EXPONENTIALS=exponentials is not None,
             AT_ONE=temperature == 1,
             MASKED=masked,
-            WARP_SPECIALIZE=tiles.warp_specialize,
+            FLATTEN=tiles.flatten,
             PTX=speaks_ptx(),
             BLOCK_M=tiles.m,
             BLOCK_N=tiles.n,
@@ -305,27 +309,7 @@ def fused_partials(
             num_warps=tiles.num_warps,
             num_stages=tiles.num_stages,
         )
-        _with_scratch(device, launch)
-    return join_tiles(tiles_N6T, temperature)
-
-
-@launches_on_its_device
-def join_tiles(tiles_N6T: torch.Tensor, temperature: float) -> torch.Tensor:
-    """[6, T] of whole rows from [N, 6, T] of their tiles, from left to right."""
-    num_tiles, _, num_rows = tiles_N6T.shape
-    partials_6T = torch.empty(6, num_rows, dtype=torch.float32, device=tiles_N6T.device)
-    _join_kernel[(triton.cdiv(num_rows, JOIN_ROWS),)](
-        tiles_N6T,
-        partials_6T,
-        num_rows,
-        num_tiles,
-        1.0 / temperature,
-        AT_ONE=temperature == 1,
-        ROWS=JOIN_ROWS,
-        TILES_AT_A_TIME=JOIN_TILES,
-        num_warps=JOIN_WARPS,
-    )
-    return partials_6T
+        _with_scratch(hidden_TH.device, launch)
 
 
 @launches_on_its_device
@@ -373,7 +357,7 @@ def fused_gradients(
             count,
             HAS_ENTROPY=has_entropy,
             MASKED=masked,
-            WARP_SPECIALIZE=tiles.warp_specialize,
+            FLATTEN=tiles.flatten,
             PTX=speaks_ptx(),
             BLOCK_M=tiles.m,
             BLOCK_N=tiles.n,

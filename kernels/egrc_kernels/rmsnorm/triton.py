@@ -1,6 +1,7 @@
 """The norm: forward a row a program; backward a program takes every P-th row and sums their part of the weight's.
 
-A program of the backward kernel waits for its row, then for its threads to meet: its next row is on the way meanwhile.
+A program of the backward kernel waits for its row, then for its threads to meet: the next two rows are on their way
+meanwhile.
 """
 
 import torch
@@ -9,8 +10,10 @@ import triton.language as tl
 
 from egrc_kernels.registry import launches_on_its_device
 
-MAX_PROGRAMS = 512
-"""Partial sums of the weight's gradient: added by torch, in order."""
+MAX_PROGRAMS = 528
+"""Four for each of an H100's processors; their partial sums of the weight's gradient are added by torch, in order."""
+STAGES = 3
+"""Of a program: one row in work, two on their way."""
 
 
 @triton.jit
@@ -28,13 +31,24 @@ def _forward_kernel(x, weight, y, inverses, row_stride, size, eps, BLOCK: tl.con
 
 @triton.jit(do_not_specialize=["num_rows"])
 def _backward_kernel(
-    grad, x, weight, inverses, grad_x, grad_weights, grad_stride, row_stride, num_rows, size, BLOCK: tl.constexpr
+    grad,
+    x,
+    weight,
+    inverses,
+    grad_x,
+    grad_weights,
+    grad_stride,
+    row_stride,
+    num_rows,
+    size,
+    BLOCK: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     columns = tl.arange(0, BLOCK)
     is_column = columns < size
     scale = tl.load(weight + columns, mask=is_column, other=0.0).to(tl.float32)
     grad_weight = tl.zeros([BLOCK], tl.float32)
-    for row in tl.range(tl.program_id(0), num_rows, tl.num_programs(0), num_stages=2):
+    for row in tl.range(tl.program_id(0), num_rows, tl.num_programs(0), num_stages=STAGES):
         upstream = tl.load(grad + tl.cast(row, tl.int64) * grad_stride + columns, mask=is_column, other=0.0)
         upstream = upstream.to(tl.float32)
         values = tl.load(x + tl.cast(row, tl.int64) * row_stride + columns, mask=is_column, other=0.0).to(tl.float32)
@@ -90,6 +104,7 @@ def rmsnorm_backward(
         num_rows,
         size,
         BLOCK=block,
+        STAGES=STAGES,
         num_warps=warps,
     )
     return grad_x_TH, grad_weights_PH.sum(0).to(weight_H.dtype)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from egrc_kernels.linear_logprob import fused, linear_logprob, linear_token_loss
+from egrc_kernels.linear_logprob import fused, join, linear_logprob, linear_token_loss
 from egrc_kernels.linear_logprob import triton as fused_kernels
 from egrc_kernels.logprob import logprob_entropy, rows, shards
 from egrc_kernels.logprob import triton as row_kernels
@@ -23,8 +23,9 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several blocks a row at test sizes, the last one partly empty."""
     monkeypatch.setattr(row_kernels, "PARTIALS_BLOCK", 64)
     monkeypatch.setattr(row_kernels, "GRADIENTS_BLOCK", 64)
-    for name, value in (("GROUP_M", 2), ("JOIN_ROWS", 16), ("JOIN_TILES", 4)):
-        monkeypatch.setattr(fused_kernels, name, value)
+    monkeypatch.setattr(fused_kernels, "GROUP_M", 2)
+    monkeypatch.setattr(join, "JOIN_ROWS", 16)
+    monkeypatch.setattr(join, "JOIN_TILES", 4)
 
 
 def exact(logits: torch.Tensor, targets: torch.Tensor, temperature: float) -> tuple[torch.Tensor, ...]:

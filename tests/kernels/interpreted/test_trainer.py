@@ -10,9 +10,11 @@ import torch
 from egrc_kernels import registry
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from egrc_mega.policy import engine
 from egrc_mega.policy.engine import Policy
 from egrc_mega.policy.packing import Baselines
 from egrc_mega.policy.pass_sums import TokenStats
+from egrc_mega.policy.token_loss import takes_gradient_in_forward
 from egrc_mega.policy.weights import gather_hf, local_parameters
 from egrc_mega.sections.policy import MegatronSection, PolicySection
 from egrc_mega.sections.stage import LossSection
@@ -23,7 +25,7 @@ from egrc_mega.types import TrainSample
 
 LAUNCHERS = {
     "logprob": ("row_partials", "row_gradients"),
-    "linear_logprob": ("fused_partials", "fused_gradients"),
+    "linear_logprob": ("fused_partials", "write_tiles", "fused_gradients"),
     "policy_loss": ("loss_gradients_metrics",),
     "rmsnorm": ("rmsnorm", "rmsnorm_backward"),
     "swiglu": ("swiglu", "swiglu_backward"),
@@ -75,10 +77,16 @@ def miniature_samples(base_model: Path) -> list[TrainSample]:
     return samples
 
 
-FUSED = {"linear_logprob.fused_partials", "linear_logprob.fused_gradients"}
+def launchers(*ops: str) -> set[str]:
+    return {f"{op}.{name}" for op in ops for name in LAUNCHERS[op]}
 
 
-def one_update(model: Path, samples: list[TrainSample], kernels: str, fused: bool = False) -> dict[str, torch.Tensor]:
+FUSED_GRADIENTS = {"linear_logprob.fused_gradients"}
+
+
+def one_update(
+    model: Path, samples: list[TrainSample], kernels: str, fused: bool = False, loss: LossSection = LOSS
+) -> dict[str, torch.Tensor]:
     section = PolicySection(kernels=kernels, max_tokens_per_micro_batch=150, fused_output_layer=fused)
     policy = Policy(model, MegatronSection(), section)
     scored = policy.score(samples, 0.8)
@@ -90,7 +98,7 @@ def one_update(model: Path, samples: list[TrainSample], kernels: str, fused: boo
         held = {name: parameter.main_grad for name, parameter in parameters.items()}
         gradients.update({f"grad.{name}": g.clone() for name, g in gather_hf(held, policy.architecture)})
 
-    result = policy.update(samples, 0.8, LOSS, LEARNING_RATE, baselines, note_gradients)
+    result = policy.update(samples, 0.8, loss, LEARNING_RATE, baselines, note_gradients)
     found = {"scored": scored.logprobs, "loss": torch.tensor(result.loss), "grad_norm": torch.tensor(result.grad_norm)}
     found |= {"logprobs": result.stats.logprobs, "entropies": result.stats.entropies}
     found |= {"entropies_rollout": result.stats.entropies_rollout, "metrics": torch.stack(result.metrics)}
@@ -114,9 +122,37 @@ def test_one_batch_through_references_and_kernels(
     expected = one_update(model, samples, "reference")
     assert not calls
     found = one_update(model, samples, "triton", fused=kind == "untied")
-    launchers = {f"{op}.{name}" for op, names in LAUNCHERS.items() for name in names}
-    rows = {name for name in launchers if name.startswith("logprob.")}
-    assert set(calls) == launchers - (rows if kind == "untied" else FUSED - {"linear_logprob.fused_partials"})
+    assert set(calls) == launchers(*LAUNCHERS) - (launchers("logprob") if kind == "untied" else FUSED_GRADIENTS)
+    assert_same_update(found, expected)
+
+
+def test_one_batch_whose_gradients_are_made_with_the_logits(
+    tmp_path: Path, calls: dict[str, int], world_of_one: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: by exponentials, with the scores' bits; with an entropy term from logits, or, fused, in backward."""
+    monkeypatch.setenv(registry.VARIABLE, "auto")
+    model, samples = write_tiny_qwen2(tmp_path / "untied", tie_word_embeddings=False), ragged_samples(2)
+    plain = LOSS.model_copy(update={"entropy_coef": 0.0})
+    expected = {loss.entropy_coef: one_update(model, samples, "reference", loss=loss) for loss in (LOSS, plain)}
+    on_gpu = torch.device("cuda")
+    monkeypatch.setattr(
+        engine, "takes_gradient_in_forward", lambda loss, _cpu, fused: takes_gradient_in_forward(loss, on_gpu, fused)
+    )
+    without_logits = launchers(*LAUNCHERS) - launchers("logprob")
+    for fused, loss, launched in (
+        (False, plain, without_logits - FUSED_GRADIENTS),
+        (True, plain, without_logits - FUSED_GRADIENTS),
+        (False, LOSS, launchers(*LAUNCHERS) - FUSED_GRADIENTS),
+        (True, LOSS, without_logits),
+    ):
+        calls.clear()
+        found = one_update(model, samples, "triton", fused, loss)
+        assert set(calls) == launched
+        assert torch.equal(found["scored"], found["logprobs"]) or launched & launchers("logprob")
+        assert_same_update(found, expected[loss.entropy_coef])
+
+
+def assert_same_update(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
     assert found.keys() == expected.keys()
     differences = {}
     for name, value in expected.items():
