@@ -7,8 +7,9 @@ free.
 from egrc_mega.convert.family import Architecture
 from egrc_mega.sections.policy import MegatronSection
 
-MOST_BYTES, LEAST_BYTES, KEPT = 5 * 2**29, 2**28, 4
-"""Of float32 logits at most and at least, and how many times as much of gradients may be kept: `sizes.py`."""
+MOST_BYTES, LEAST_BYTES, SHARED_BYTES, KEPT = 5 * 2**29, 2**28, 2**29, 4
+"""Of float32 logits at most, at least, and where ranks share a vocabulary; and how many times as much of gradients may
+be kept: `sizes.py`."""
 
 
 def head_bytes(
@@ -19,7 +20,7 @@ def head_bytes(
     Args:
         num_rows: tokens of the micro-batch whose logits are needed: at most all of them.
         logits_bytes: of float32 logits at a time, see `affordable`.
-        makes_logits: the gradient comes from logits; in bf16 it does for a loss with an entropy term only.
+        makes_logits: the gradient comes from logits, as it does but for token losses in bf16.
     """
     width = 2 if section.bf16 else 4
     tensor = section.tensor_model_parallel_size

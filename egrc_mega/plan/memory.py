@@ -6,7 +6,7 @@ from functools import cached_property
 
 from egrc_mega.plan.activations import Recompute, kept_bytes, working_bytes
 from egrc_mega.plan.gpus import GIB, Gpu
-from egrc_mega.plan.head import affordable, head_bytes
+from egrc_mega.plan.head import SHARED_BYTES, affordable, head_bytes
 from egrc_mega.plan.model_facts import Model
 from egrc_mega.plan.serving import ServerMemory
 from egrc_mega.plan.states import States, World
@@ -33,8 +33,8 @@ class Setting:
     is_colocated: bool
     broadcasts_in_flight: bool = False
     """Rank 0 sends weights to the servers while it trains."""
-    has_entropy_term: bool = False
-    """The loss of a stage has."""
+    makes_logits: bool = True
+    """The gradient of a stage's loss comes from float32 logits."""
 
     @cached_property
     def states(self) -> tuple[States, ...]:
@@ -100,8 +100,9 @@ def rank_memory(setting: Setting, stage: int, budget: int, num_micro_batches: in
     if stage == section.pipeline_model_parallel_size - 1:
         on_device = 0 if setting.offloads_optimizer else states.optimizer
         free = setting.gpu.memory_bytes - (states.weights + states.gradients + on_device + reserved + in_flight + kept)
-        makes_logits = setting.has_entropy_term or not section.bf16
-        head = head_bytes(architecture, section, tokens, affordable(free), makes_logits)
+        makes_logits = setting.makes_logits or not section.bf16
+        speaks = section.tensor_model_parallel_size > 1 and not makes_logits
+        head = head_bytes(architecture, section, tokens, SHARED_BYTES if speaks else affordable(free), makes_logits)
     return RankMemory(
         stage=stage,
         states=states,

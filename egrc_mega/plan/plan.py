@@ -148,7 +148,16 @@ def _setting(config: Config, model: Model, gpu: Gpu, split: Split) -> Setting:
         bucket_bytes=config.sync.bucket_mib * 2**20,
         is_colocated=split.is_colocated,
         broadcasts_in_flight=config.rollout.mode == "async" and config.sync.transport == "distributed",
-        has_entropy_term=any(stage.loss.entropy_coef for stage in config.stages),
+        makes_logits=_makes_logits(config),
+    )
+
+
+def _makes_logits(config: Config) -> bool:
+    """Whether a loss's gradient comes from float32 logits: the engine's own conditions, in bf16 on a GPU."""
+    if config.policy.fused_output_layer:
+        return False
+    return any(
+        stage.rollout.top_k or stage.loss.needs_whole_responses or stage.loss.entropy_coef for stage in config.stages
     )
 
 

@@ -88,7 +88,7 @@ def _which_kernels(fused_output_layer: bool) -> str:
     kernels = "Triton" if replaces_megatrons() else "PyTorch references"
     if fused_output_layer:
         return f"{kernels}, no logits in memory in 16 bits"
-    return f"{kernels}, a token loss's gradient made with its logits"
+    return f"{kernels}, a token loss's gradient made in the forward pass"
 
 
 def _has_flash() -> bool:

@@ -79,9 +79,9 @@ class PolicySection(Section):
     kernels: Literal["auto", "reference", "triton"] = "auto"
     """Triton kernels or their PyTorch references; `auto`: kernels on a GPU. EGRC_KERNELS decides where this is auto."""
     fused_output_layer: bool = False
-    """No logits in memory for any loss, and the same bits of a token in training as in scoring. A token loss without
-    entropy term has that anyway; ratios of sequences and entropy terms take products of our own then, forward and
-    backward: 7 % less time for an output layer of the 7B model on an H200. bf16 on NVIDIA only."""
+    """No logits in memory for any loss, and the same bits of a token in training as in scoring. A token loss has that
+    anyway, but not with an entropy term or sampling masks. For the 7B model's output layer on an H200 ratios of
+    sequences take 7 % less time then, an entropy term a fifth more. bf16 on NVIDIA only."""
     offload_optimizer: bool = False
     """Keep optimizer state in host memory but for the step itself; bitwise the same, slower by two copies."""
     deterministic: bool = False

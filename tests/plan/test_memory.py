@@ -12,7 +12,7 @@ from egrc_mega.convert.presets import PRESETS
 from egrc_mega.plan import memory
 from egrc_mega.plan.activations import in_flight, kept_bytes, layer_bytes
 from egrc_mega.plan.gpus import GIB, find_gpu
-from egrc_mega.plan.head import LEAST_BYTES, MOST_BYTES, affordable, head_bytes
+from egrc_mega.plan.head import LEAST_BYTES, MOST_BYTES, SHARED_BYTES, affordable, head_bytes
 from egrc_mega.plan.memory import (
     RESERVED_BYTES,
     Setting,
@@ -53,10 +53,10 @@ def test_the_peak_is_what_one_gpu_took(root: Path) -> None:
 
     An H200 as the code is; an H100, which can afford half as many logits, when the gradient was made from those.
     """
-    of_h200, of_h100 = replace(setting(SMALL), gpu=find_gpu("h200-141g")), setting(SMALL)
+    of_h200 = replace(setting(SMALL), gpu=find_gpu("h200-141g"), makes_logits=False)
     for own, measured in (
         (of_h200, peak_gib(root, "h200/second.jsonl", "ours")),
-        (replace(of_h100, has_entropy_term=True), peak_gib(root, "h100/second_step.jsonl", "even, all on")),
+        (setting(SMALL), peak_gib(root, "h100/second_step.jsonl", "even, all on")),
     ):
         # torch counts what it has handed out: no context, no NCCL, nothing reserved
         planned = rank_memory(own, 0, 16384, 1).phases()["train"] - RESERVED_BYTES
@@ -159,15 +159,22 @@ def test_context_ranks_share_the_tokens_of_a_micro_batch() -> None:
     assert half.working == whole.working / 2
 
 
-@pytest.mark.parametrize(("bf16", "has_entropy_term", "makes"), [(1, 0, False), (1, 1, True), (0, 0, True)])
+@pytest.mark.parametrize(("bf16", "asked", "makes"), [(1, 0, False), (1, 1, True), (0, 0, True)])
 def test_logits_are_counted_where_the_gradient_comes_from_them(
-    bf16: int, has_entropy_term: int, makes: bool, monkeypatch: pytest.MonkeyPatch
+    bf16: int, asked: int, makes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "affordable", lambda _free: LEAST_BYTES)
-    own = replace(setting(SMALL, bf16=bool(bf16)), has_entropy_term=bool(has_entropy_term))
+    own = replace(setting(SMALL, bf16=bool(bf16)), makes_logits=bool(asked))
     section = own.world.section
     expected = head_bytes(SMALL.architecture, section, 8192, LEAST_BYTES, makes)
     assert rank_memory(own, 0, 8192, 1).head == expected
+
+
+def test_ranks_that_share_a_vocabulary_take_the_same_rows_whatever_is_free() -> None:
+    shared = setting(SMALL, 2, tensor_model_parallel_size=2)
+    for makes, size in ((False, SHARED_BYTES), (True, MOST_BYTES)):
+        expected = head_bytes(SMALL.architecture, shared.world.section, 16384, size, makes)
+        assert rank_memory(replace(shared, makes_logits=makes), 0, 16384, 1).head == expected
 
 
 def test_only_the_last_stage_has_a_head() -> None:

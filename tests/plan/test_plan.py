@@ -46,6 +46,21 @@ def test_the_recipe_is_planned_offline_without_weights(root: Path) -> None:
         assert part in told.stdout, part
 
 
+@pytest.mark.parametrize(
+    ("overrides", "makes"),
+    [
+        ([], False),
+        (["stages.explore.loss.ratio=sequence"], True),
+        (["stages.compress.loss.entropy_coef=0.01"], True),
+        (["stages.explore.rollout.top_k=50"], True),
+        (["stages.explore.rollout.top_k=50", "policy.fused_output_layer=true"], False),
+    ],
+)
+def test_logits_are_in_memory_for_the_losses_that_take_them(root: Path, overrides: list[str], makes: bool) -> None:
+    plan = ask(root, *overrides)
+    assert plan.memory is not None and plan.memory.setting.makes_logits is makes
+
+
 def test_json_has_what_the_page_has(root: Path) -> None:
     plan = ask(root)
     found = json.loads(json.dumps(as_json(plan)))

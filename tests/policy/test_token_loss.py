@@ -114,7 +114,7 @@ def test_ratios_of_sequences_and_cpus_take_the_other_way(monkeypatch: pytest.Mon
     # of entropies the slope meets logits in memory, which a fused output layer has not
     assert takes_gradient_in_forward(LossSection(ratio="none"), gpu, without_logits=True)
     assert not takes_gradient_in_forward(LossSection(entropy_coef=0.1), gpu, without_logits=True)
-    assert "logits" not in layer_spec.parts_in_use("auto")["log-probs and loss"]
+    assert "forward" not in layer_spec.parts_in_use("auto")["log-probs and loss"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(layer_spec, "replaces_megatrons", lambda: True)
-    assert "made with its logits" in layer_spec.parts_in_use("auto")["log-probs and loss"]
+    assert "made in the forward pass" in layer_spec.parts_in_use("auto")["log-probs and loss"]

@@ -6,9 +6,9 @@ loss's slope come later, as factors of whole rows that the two products behind c
 memory, and nothing passes over their gradient between the three products.
 
 Any reference does that keeps e in the range of bfloat16, which is float32's. It is the target's own logit, from a
-product of two vectors, so a row whose target has a log-prob above -84 is as exact as its rounding. A row that is less
-likely is written again relative to its sum, by a second launch that does nothing where there is no such row: the device
-decides, and nobody waits for it.
+product of two vectors in the weight's dtype: a row whose target has a log-prob above -84 is as exact as its rounding.
+Any other row, of an unlikely target or of logits so large that their rounding matters, is written again relative to its
+sum, by a second launch that does nothing where there is no such row: the device decides, and nobody waits for it.
 """
 
 import math
@@ -24,7 +24,7 @@ LOG2_E = math.log2(math.e)
 ABOVE_TARGET = 32.0
 """Powers of two from the target to the reference: tokens less likely than e^-65 times the target count as zero."""
 MOST = 90.0
-"""Powers of two from the reference to a row's sum: what is larger might leave float32 in the products."""
+"""Powers of two between the reference and a row's sum: what is larger might leave float32 in the products."""
 
 
 def can_take_exponentials(hidden_TH: torch.Tensor, weight_VH: torch.Tensor) -> bool:
@@ -60,12 +60,12 @@ def row_exponentials(
     is_mine_T = is_here_T | ((targets_T == IGNORED) & (shard.start == 0))
     exponents_T = _logits(hidden_TH, weight_VH, local_T, is_mine_T, group) * (LOG2_E / temperature)
     references_T = exponents_T + ABOVE_TARGET
-    tiles_N6T = exponentials_and_tiles(values_TV, *inputs, references_T, *place)
-    stats = row_stats(joined(tiles_N6T, temperature), targets_T, temperature, group)
+    partials_6T = exponentials(values_TV, *inputs, references_T, *place)
+    stats = row_stats(partials_6T, targets_T, temperature, group)
     log_sum_T = stats.log_sum_T * LOG2_E
-    is_far_T = log_sum_T - references_T > MOST
+    is_far_T = ~((log_sum_T - references_T).abs() <= MOST)
     references_T = log_sum_T.where(is_far_T, references_T)
-    exponentials_again(values_TV, tiles_N6T, *inputs, references_T, is_far_T.any(), *place)
+    exponentials_again(values_TV, *inputs, references_T, is_far_T.any(), *place)
     # by the log-prob: where it is near zero the difference of two exponentials would be their rounding
     at_target_T = (stats.logprob_T.expm1() * (log_sum_T - references_T).exp2()).to(values_TV.dtype)
     _put(values_TV, local_T, at_target_T, is_here_T)
@@ -92,8 +92,8 @@ def _put(values_TV: torch.Tensor, columns_T: torch.Tensor, new_T: torch.Tensor, 
     values_TV.scatter_(1, columns_T1, torch.where(is_here_T[:, None], new_T[:, None], values_TV.gather(1, columns_T1)))
 
 
-@torch.library.custom_op("egrc::exponentials_and_tiles", mutates_args={"values"})
-def exponentials_and_tiles(
+@torch.library.custom_op("egrc::exponentials", mutates_args={"values"})
+def exponentials(
     values: torch.Tensor,
     hidden: torch.Tensor,
     weight: torch.Tensor,
@@ -103,21 +103,22 @@ def exponentials_and_tiles(
     num_real: int,
     temperature: float,
 ) -> torch.Tensor:
-    """Write the exponentials; [N, 6, T] sums of the tiles that they were made in."""
-    from egrc_kernels.linear_logprob import triton
+    """Write them; [6, T], see `logprob.reference.row_partials`."""
+    from egrc_kernels.linear_logprob.join import join_tiles
 
-    tiles, num_programs = tiles_and_programs(hidden)
-    partials = triton.empty_partials(hidden, weight, tiles)
-    written = triton.Exponentials(values, references, torch.ones((), dtype=torch.int32, device=hidden.device))
-    rest = (hidden, weight, targets, start, num_real, temperature, tiles)
-    triton.write_tiles(partials, *rest, num_programs=num_programs, exponentials=written)
-    return partials
+    once = torch.ones((), dtype=torch.int32, device=hidden.device)
+    tiles_N6T = _write(values, hidden, weight, targets, references, once, start, num_real, temperature)
+    return join_tiles(tiles_N6T, temperature)
 
 
-@torch.library.custom_op("egrc::exponentials_again", mutates_args={"values", "partials"})
+@exponentials.register_fake
+def _(values: torch.Tensor, hidden: torch.Tensor, *_rest: object) -> torch.Tensor:
+    return hidden.new_empty(6, hidden.shape[0], dtype=torch.float32)
+
+
+@torch.library.custom_op("egrc::exponentials_again", mutates_args={"values"})
 def exponentials_again(
     values: torch.Tensor,
-    partials: torch.Tensor,
     hidden: torch.Tensor,
     weight: torch.Tensor,
     targets: torch.Tensor,
@@ -127,18 +128,33 @@ def exponentials_again(
     num_real: int,
     temperature: float,
 ) -> None:
-    """Write exponentials and sums once more if the device's flag says so: a launch that is over at once if not."""
+    """Write them once more if the device's flag says so: a launch that is over at once if not."""
+    rounds = is_needed.to(torch.int32)
+    _write(values, hidden, weight, targets, references, rounds, start, num_real, temperature)
+
+
+@exponentials_again.register_fake
+def _(*_arguments: object) -> None:
+    return None
+
+
+def _write(
+    values_TV: torch.Tensor,
+    hidden_TH: torch.Tensor,
+    weight_VH: torch.Tensor,
+    targets_T: torch.Tensor,
+    references_T: torch.Tensor,
+    rounds: torch.Tensor,
+    start: int,
+    num_real: int,
+    temperature: float,
+) -> torch.Tensor:
+    """[N, 6, T] partials of the tiles, for `join`."""
     from egrc_kernels.linear_logprob import triton
 
-    tiles, num_programs = tiles_and_programs(hidden)
-    written = triton.Exponentials(values, references, is_needed.to(torch.int32))
-    rest = (hidden, weight, targets, start, num_real, temperature, tiles)
-    triton.write_tiles(partials, *rest, num_programs=num_programs, exponentials=written)
-
-
-@torch.library.custom_op("egrc::joined_tiles", mutates_args=())
-def joined(tiles: torch.Tensor, temperature: float) -> torch.Tensor:
-    """[6, T], see `logprob.reference.row_partials`."""
-    from egrc_kernels.linear_logprob.join import join_tiles
-
-    return join_tiles(tiles, temperature)
+    tiles, num_programs = tiles_and_programs(hidden_TH)
+    tiles_N6T = triton.empty_partials(hidden_TH, weight_VH, tiles)
+    written = triton.Exponentials(values_TV, references_T, rounds)
+    rest = (hidden_TH, weight_VH, targets_T, start, num_real, temperature, tiles)
+    triton.write_tiles(tiles_N6T, *rest, num_programs=num_programs, exponentials=written)
+    return tiles_N6T

@@ -20,7 +20,7 @@ from egrc_kernels.linear_logprob.chunks import slices
 from egrc_kernels.linear_logprob.exponentials import can_take_exponentials, row_exponentials
 from egrc_kernels.linear_logprob.fused import MAX_ROWS
 from egrc_kernels.linear_logprob.products import add_float32_product_, float32_product, scaled
-from egrc_kernels.linear_logprob.sizes import KEPT, affordable_bytes, num_units, slice_size
+from egrc_kernels.linear_logprob.sizes import KEPT, SHARED_BYTES, affordable_bytes, num_units, slice_size
 from egrc_kernels.logprob.api import LogprobStats
 from egrc_kernels.logprob.rows import row_gradients, row_partials
 from egrc_kernels.logprob.shards import IGNORED, RowStats, Shard, row_stats
@@ -49,7 +49,8 @@ def linear_token_loss(
         hidden_TH: and the following as for `linear_logprob`.
         token_loss: called on each chunk of rows in order, in compiled code once; equal on all ranks of the group.
         chunk_bytes: of float32 logits, where there are any; of gradients by them up to `sizes.KEPT` times as many are
-            kept, and a float32 sum as large as the weight until backward. None: what `sizes` finds memory for.
+            kept, and a float32 sum as large as the weight until backward; equal on all ranks of the group. None: what
+            `sizes` finds memory for, and with a group, whose ranks must take the same rows together, `SHARED_BYTES`.
         entropy_slopes_T: [T] float32; the loss gains each row's entropy times its slope. None: entropies do not count.
 
     Raises:
@@ -61,6 +62,8 @@ def linear_token_loss(
         return _loss_of(stats, targets_T, token_loss, entropy_slopes_T)
     check_linear(hidden_TH, weight_VH, targets_T, temperature)
     start_chunk = _start_with_logits
+    if chunk_bytes is None and group is not None:
+        chunk_bytes = SHARED_BYTES
     rows_kept, rows_at_a_time = rows_kept_and_at_a_time(hidden_TH, weight_VH, chunk_bytes)
     if entropy_slopes_T is None and can_take_exponentials(hidden_TH, weight_VH):
         start_chunk, rows_at_a_time = _start_with_exponentials, min(rows_kept, MAX_ROWS)

@@ -14,6 +14,8 @@ backward, whose tiles fill 132 processors evenly, or eight of rows."""
 KEPT = 4
 """Where gradients are made in forward: bytes of them that are kept, for each of logits. All rows of the above."""
 LEAST_BYTES = 2**28
+SHARED_BYTES = 2**29
+"""Where ranks share a vocabulary and speak of each chunk: their free memory may differ, the rows they take may not."""
 TILE_ROWS, TILE_COLUMNS = 128, 256
 """Of the matrix products' usual tiles: whole ones waste nothing."""
 

@@ -142,6 +142,31 @@ def test_the_second_launch_begins_at_a_log_prob_of_84(temperature: float, monkey
     assert rounds == [1, 0, 1, 1]
 
 
+@pytest.mark.parametrize("off_by", [-300.0, 300.0, torch.inf, torch.nan])
+def test_a_reference_that_is_far_off_costs_a_second_launch_and_nothing_else(
+    off_by: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the rounding of large logits to 16 bits makes it, at a low temperature above all; of one row among others."""
+    rounds, logits = rounds_of_writing(monkeypatch), exponentials._logits
+    one_of_three = torch.tensor([0.0, off_by, 0.0])
+    monkeypatch.setattr(exponentials, "_logits", lambda *rest: logits(*rest) + one_of_three)
+    hidden, weight, targets = surprising(1.0, 1.0, 5.0, 30.0)
+    loss, _stats, *gradients = in_one(hidden, weight, targets, torch.ones(3))
+    assert rounds == [1, 1]
+    for found, value in zip((loss, *gradients), exact(hidden, weight, targets, torch.ones(3), 1.0), strict=True):
+        assert_close(found, value, 30.0)
+
+
+@pytest.mark.parametrize("level", [-300.0, 300.0])
+def test_a_target_among_the_padding_leaves_the_gradients_numbers(level: float) -> None:
+    """As from logits: what it means is nobody's to say, but it must not spoil the other rows."""
+    generator = torch.Generator().manual_seed(15)
+    hidden, weight = torch.randn(3, 16, generator=generator), torch.randn(70, 16, generator=generator)
+    hidden[:, 0], weight[:, 0] = 1.0, level
+    found = in_one(hidden, weight, torch.tensor([3, 69, 4]), torch.tensor([1.0, 0.0, 1.0]), vocab_size=60)
+    assert all(x.isfinite().all() for x in found[2:]) and found[2].abs().sum(1).gt(0).tolist() == [True, False, True]
+
+
 def test_a_launch_of_no_rounds_writes_nothing() -> None:
     hidden, weight, targets = surprising(1.0, 1.0, 2.0, 3.0)
     tiles, num_programs = tiles_and_programs(hidden)
@@ -213,6 +238,14 @@ def test_float16_and_slopes_of_entropies_take_the_logits(monkeypatch: pytest.Mon
     hidden, weight, targets = torch.randn(5, 16), torch.randn(70, 16), torch.arange(5)
     in_one(hidden.half(), weight.half(), targets, torch.ones(5))
     in_one(hidden, weight, targets, torch.ones(5), entropy_slopes_T=torch.ones(5))
+
+
+def test_torch_sees_schema_and_shapes_of_both_ops() -> None:
+    hidden, weight, targets = surprising(1.0, 1.0, 2.0, 3.0)
+    values = torch.zeros(40, 144)[7:10, :130]
+    for op, needed in ((exponentials.exponentials, ()), (exponentials.exponentials_again, (torch.tensor(True),))):
+        arguments = (values, hidden, weight, targets, torch.zeros(3), *needed, 0, 130, 1.0)
+        torch.library.opcheck(op, arguments, test_utils=("test_schema", "test_faketensor"))
 
 
 def test_shards_of_the_vocabulary_give_what_the_whole_gives() -> None:
