@@ -234,10 +234,19 @@ def test_every_value_is_written_whatever_the_memory_held(monkeypatch: pytest.Mon
 
 def test_float16_and_slopes_of_entropies_take_the_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
+    taken: list[torch.dtype] = []
+    row_partials = in_forward.row_partials
+
+    def noting(logits: torch.Tensor, *rest: Any) -> torch.Tensor:
+        taken.append(logits.dtype)
+        return row_partials(logits, *rest)
+
+    monkeypatch.setattr(in_forward, "row_partials", noting)
     monkeypatch.setattr(in_forward, "row_exponentials", None)
     hidden, weight, targets = torch.randn(5, 16), torch.randn(70, 16), torch.arange(5)
     in_one(hidden.half(), weight.half(), targets, torch.ones(5))
     in_one(hidden, weight, targets, torch.ones(5), entropy_slopes_T=torch.ones(5))
+    assert taken == [torch.float32, torch.float32]
 
 
 def test_torch_sees_schema_and_shapes_of_both_ops() -> None:
