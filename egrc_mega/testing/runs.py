@@ -115,6 +115,6 @@ def progress(run: Path) -> dict[str, Any]:
 
 
 def events(run: Path, kind: str) -> list[dict[str, Any]]:
-    """The run's events of a kind."""
-    lines = (run / "metrics.jsonl").read_bytes().splitlines()
+    """The run's events of a kind; a line that is just being written, and seen without its end, is left for later."""
+    lines = (run / "metrics.jsonl").read_bytes().rpartition(b"\n")[0].splitlines()
     return [event for event in map(orjson.loads, lines) if event["kind"] == kind]

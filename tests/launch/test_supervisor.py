@@ -11,12 +11,12 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import orjson
 import psutil
 import pytest
 
 from egrc_mega.run_folder import STOP
 from egrc_mega.soak.laws import require_no_process
+from egrc_mega.testing.runs import events
 
 SUPERVISE = """
 import sys
@@ -61,8 +61,7 @@ class Supervised:
         return int((self.folder / "attempt.sh.n").read_text())
 
     def events(self, kind: str) -> list[dict]:
-        lines = (self.folder / "metrics.jsonl").read_bytes().splitlines()
-        return [event for event in map(orjson.loads, lines) if event["kind"] == kind]
+        return events(self.folder, kind)
 
 
 def assert_gone(pid: int) -> None:

@@ -61,8 +61,7 @@ def test_eight_steps_of_each_stage(transport: str, root: Path, tmp_path: Path) -
         command += ["--set", override]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=560)
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    lines = (tmp_path / "run" / "metrics.jsonl").read_bytes().splitlines()
-    steps = [event for event in map(orjson.loads, lines) if event["kind"] == "step"]
+    steps = events(tmp_path / "run", "step")
     assert [step["weight_version"] for step in steps] == [f"v{i}" for i in range(16)]
     assert all(0 < step["logprob_diff_max"] <= 1e-4 for step in steps)
     assert steps[-1]["lost_requests"] == steps[-1]["server_restarts"] == 0
