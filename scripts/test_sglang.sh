@@ -8,4 +8,4 @@ prepare "$@" # sets `arguments`; ends here with --install-only
 cd "$root"
 bash scripts/serve_env.sh --device cpu
 say "The contract and runs against SGLang"
-EGRC_CONTRACT_SERVER=sglang "$venv/bin/python" -P -m pytest tests/contracts tests/sglang --timeout 600 ${arguments[@]+"${arguments[@]}"}
+EGRC_CONTRACT_SERVER=sglang "$venv/bin/python" -P -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/contracts tests/sglang --timeout 600 ${arguments[@]+"${arguments[@]}"}

@@ -15,7 +15,7 @@ HELD: dict[str, tuple[str, ...]] = {
     ),
     "Keys come from the environment only": (
         "training/test_whole_run.py: keys_stand_in_no_file_of_a_run_and_in_nothing_that_it_says",
-        "training/test_whole_run.py: a_killed_trainer_leaves_no_process_behind",
+        "training/test_killed_trainer.py: a_killed_trainer_leaves_no_process_behind",
         "rollout/test_keys.py: a_launchers_log_has_no_keys_and_its_command_line_neither",
         "rollout/test_keys.py: addresses_that_would_leak_or_stand_open_are_refused",
         "report/test_report.py: secrets_of_configuration_and_command_line_are_withheld",

@@ -3,8 +3,11 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+from egrc_kernels.linear_logprob import sizes
 
 from egrc_mega.convert.families.registry import architecture_of
 from egrc_mega.convert.hf_config import HfConfig
@@ -12,7 +15,7 @@ from egrc_mega.convert.presets import PRESETS
 from egrc_mega.plan import memory
 from egrc_mega.plan.activations import in_flight, kept_bytes, layer_bytes
 from egrc_mega.plan.gpus import GIB, find_gpu
-from egrc_mega.plan.head import LEAST_BYTES, MOST_BYTES, SHARED_BYTES, affordable, head_bytes
+from egrc_mega.plan.head import KEPT, LEAST_BYTES, MOST_BYTES, SHARED_BYTES, affordable, head_bytes
 from egrc_mega.plan.memory import (
     RESERVED_BYTES,
     Setting,
@@ -100,6 +103,22 @@ def test_full_recomputation_keeps_what_enters_a_layer_or_a_unit_of_layers() -> N
     assert kept(**full, recompute_num_layers=7) == 4 * 1000 * 2 * 1536
     block = full | {"recompute_method": "block", "recompute_num_layers": 10}
     assert kept(**block) == 1000 * (10 * 2 * 1536 + 18 * layer_bytes(SMALL.architecture, MegatronSection(bf16=True)))
+
+
+@pytest.mark.parametrize("free", [0, 2**30, 5 * 2**30, 9 * 2**30, 17 * 2**30, 19 * 2**30, 100 * 2**30])
+def test_the_head_takes_what_the_kernel_takes(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The planner needs no torch, so it has the kernel's sizes and rule once more."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (free, 80 * 2**30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _device: 0)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: 0)
+    gpu = SimpleNamespace(is_cuda=True, device=torch.device("cuda", 0))
+    assert affordable(free) == sizes.affordable_bytes(gpu, KEPT)  # type: ignore[arg-type]
+    assert (MOST_BYTES, LEAST_BYTES, SHARED_BYTES, KEPT) == (
+        sizes.MOST_BYTES,
+        sizes.LEAST_BYTES,
+        sizes.SHARED_BYTES,
+        sizes.KEPT,
+    )
 
 
 def test_the_head_takes_less_where_less_is_free() -> None:

@@ -13,7 +13,7 @@ from egrc_mega.config.load import load_config
 from egrc_mega.soak.laws import require_same_weights
 from egrc_mega.testing.runs import events, finish_run, start_run
 
-pytestmark = pytest.mark.long_file
+pytestmark = [pytest.mark.program, pytest.mark.long_file]
 QUIET = {"min_steps": 2, "window": 1, "ema_steps": 2, "checks": 1, "rel_length": 9.0, "rel_entropy": 9.0}
 """Everything stands still under these rules, so a stage ends as soon as its window is full."""
 MINIATURE = {"steps": 9, "clip_len": 72, "plateau": QUIET, "optim": {"lr": 1e-4}}

@@ -27,8 +27,8 @@ from egrc_mega.launch.publish import publish
 from egrc_mega.launch.top import Page
 from egrc_mega.manifest import MANIFEST, write_manifest
 from egrc_mega.observe.trace import write_trace
-from egrc_mega.run_folder import RunFolder, is_held
-from egrc_mega.soak.laws import require_no_process, require_same_weights
+from egrc_mega.run_folder import is_held
+from egrc_mega.soak.laws import require_same_weights
 from egrc_mega.testing.documented import first_column, unexplained
 from egrc_mega.testing.fake_server import FakeServer
 from egrc_mega.testing.runs import events, finish_run, server_of, start_run
@@ -504,28 +504,3 @@ def test_an_error_while_weights_are_gathered_from_two_ranks_ends_both_with_its_c
         "rollout.max_restarts = 0 within rollout.restart_window_s = 3600 s is used up"
     )
     assert time.monotonic() - started < 120  # and not policy.distributed_timeout_s, half an hour
-
-
-@pytest.mark.usefixtures("true_processes")
-@pytest.mark.parametrize("num_ranks", [1, 2])
-def test_a_killed_trainer_leaves_no_process_behind(root: Path, tmp_path: Path, num_ranks: int) -> None:
-    """Of two ranks the command is killed that has started torchrun, which has started them."""
-    import psutil
-
-    endless = ("stages.compress.steps=100000",)
-    ranks = ("--nproc-per-node", str(num_ranks))
-    process = start_run(root, tmp_path / "run", *ranks, overrides=endless, variables=SECRETS)
-    log = tmp_path / "run" / "metrics.jsonl"
-    deadline = time.monotonic() + 250  # for a busy machine
-    while not (log.exists() and b'"evaluation"' in log.read_bytes()):
-        assert time.monotonic() < deadline, "the run did not reach its first evaluation"
-        assert process.poll() is None
-        time.sleep(0.1)
-    children = psutil.Process(process.pid).children(recursive=True)
-    assert any("egrc_mega.embedded" in child.cmdline() for child in children)
-    assert not any("c0ffee-4711" in part for child in children for part in child.cmdline())
-    process.kill()
-    require_no_process(children)
-    with RunFolder.claim(tmp_path / "run", resume=True):
-        pass
-    process.communicate(timeout=10)
