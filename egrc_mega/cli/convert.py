@@ -83,20 +83,22 @@ def verify(
     With --logits both are also computed, in float32: exit code 8 when rounding cannot explain the difference.
     """
     from egrc_mega.convert.conversion import total_bytes
-    from egrc_mega.convert.source import open_source
+    from egrc_mega.convert.source import open_source, unless_removed
     from egrc_mega.convert.verify import compare
     from egrc_mega.errors import CheckpointError
     from egrc_mega.observe.progress import byte_progress
 
-    first, second = open_source(a, model), open_source(b, model)
-    with byte_progress(total_bytes(first, None), "verify") as advance:
-        found = compare(first, second, advance)
+    with unless_removed(a), unless_removed(b):
+        first, second = open_source(a, model), open_source(b, model)
+        with byte_progress(total_bytes(first, None), "verify") as advance:
+            found = compare(first, second, advance)
     if found.difference is None:
         print(f"{found.num_tensors} tensors are equal, bit by bit")
     if logits and first.architecture.vocab_size == second.architecture.vocab_size:
         from egrc_mega.training.comparison import compare_logits
 
-        computed = compare_logits(a, b, model)
+        with unless_removed(a), unless_removed(b):
+            computed = compare_logits(a, b, model)
         print(computed.line())
         found = found if computed.are_equal or found.difference else replace(found, difference=computed.line())
     if found.difference is not None:

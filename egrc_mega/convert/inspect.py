@@ -15,7 +15,7 @@ from egrc_mega.convert.parallel import (
     stage_layers,
 )
 from egrc_mega.convert.presets import PRESETS
-from egrc_mega.convert.source import HfSource, check_source, open_source
+from egrc_mega.convert.source import HfSource, check_source, open_source, unless_removed
 from egrc_mega.errors import ModelError
 
 
@@ -34,9 +34,10 @@ def inspect(what: str, layout: ParallelLayout, model: Path | None = None) -> str
     elif not Path(what).exists():
         raise ModelError(f"{what} is neither a folder nor a preset; presets are {', '.join(sorted(PRESETS))}")
     else:
-        source = open_source(Path(what), model)
-        check_source(source, any_dtype=True)
-        architecture, dtype = source.architecture, str(source.dtype()).removeprefix("torch.")
+        with unless_removed(Path(what)):
+            source = open_source(Path(what), model)
+            check_source(source, any_dtype=True)
+            architecture, dtype = source.architecture, str(source.dtype()).removeprefix("torch.")
         origin = f"{'Hugging Face' if isinstance(source, HfSource) else 'Megatron'} checkpoint {source.path}"
     problems = list(layout_problems(architecture, layout))
     if problems:

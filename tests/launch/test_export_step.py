@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from egrc_mega.checkpoint.pointers import BEST, point
 from egrc_mega.checkpoint.store import CheckpointStore
 from egrc_mega.cli import convert as convert_command
 from egrc_mega.convert import conversion
+from egrc_mega.convert import inspect as convert_inspect
+from egrc_mega.convert import verify as convert_verify
 from egrc_mega.errors import CheckpointError, RunError
 from egrc_mega.launch import export_step as module
 from egrc_mega.launch.export_step import export_step
@@ -22,6 +25,7 @@ from egrc_mega.sections.policy import MegatronSection, PolicySection
 from egrc_mega.sections.stage import LossSection
 from egrc_mega.testing.policy_worker import ragged_samples
 from egrc_mega.testing.tiny_model import write_tiny_qwen2
+from egrc_mega.training import comparison
 
 pytestmark = pytest.mark.usefixtures("world_of_one")
 
@@ -78,6 +82,41 @@ def test_a_step_that_the_run_removes_before_it_is_read_leaves_nothing_and_that_i
         else:
             convert_command.megatron_to_hf(tmp_path / "run/checkpoints/step_000004", tmp_path / "out", shard_size="5GB")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize(
+    ("home", "name", "is_first"),
+    [
+        (convert_inspect, "open_source", True),
+        (convert_verify, "compare", True),
+        (convert_verify, "compare", False),
+        (comparison, "compare_logits", True),
+        (comparison, "compare_logits", False),
+    ],
+)
+def test_whoever_compares_or_looks_at_a_step_that_the_run_removes_is_told_so(
+    home: ModuleType,
+    name: str,
+    is_first: bool,
+    run: tuple[Path, object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    step, other = tmp_path / "run/checkpoints/step_000004", tmp_path / "other"
+    shutil.copytree(run[0], tmp_path / "run")
+    shutil.copytree(step, other)
+    read = getattr(home, name)
+
+    def prune_first(*arguments: Any, **named: Any) -> Any:
+        shutil.rmtree(step)
+        return read(*arguments, **named)
+
+    monkeypatch.setattr(home, name, prune_first)
+    with pytest.raises(CheckpointError, match=REMOVED):
+        if home is convert_inspect:
+            convert_command.inspect(str(step))
+        else:
+            convert_command.verify(*((step, other) if is_first else (other, step)), logits=home is comparison)
 
 
 def test_a_run_that_goes_on_prunes_a_step_under_its_reader_who_is_told_and_leaves_nothing(
